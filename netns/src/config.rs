@@ -1,0 +1,35 @@
+//! What a host's network is made of: folders, subnets and the port of the metadata endpoint.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use crate::subnet::Subnet;
+
+/// The port, on 169.254.170.2, that the metadata endpoint listens on: tasks connect to port 80 and
+/// are translated. A listener on port 80 would collide with a web server on all addresses.
+pub const METADATA_PORT: u16 = 51679;
+
+/// How a [`crate::Network`] is set up.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Where allocations and the previous values of sysctls are kept. Survives a reboot.
+    pub state_dir: PathBuf,
+    /// Where the tasks' namespaces are mounted, under `netns/`. Gone after a reboot.
+    pub run_dir: PathBuf,
+    /// The subnets. Without any other wish, [`Subnet::default_subnet`].
+    pub subnets: Vec<Subnet>,
+    /// The port of the metadata endpoint, on 169.254.170.2.
+    pub metadata_port: u16,
+}
+
+impl NetworkConfig {
+    /// The default subnet and port, in the given folders.
+    pub fn new(state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            run_dir: run_dir.into(),
+            subnets: vec![Subnet::default_subnet()],
+            metadata_port: METADATA_PORT,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What can go wrong, in words for the person who runs the host.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+
+use crate::eni::EniId;
+use crate::netlink::NetlinkError;
+use crate::security_group::SecurityGroupId;
+use crate::subnet::SubnetId;
+
+/// The result of an operation on the network.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A text that is not a valid id or name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a valid {what}: expected {expected}")]
+pub struct InvalidName {
+    /// What the text should have been.
+    pub what: &'static str,
+    /// The text.
+    pub text: String,
+    /// The form that was expected.
+    pub expected: String,
+}
+
+/// An operation on the network that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The subnet has no address left.
+    #[error(
+        "{subnet} ({cidr}) has no free address left: all {capacity} are taken; stop a task, or place this one in another subnet"
+    )]
+    AddressesExhausted {
+        /// The subnet.
+        subnet: SubnetId,
+        /// Its range.
+        cidr: Ipv4Net,
+        /// How many tasks it can hold.
+        capacity: usize,
+    },
+
+    /// A bridge takes no more ports.
+    #[error("the bridge of {subnet} takes no more than 1023 interfaces; place the task in another subnet")]
+    BridgeFull {
+        /// The subnet.
+        subnet: SubnetId,
+    },
+
+    /// The subnet is not one of this host's.
+    #[error("there is no subnet {0} on this host")]
+    UnknownSubnet(SubnetId),
+
+    /// The security group is not one of this host's.
+    #[error("there is no security group {0} on this host")]
+    UnknownSecurityGroup(SecurityGroupId),
+
+    /// The interface, or its namespace, is attached already.
+    #[error("{0} can't be attached: the interface, or its network namespace, is in use already")]
+    AlreadyAttached(EniId),
+
+    /// A subnet's range is, in part, the host's own.
+    #[error(
+        "the range {cidr} of {subnet} overlaps {other}, which the host has on {link}; choose another range for the subnet"
+    )]
+    Overlap {
+        /// The subnet.
+        subnet: SubnetId,
+        /// Its range.
+        cidr: Ipv4Net,
+        /// The address or route of the host.
+        other: Ipv4Net,
+        /// The link that has it.
+        link: String,
+    },
+
+    /// Two of the configured subnets overlap, or share an id or a bridge.
+    #[error("subnets {0} and {1} overlap, or have the same id or bridge")]
+    SubnetsCollide(SubnetId, SubnetId),
+
+    /// A link with the name of a subnet's bridge is not ours.
+    #[error(
+        "the link {name} exists and is not the bridge of {subnet}; remove it, or give the subnet's bridge another name"
+    )]
+    ForeignLink {
+        /// The link's name.
+        name: String,
+        /// The subnet that it would be for.
+        subnet: SubnetId,
+    },
+
+    /// Another process holds the network.
+    #[error("{} is locked: another berth process runs this host's network", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The network can't be removed while tasks use it.
+    #[error("{0} tasks have a network interface here; stop them first")]
+    InUse(usize),
+
+    /// The kernel refused a netlink request.
+    #[error("{doing}: {source}")]
+    Netlink {
+        /// What was being done.
+        doing: String,
+        /// What the kernel said.
+        source: NetlinkError,
+    },
+
+    /// A file or a system call failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done, and to what.
+        doing: String,
+        /// The operating system's error.
+        source: io::Error,
+    },
+
+    /// Parts of something could not be removed; the rest was.
+    #[error("{doing}: {}", join(problems))]
+    Incomplete {
+        /// What was being removed.
+        doing: String,
+        /// What could not be, and why.
+        problems: Vec<Error>,
+    },
+
+    /// The interface's link is still there after the time given.
+    #[error("{eni} ({address}) is still there: a process holds its network namespace open")]
+    StillThere {
+        /// The interface.
+        eni: EniId,
+        /// The name of its link.
+        address: String,
+    },
+
+    /// A failure that a test asked for.
+    #[error("failure injected at {0}")]
+    Injected(&'static str),
+}
+
+impl Error {
+    pub(crate) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { doing: doing.into(), source: source.into() }
+    }
+
+    pub(crate) fn file(verb: &str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::io(format!("{verb} {}", path.display()), source)
+    }
+}
+
+/// Collects what goes wrong while things are removed, so that one failure does not keep the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<Error>);
+
+impl Problems {
+    pub(crate) fn note<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        outcome.map_err(|problem| self.0.push(problem)).ok()
+    }
+
+    pub(crate) fn finish(self, doing: impl Into<String>) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Incomplete { doing: doing.into(), problems: self.0 })
+    }
+}
+
+fn join(problems: &[Error]) -> String {
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+/// Says what was being done when a netlink request failed.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for std::result::Result<T, NetlinkError> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Netlink { doing: what(), source })
+    }
+}
+

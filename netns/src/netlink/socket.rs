@@ -1,0 +1,163 @@
+//! A netlink socket: sends requests and reads until each is answered.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+
+use super::NetlinkError;
+use super::frame::{Content, Frame, next_answer};
+
+/// The kernel never sends more than this at once.
+const LARGEST_DATAGRAM: usize = 64 * 1024;
+
+/// A message of the kernel: its type, and what follows the header.
+pub(crate) type Message = (u16, Vec<u8>);
+
+/// A socket of one netlink family, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket for requests.
+    pub(crate) fn open(family: SockProtocol) -> Result<Self, NetlinkError> {
+        Self::subscribe(family, 0)
+    }
+
+    /// Opens a socket that also hears what happens, by the groups of the family.
+    pub(crate) fn subscribe(family: SockProtocol, groups: u32) -> Result<Self, NetlinkError> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, family)?;
+        crate::sys::enable_extended_acks(fd.as_fd())?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self { fd, sequence: 0, buffer: vec![0; LARGEST_DATAGRAM] })
+    }
+
+    /// Sends requests in one datagram, which the kernel carries out in order, and returns what it
+    /// sends back. The first refusal is the result, but the kernel has still tried the rest.
+    pub(crate) fn request(&mut self, frames: &[Frame]) -> Result<Vec<Message>, NetlinkError> {
+        loop {
+            match self.request_once(frames) {
+                // A list that changed while it was read. Only requests for lists end so.
+                Err(error) if error == interrupted() => continue,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn request_once(&mut self, frames: &[Frame]) -> Result<Vec<Message>, NetlinkError> {
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::with_capacity(512);
+        for frame in frames {
+            self.sequence = self.sequence.wrapping_add(1);
+            frame.write(self.sequence, &mut datagram);
+        }
+        let sent = send(self.fd.as_raw_fd(), &datagram, MsgFlags::empty())?;
+        if sent != datagram.len() {
+            return Err(Errno::EMSGSIZE.into());
+        }
+        self.read_answers(frames, first)
+    }
+
+    fn read_answers(&mut self, frames: &[Frame], first: u32) -> Result<Vec<Message>, NetlinkError> {
+        let mut answers = Answers::new(frames, first);
+        while !answers.complete() {
+            let length = receive(&self.fd, &mut self.buffer)?;
+            let mut datagram = self.buffer.get(..length).unwrap_or_default();
+            while let Some(answer) = next_answer(&mut datagram)? {
+                answers.take(answer);
+            }
+        }
+        match answers.refused {
+            Some(refused) => Err(refused),
+            None => Ok(answers.messages),
+        }
+    }
+
+    /// The next messages that the kernel sends of its own accord, or nothing when the time is up.
+    pub(crate) fn listen(&mut self, deadline: Instant) -> Result<Vec<Message>, NetlinkError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that the last millisecond is not spent in a busy loop.
+        let left = left + Duration::from_millis(u64::from(!left.is_zero()));
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut ready = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, timeout) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(Vec::new()),
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let length = receive(&self.fd, &mut self.buffer)?;
+        let mut datagram = self.buffer.get(..length).unwrap_or_default();
+        let mut messages = Vec::new();
+        while let Some(answer) = next_answer(&mut datagram)? {
+            if let Content::Data(payload) = answer.content {
+                messages.push((answer.kind, payload.to_vec()));
+            }
+        }
+        Ok(messages)
+    }
+}
+
+fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, NetlinkError> {
+    loop {
+        match recv(fd.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome.map_err(NetlinkError::from),
+        }
+    }
+}
+
+fn interrupted() -> NetlinkError {
+    NetlinkError::new(Errno::EINTR)
+}
+
+/// The answers to one datagram of requests, as they come in.
+struct Answers {
+    first: u32,
+    /// Which requests are still to be answered.
+    awaited: Vec<bool>,
+    refused: Option<NetlinkError>,
+    messages: Vec<Message>,
+}
+
+impl Answers {
+    fn new(frames: &[Frame], first: u32) -> Self {
+        let awaited = frames.iter().map(Frame::is_answered).collect();
+        Self { first, awaited, refused: None, messages: Vec::new() }
+    }
+
+    fn complete(&self) -> bool {
+        !self.awaited.contains(&true)
+    }
+
+    fn take(&mut self, answer: super::frame::Answer<'_>) {
+        let index = answer.sequence.wrapping_sub(self.first) as usize;
+        // What answers an earlier datagram is late: a refused batch is answered twice.
+        let Some(awaited) = self.awaited.get_mut(index) else { return };
+        if answer.interrupted {
+            self.refused.get_or_insert(interrupted());
+        }
+        match answer.content {
+            Content::Data(payload) => self.messages.push((answer.kind, payload.to_vec())),
+            Content::Done => *awaited = false,
+            Content::Refused(error) => {
+                // A refusal of the first frame of a batch, which asks for no answer, is one of the
+                // whole: nothing else may follow.
+                let whole = !*awaited && index == 0;
+                *awaited = false;
+                self.refused.get_or_insert(error);
+                if whole {
+                    self.awaited.fill(false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Security groups: which tasks may open connections to which.
+//!
+//! There is one so far, the default one of the VPC, whose members reach one another and nobody else
+//! reaches. The firewall already holds it as it will hold any other: an address has a policy number
+//! (the set of groups it is a member of), and a set of pairs of numbers says who may reach whom, so
+//! that a group more is elements more and never a rule more.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::eni::check_id;
+use crate::error::InvalidName;
+
+/// The id of a security group: `sg-` and seventeen hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecurityGroupId(String);
+
+impl SecurityGroupId {
+    /// The VPC's default security group, `sg-00000000000000001`.
+    pub fn default_group() -> Self {
+        Self("sg-00000000000000001".to_owned())
+    }
+
+    /// The id as ECS writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SecurityGroupId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        check_id(text, "sg-", "security group id")?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for SecurityGroupId {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<SecurityGroupId> for String {
+    fn from(id: SecurityGroupId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for SecurityGroupId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// The number by which the firewall knows a set of security groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy(pub(crate) u32);
+
+impl Policy {
+    /// The policy of the default group's members, and so far of everyone.
+    pub(crate) const DEFAULT: Self = Self(1);
+}
