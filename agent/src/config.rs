@@ -1,0 +1,224 @@
+//! The agent's options: from flags, from the environment, from `/etc/berth/agent.json`, and
+//! otherwise by default, in that order.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::id::Place;
+
+const FILE: &str = "/etc/berth/agent.json";
+
+/// What to do about a limit that this host can't apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Limits {
+    /// The task doesn't start.
+    Required,
+    /// The task starts, with a warning.
+    BestEffort,
+}
+
+/// How the agent's own log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How callers of the API over TCP prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApiAuth {
+    /// Requests are signed with the key of `berth credentials`.
+    Sigv4,
+    /// Whoever reaches the address is root on this host.
+    None,
+}
+
+/// The options as they were given: flags and environment, or the file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Given {
+    /// Where images, logs and the state database are kept [default: /var/lib/berth]
+    #[arg(long, global = true, env = "BERTH_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Where sockets and what doesn't outlive a reboot are kept [default: /run/berth]
+    #[arg(long, global = true, env = "BERTH_RUN", value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Where the ECS API listens [default: 127.0.0.1:8088]
+    #[arg(long, global = true, env = "BERTH_API", value_name = "ADDR")]
+    api: Option<SocketAddr>,
+    /// How callers over TCP prove who they are [default: sigv4]
+    #[arg(long, global = true, env = "BERTH_API_AUTH")]
+    api_auth: Option<ApiAuth>,
+    /// The region in every ARN [default: us-east-1]
+    #[arg(long, global = true, env = "BERTH_REGION")]
+    region: Option<String>,
+    /// The account in every ARN, twelve digits [default: 000000000000]
+    #[arg(long, global = true, env = "BERTH_ACCOUNT")]
+    account: Option<String>,
+    /// Whether a limit that this host can't apply is an error or a warning [default: required]
+    #[arg(long, global = true, env = "BERTH_LIMITS")]
+    limits: Option<Limits>,
+    /// How the agent's own log looks [default: text]
+    #[arg(long, global = true, env = "BERTH_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// The options in force.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "`Given` documents each")]
+pub struct Config {
+    pub root: PathBuf,
+    pub run: PathBuf,
+    pub api: SocketAddr,
+    pub api_auth: ApiAuth,
+    pub place: Place,
+    pub limits: Limits,
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Completes what was given with the file and the defaults.
+    pub fn resolve(given: Given) -> anyhow::Result<Self> {
+        Self::complete(given, read_file(Path::new(FILE))?)
+    }
+
+    fn complete(given: Given, file: Given) -> anyhow::Result<Self> {
+        let config = Self {
+            root: given
+                .root
+                .or(file.root)
+                .unwrap_or_else(|| "/var/lib/berth".into()),
+            run: given
+                .run
+                .or(file.run)
+                .unwrap_or_else(|| "/run/berth".into()),
+            api: given
+                .api
+                .or(file.api)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8088))),
+            api_auth: given.api_auth.or(file.api_auth).unwrap_or(ApiAuth::Sigv4),
+            place: Place {
+                region: given
+                    .region
+                    .or(file.region)
+                    .unwrap_or_else(|| "us-east-1".into()),
+                account: given
+                    .account
+                    .or(file.account)
+                    .unwrap_or_else(|| "000000000000".into()),
+            },
+            limits: given.limits.or(file.limits).unwrap_or(Limits::Required),
+            log_format: given
+                .log_format
+                .or(file.log_format)
+                .unwrap_or(LogFormat::Text),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let Place { region, account } = &self.place;
+        if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+            bail!("account is '{account}'; it must be twelve digits, such as 000000000000");
+        }
+        if region.is_empty()
+            || !region
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        {
+            bail!(
+                "region is '{region}'; it must be letters, digits and hyphens, such as us-east-1"
+            );
+        }
+        for (name, path) in [("root", &self.root), ("run", &self.run)] {
+            if !path.is_absolute() {
+                bail!(
+                    "{name} is '{}'; it must be an absolute path",
+                    path.display()
+                );
+            }
+        }
+        if self.api_auth == ApiAuth::None && !self.api.ip().is_loopback() {
+            bail!(
+                "api is {}, which other machines can reach, and api-auth is none: whoever calls would be root here; \
+                 use a loopback address, or leave authentication on",
+                self.api
+            );
+        }
+        Ok(())
+    }
+
+    /// The socket on which the local API answers.
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("berth.sock")
+    }
+
+    /// Where the key of the API is kept.
+    pub fn credentials(&self) -> PathBuf {
+        self.root.join("credentials.json")
+    }
+
+    /// What a task has on disk that outlives it for a while: its logs.
+    pub fn task_root(&self, id: &str) -> PathBuf {
+        self.root.join("tasks").join(id)
+    }
+
+    /// What a task has while it runs.
+    pub fn task_run(&self, id: &str) -> PathBuf {
+        self.run.join("tasks").join(id)
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Given> {
+    match std::fs::read(path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Given::default()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Given {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_was_given_comes_before_the_file_and_that_before_the_defaults() {
+        let given = file(r#"{"region": "eu-west-1"}"#);
+        let config =
+            Config::complete(given, file(r#"{"region": "x", "account": "123456789012"}"#)).unwrap();
+        assert_eq!(config.place.region, "eu-west-1");
+        assert_eq!(config.place.account, "123456789012");
+        assert_eq!(config.limits, Limits::Required);
+    }
+
+    #[test]
+    fn an_open_door_is_refused() {
+        let error = Config::complete(
+            file(r#"{"api": "0.0.0.0:8088", "api-auth": "none"}"#),
+            Given::default(),
+        );
+        assert!(error.unwrap_err().to_string().contains("would be root"));
+        assert!(Config::complete(file(r#"{"api": "0.0.0.0:8088"}"#), Given::default()).is_ok());
+    }
+
+    #[test]
+    fn a_member_that_we_do_not_know_is_refused() {
+        assert!(serde_json::from_str::<Given>(r#"{"rooot": "/x"}"#).is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! What the agent and a task's supervisor say to each other, and the files between them.
+//!
+//! A supervisor lives as long as its task and may be older than the agent that talks to it, so
+//! everything here carries [`PROTOCOL`] and only ever grows. Each message is one line of JSON on
+//! a unix stream socket. The supervisor speaks first ([`Message::Hello`]), then tells the status
+//! of every container, then each change; the agent sends [`Request`]s, which are answered by the
+//! changes that they cause. A status is on disk before anyone is told.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Limits;
+use crate::id::Timestamp;
+
+/// The version of the protocol and of the files. An agent speaks to every version up to its own.
+pub const PROTOCOL: u32 = 1;
+
+/// Everything that a supervisor needs to know, written before it starts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`PROTOCOL`] of the agent that wrote it.
+    pub protocol: u32,
+    /// The task's id.
+    pub task: String,
+    /// The network namespace that its containers join.
+    pub netns: PathBuf,
+    /// The task's hostname.
+    pub hostname: String,
+    /// The folder with `hosts`, `resolv.conf` and `hostname`.
+    pub etc: PathBuf,
+    /// The folder for the containers' logs.
+    pub logs: PathBuf,
+    /// What to do about limits that can't be applied.
+    pub limits: Limits,
+    /// CPU units of the whole task: 1,024 are one CPU.
+    pub cpu_units: Option<u32>,
+    /// Bytes of the whole task.
+    pub memory: Option<u64>,
+    /// The task's address, for published ports.
+    pub address: Ipv4Addr,
+    /// Ports of the host's loopback that lead to the task.
+    pub publish: Vec<Publish>,
+    /// The containers, in the order of the definition.
+    pub containers: Vec<PlannedContainer>,
+}
+
+/// A TCP port of the host's loopback that leads to one of the task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Publish {
+    pub host_port: u16,
+    pub container_port: u16,
+}
+
+/// One container, with its image resolved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlannedContainer {
+    /// The container's name.
+    pub name: String,
+    /// The image's layers as folders, the lowest first.
+    pub layers: Vec<PathBuf>,
+    /// The folder for what the container writes.
+    pub writable: PathBuf,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// The working directory.
+    pub cwd: String,
+    /// `user`, `user:group`, by name or number; empty is root.
+    pub user: String,
+    /// Resource limits: name, soft, hard; -1 is no limit.
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// Whether the root filesystem can't be written.
+    pub readonly: bool,
+    /// ECS's CPU units, Docker's shares.
+    pub cpu_shares: u32,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes.
+    pub memory_reservation: Option<u64>,
+    /// The signal that asks it to stop: SIGTERM, or the image's own.
+    pub stop_signal: String,
+}
+
+/// What the agent asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// Creates and starts a container. One that was started before stays as it is.
+    Start {
+        /// Its name.
+        container: String,
+    },
+    /// Asks a container to stop, and kills it when the time is over. Said again, it changes nothing.
+    Stop {
+        /// Its name.
+        container: String,
+        /// Seconds between the signals.
+        timeout: u32,
+    },
+    /// Runs a program in a container; its descriptors come along with the message.
+    Exec(Exec),
+    /// Removes what the supervisor made, and ends it. Containers that still run are killed.
+    Shutdown,
+}
+
+/// A program to run in a running container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container's name.
+    pub container: String,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// Whether it gets a terminal of its own. Its other end is sent back with [`Message::ExecStarted`].
+    pub terminal: bool,
+}
+
+/// What the supervisor tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Message {
+    /// The first words on every connection.
+    Hello {
+        /// [`PROTOCOL`] of the supervisor.
+        protocol: u32,
+        /// The task's id.
+        task: String,
+        /// Things that could not be done as asked and were let pass.
+        warnings: Vec<String>,
+    },
+    /// A container's status, whenever it changes.
+    Status(Status),
+    /// The program of [`Request::Exec`] runs.
+    ExecStarted,
+    /// The program of [`Request::Exec`] has ended.
+    ExecExited {
+        /// Its exit code, or 128 plus the signal that ended it.
+        code: i32,
+    },
+    /// The request could not be done.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// The last words: everything is undone.
+    Bye,
+}
+
+/// What a supervisor knows of a container; also the content of its status file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The container's name.
+    pub container: String,
+    /// How far it has come.
+    pub state: State,
+    /// When its program was started.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+}
+
+/// How far a container has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum State {
+    /// Nobody has asked for it.
+    Pending,
+    /// Its program runs.
+    Running {
+        /// Of its first process, on the host.
+        pid: i32,
+    },
+    /// Its program ended.
+    Exited {
+        /// Its exit code, or 128 plus the signal that ended it.
+        code: i32,
+        /// Whether the kernel killed it for its memory.
+        out_of_memory: bool,
+    },
+    /// Its program never ran.
+    Failed {
+        /// ECS's error name and what happened: `CannotStartContainerError: …`.
+        reason: String,
+    },
+}
+
+impl Status {
+    /// The status of a container that nobody has asked for.
+    pub fn pending(container: &str) -> Self {
+        Self {
+            container: container.to_owned(),
+            state: State::Pending,
+            started: None,
+            finished: None,
+        }
+    }
+}
+
+/// The names of a supervisor's files, below the task's folder.
+#[derive(Clone, Debug)]
+pub struct Files(PathBuf);
+
+impl Files {
+    /// The files of the task with that folder.
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
+    /// The task's folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// The [`Plan`].
+    pub fn plan(&self) -> PathBuf {
+        self.0.join("plan.json")
+    }
+
+    /// The socket on which the supervisor answers. Whether somebody listens there tells whether
+    /// it lives: the agent makes the listener, and the supervisor inherits it.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("supervisor.sock")
+    }
+
+    /// What the supervisor itself has to say to people.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("supervisor.log")
+    }
+
+    /// A container's [`Status`]. Absent until the container is first started.
+    pub fn status(&self, container: &str) -> PathBuf {
+        self.0.join("status").join(format!("{container}.json"))
+    }
+
+    /// Where the containers' root filesystems are mounted, in the supervisor's own namespace.
+    pub fn rootfs(&self, container: &str) -> PathBuf {
+        self.0.join("rootfs").join(container)
+    }
+
+    /// Reads a status file; [`Status::pending`] where there is none.
+    pub fn read_status(&self, container: &str) -> std::io::Result<Status> {
+        match std::fs::read(self.status(container)) {
+            Ok(text) => serde_json::from_slice(&text).map_err(std::io::Error::other),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Status::pending(container))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a status file, whole or not at all.
+    pub fn write_status(&self, status: &Status) -> std::io::Result<()> {
+        let path = self.status(&status.container);
+        write_whole(&path, &serde_json::to_vec(status)?)
+    }
+}
+
+/// Writes a file so that a reader sees all of it or the one before, mode 0600.
+pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(content)?;
+    std::fs::rename(&new, path)
+}
+
+/// The cgroup of a task, below the root of the hierarchy.
+pub fn task_cgroup(task: &str) -> String {
+    format!("berth/{task}")
+}
+
+/// The cgroup of a task's supervisor: outside the task's, so that the task's out-of-memory kill
+/// can't take it.
+pub fn supervisor_cgroup(task: &str) -> String {
+    format!("berth-supervisors/{task}")
+}

@@ -1,0 +1,243 @@
+//! The definitions that ECS refuses, each with the member that its message must name.
+
+use serde_json::{Value, json};
+
+use super::super::{LaunchType, TaskDefinition};
+use crate::error::{ApiError, Code};
+use crate::id::Place;
+
+fn fargate() -> Value {
+    json!({
+        "family": "web",
+        "networkMode": "awsvpc",
+        "cpu": "256",
+        "memory": "512",
+        "requiresCompatibilities": ["FARGATE"],
+        "containerDefinitions": [
+            {"name": "app", "image": "busybox", "cpu": 64, "memory": 128,
+             "dependsOn": [{"containerName": "init", "condition": "SUCCESS"}]},
+            {"name": "init", "image": "busybox", "essential": false}
+        ]
+    })
+}
+
+/// The error of `fargate()` with the member at `pointer` replaced, or removed by `Null`.
+fn refusal(pointer: &str, value: Value) -> ApiError {
+    let mut request = fargate();
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    request
+        .pointer_mut(parent)
+        .unwrap()
+        .as_object_mut()
+        .unwrap()
+        .insert(name.to_owned(), value.clone());
+    match TaskDefinition::from_request(request) {
+        Err(error) => error,
+        Ok(_) => panic!("{pointer} = {value} was accepted"),
+    }
+}
+
+#[test]
+fn a_fargate_definition_is_accepted_and_compatible_with_both_launch_types() {
+    let definition = TaskDefinition::from_request(fargate()).unwrap();
+    assert_eq!(
+        definition.compatibilities,
+        [LaunchType::Ec2, LaunchType::Fargate]
+    );
+    assert_eq!(definition.default_launch_type(), LaunchType::Fargate);
+}
+
+#[test]
+fn each_mistake_is_a_client_exception_that_names_the_member() {
+    let app = "/containerDefinitions/0";
+    let cases = [
+        ("/family", json!(null), "family is missing"),
+        ("/family", json!("a b"), "family is 'a b'"),
+        (
+            "/containerDefinitions",
+            json!([]),
+            "containerDefinitions is missing",
+        ),
+        (
+            "/containerDefinitions/0/image",
+            json!(""),
+            "containerDefinitions[0].image is missing",
+        ),
+        (
+            "/containerDefinitions/0/name",
+            json!("init"),
+            "containerDefinitions[1].name is 'init', which an earlier",
+        ),
+        (
+            "/containerDefinitions/0/essential",
+            json!(false),
+            "no container has 'essential' true",
+        ),
+        (
+            "/containerDefinitions/1/essential",
+            json!(true),
+            "dependsOn[0].condition waits for the exit of 'init'",
+        ),
+        (
+            "/containerDefinitions/0/memory",
+            json!(1024),
+            "containerDefinitions[0].memory is 1024",
+        ),
+        (
+            "/containerDefinitions/1/memory",
+            json!(500),
+            "adds up to 628",
+        ),
+        ("/containerDefinitions/1/cpu", json!(200), "adds up to 264"),
+        (
+            "/containerDefinitions/0/cpu",
+            json!(-1),
+            "containerDefinitions[0].cpu is -1",
+        ),
+        (
+            "/containerDefinitions/0/memory",
+            json!(u64::MAX),
+            "containerDefinitions[0].memory is 18446744073709551615",
+        ),
+        (
+            "/containerDefinitions/0/memory",
+            json!(5),
+            "containerDefinitions[0].memory is 5",
+        ),
+        (
+            "/containerDefinitions/0/memoryReservation",
+            json!(256),
+            "memoryReservation is 256",
+        ),
+        (
+            "/containerDefinitions/0/stopTimeout",
+            json!(121),
+            "stopTimeout is 121",
+        ),
+        (
+            "/containerDefinitions/0/workingDirectory",
+            json!("srv"),
+            "workingDirectory is 'srv'",
+        ),
+        (
+            "/containerDefinitions/0/portMappings",
+            json!([{"containerPort": 80, "hostPort": 81}]),
+            "hostPort is 81",
+        ),
+        (
+            "/containerDefinitions/0/portMappings",
+            json!([{"containerPort": 70000}]),
+            "containerPort is 70000",
+        ),
+        (
+            "/containerDefinitions/0/ulimits",
+            json!([{"name": "nofiles"}]),
+            "ulimits[0].name is 'nofiles'",
+        ),
+        (
+            "/containerDefinitions/0/ulimits",
+            json!([{"name": "nofile", "softLimit": -1, "hardLimit": 10}]),
+            "ulimits[0].softLimit is -1",
+        ),
+        (
+            "/containerDefinitions/0/privileged",
+            json!(true),
+            "containerDefinitions[0].privileged is not supported",
+        ),
+        (
+            "/containerDefinitions/0/colour",
+            json!("blue"),
+            "containerDefinitions[0].colour is not supported",
+        ),
+        (
+            "/containerDefinitions/0/environment",
+            json!([{"name": "A=B"}]),
+            "environment[0].name is 'A=B'",
+        ),
+        (
+            "/containerDefinitions/0/logConfiguration",
+            json!({"logDriver": "splunk"}),
+            "logDriver is 'splunk'",
+        ),
+        ("/networkMode", json!("bridge"), "networkMode is 'bridge'"),
+        ("/networkMode", json!(null), "networkMode is missing"),
+        (
+            "/cpu",
+            json!("300"),
+            "No Fargate configuration exists for given values",
+        ),
+        ("/cpu", json!("lots"), "cpu is 'lots'"),
+        ("/cpu", json!("-256"), "cpu is '-256'"),
+        (
+            "/memory",
+            json!(null),
+            "Fargate requires task definition to have memory",
+        ),
+        (
+            "/volumes",
+            json!([{"name": "data"}]),
+            "volumes is not supported",
+        ),
+    ];
+    for (pointer, value, expected) in cases {
+        let error = refusal(pointer, value);
+        assert_eq!(error.code, Code::Client, "{pointer}: {error}");
+        assert!(error.message.contains(expected), "{pointer}: {error}");
+    }
+    let missing = refusal(
+        &format!("{app}/dependsOn"),
+        json!([{"containerName": "db", "condition": "START"}]),
+    );
+    assert!(
+        missing
+            .message
+            .contains("containerName is 'db', which is no container"),
+        "{missing}"
+    );
+    let cycle = refusal(
+        "/containerDefinitions/1/dependsOn",
+        json!([{"containerName": "app", "condition": "START"}]),
+    );
+    assert!(cycle.message.contains("cycle among: app, init"), "{cycle}");
+}
+
+#[test]
+fn a_wrong_type_is_a_serialization_exception() {
+    assert_eq!(refusal("/family", json!(3)).code, Code::Serialization);
+    assert_eq!(
+        refusal("/containerDefinitions", json!("x")).code,
+        Code::Serialization
+    );
+    assert_eq!(
+        refusal("/containerDefinitions/0/cpu", json!("64")).code,
+        Code::Serialization
+    );
+}
+
+#[test]
+fn without_any_memory_ec2_refuses() {
+    let mut request = fargate();
+    for member in ["cpu", "memory", "requiresCompatibilities"] {
+        request.as_object_mut().unwrap().remove(member);
+    }
+    let error = TaskDefinition::from_request(request).unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("container 'init'. At least one of 'memory'"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_description_registers_again_and_is_described_the_same() {
+    let place = Place {
+        region: "us-east-1".into(),
+        account: "000000000000".into(),
+    };
+    let first = TaskDefinition::from_request(fargate()).unwrap();
+    let described = first.describe(&place).unwrap();
+    let mut second = TaskDefinition::from_request(described).unwrap();
+    second.registered_at = first.registered_at;
+    assert_eq!(second, first);
+}
