@@ -131,12 +131,12 @@ pub enum Error {
     },
 
     /// The interface's link is still there after the time given.
-    #[error("{eni} ({address}) is still there: a process holds its network namespace open")]
+    #[error("the link {link} of {eni} is still there: a process holds its network namespace open")]
     StillThere {
         /// The interface.
         eni: EniId,
         /// The name of its link.
-        address: String,
+        link: String,
     },
 
     /// A failure that a test asked for.

@@ -1,27 +1,266 @@
-//! Stub: the signatures, until the network behind them is built.
-#![allow(missing_docs, unused_variables, clippy::todo)]
-use std::path::PathBuf;
-use std::time::Duration;
-use crate::*;
+//! The host's side of the tasks' network: bridges, firewall and sysctls, made when it is opened and
+//! there until someone asks for them to go.
+#![forbid(unsafe_code)]
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::addresses::{Addresses, boot_id};
+use crate::config::NetworkConfig;
+use crate::eni::{Eni, EniId, NetnsName};
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::{self, reached};
+use crate::firewall::Firewall;
+use crate::netlink::{Link, LinkWatch, NewBridge, RouteSocket, add_address};
+use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
+use crate::sysctls::{self, Sysctls};
+use crate::{namespace, uplink};
+
+/// The network of this host's tasks. One process at a time has it.
+///
+/// Its methods may be called from any thread that is in the network namespace in which it was
+/// opened.
 #[derive(Debug)]
-pub struct Network(NetworkConfig);
-#[derive(Debug, Clone)]
-pub struct AttachRequest { pub eni: EniId, pub subnet: SubnetId, pub security_groups: Vec<SecurityGroupId>, pub netns: NetnsName }
-#[derive(Debug, Clone)]
-pub struct Attachment { pub eni: Eni, pub netns_path: PathBuf }
-#[derive(Debug, Default)]
-pub struct Report { pub addresses: Vec<Eni>, pub namespaces: Vec<String>, pub links: Vec<String>, pub firewall_elements: usize, pub restored: Vec<EniId>, pub missing: Vec<EniId> }
+pub struct Network {
+    pub(crate) config: NetworkConfig,
+    mtu: u32,
+    pub(crate) bridges: Vec<Bridge>,
+    addresses: Mutex<Addresses>,
+    routes: Mutex<RouteSocket>,
+    firewall: Mutex<Firewall>,
+    _lock: Flock<File>,
+}
+
+/// A subnet whose bridge is there.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    pub(crate) subnet: Subnet,
+    pub(crate) index: u32,
+}
+
 impl Network {
-    pub fn open(config: NetworkConfig) -> Result<Network> { todo!() }
-    pub fn subnets(&self) -> &[Subnet] { &self.0.subnets }
-    pub fn subnet(&self, id: &SubnetId) -> Option<&Subnet> { self.0.subnets.iter().find(|subnet| subnet.id() == id) }
-    pub fn mtu(&self) -> u32 { 1500 }
-    pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> { todo!() }
-    pub fn detach(&self, eni: &EniId) -> Result<()> { todo!() }
-    pub fn wait_until_gone(&self, eni: &EniId, timeout: Duration) -> Result<()> { todo!() }
-    pub fn reconcile(&self, live: &[EniId]) -> Result<Report> { todo!() }
-    pub fn list(&self) -> Result<Vec<Eni>> { todo!() }
-    pub fn netns_path(&self, name: &NetnsName) -> PathBuf { todo!() }
-    pub fn undo(config: &NetworkConfig) -> Result<()> { todo!() }
+    /// Makes what is missing of the network on the host, and takes over what is there. Nothing of a
+    /// running task is disturbed.
+    pub fn open(config: NetworkConfig) -> Result<Self> {
+        refuse_collisions(&config.subnets)?;
+        let lock = lock(&config)?;
+        let mut routes = open_socket()?;
+        let mtu = uplink::mtu(&mut routes)?;
+        let missing = missing_bridges(&mut routes, &config.subnets)?;
+        for subnet in &missing {
+            uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
+        }
+        let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
+        let mut firewall = Firewall::open()?;
+        firewall.ensure(&config.subnets, &addresses.all(), config.metadata_port)?;
+        reached(failpoint::OPEN_FIREWALL)?;
+        for subnet in missing {
+            add_bridge(&mut routes, subnet, mtu)?;
+        }
+        let bridges = config.subnets.iter().map(|subnet| configure_bridge(&mut routes, subnet));
+        let bridges = bridges.collect::<Result<Vec<Bridge>>>()?;
+        reached(failpoint::OPEN_BRIDGE)?;
+        Sysctls::new(&config.state_dir).ensure()?;
+        reached(failpoint::OPEN_SYSCTLS)?;
+        Ok(Self {
+            config,
+            mtu,
+            bridges,
+            addresses: Mutex::new(addresses),
+            routes: Mutex::new(routes),
+            firewall: Mutex::new(firewall),
+            _lock: lock,
+        })
+    }
+
+    /// Removes everything that [`Network::open`] made on the host, and puts back the sysctls that it
+    /// changed. Refused while a task has an interface here.
+    pub fn undo(config: &NetworkConfig) -> Result<()> {
+        let lock = lock(config)?;
+        let attached = Addresses::load(&config.state_dir, boot_id()?)?.all().len();
+        if attached > 0 {
+            return Err(Error::InUse(attached));
+        }
+        let mut routes = open_socket()?;
+        for name in namespaces(&netns_dir(config))? {
+            namespace::remove(&netns_dir(config).join(name))?;
+        }
+        for subnet in &config.subnets {
+            if find_bridge(&mut routes, subnet)?.is_some() {
+                routes.delete_link(subnet.bridge()).doing(|| format!("remove the bridge {}", subnet.bridge()))?;
+            }
+        }
+        Firewall::open()?.remove()?;
+        Sysctls::new(&config.state_dir).restore()?;
+        drop(lock);
+        for path in [config.state_dir.join("addresses"), netns_dir(config)] {
+            remove_directory(&path)?;
+        }
+        Ok(())
+    }
+
+    /// The subnets.
+    pub fn subnets(&self) -> &[Subnet] {
+        &self.config.subnets
+    }
+
+    /// The subnet with this id.
+    pub fn subnet(&self, id: &SubnetId) -> Option<&Subnet> {
+        self.config.subnets.iter().find(|subnet| subnet.id() == id)
+    }
+
+    /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// Where a network namespace is mounted.
+    pub fn netns_path(&self, name: &NetnsName) -> PathBuf {
+        netns_dir(&self.config).join(name.as_str())
+    }
+
+    /// The interfaces that are allocated.
+    pub fn list(&self) -> Result<Vec<Eni>> {
+        Ok(self.addresses().all())
+    }
+
+    /// Waits until the link of a detached interface is gone. The kernel removes it some time after
+    /// the last process has left its network namespace.
+    pub fn wait_until_gone(&self, eni: &EniId, timeout: Duration) -> Result<()> {
+        let name = eni.host_link();
+        let deadline = Instant::now() + timeout;
+        let doing = || format!("wait for the removal of the link {name}");
+        // It listens before it looks, so that no removal falls in between.
+        let mut watch = LinkWatch::open().doing(doing)?;
+        if self.routes().link(&name).doing(doing)?.is_none() {
+            return Ok(());
+        }
+        if watch.wait_for_removal(&name, deadline).doing(doing)? {
+            return Ok(());
+        }
+        Err(Error::StillThere { eni: eni.clone(), link: name })
+    }
+
+    pub(crate) fn bridge(&self, id: &SubnetId) -> Result<&Bridge> {
+        let bridge = self.bridges.iter().find(|bridge| bridge.subnet.id() == id);
+        bridge.ok_or_else(|| Error::UnknownSubnet(id.clone()))
+    }
+
+    pub(crate) fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn routes(&self) -> MutexGuard<'_, RouteSocket> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn firewall(&self) -> MutexGuard<'_, Firewall> {
+        self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The folder that the namespaces are mounted in.
+pub(crate) fn netns_dir(config: &NetworkConfig) -> PathBuf {
+    config.run_dir.join("netns")
+}
+
+/// The names of what is in that folder.
+pub(crate) fn namespaces(directory: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let read = || -> std::io::Result<Vec<_>> {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    read().map_err(|error| Error::file("read", directory, error))
+}
+
+/// Makes the folders, and keeps other processes away until it is dropped.
+fn lock(config: &NetworkConfig) -> Result<Flock<File>> {
+    for directory in [&config.state_dir, &netns_dir(config)] {
+        fs::create_dir_all(directory).map_err(|error| Error::file("create", directory, error))?;
+    }
+    let path = config.state_dir.join("lock");
+    let file = File::create(&path).map_err(|error| Error::file("create", &path, error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Error::Locked { path },
+        errno => Error::file("lock", &path, errno),
+    })
+}
+
+fn open_socket() -> Result<RouteSocket> {
+    RouteSocket::open().doing(|| "open a netlink socket".into())
+}
+
+fn refuse_collisions(subnets: &[Subnet]) -> Result<()> {
+    for (index, one) in subnets.iter().enumerate() {
+        for other in subnets.iter().skip(index + 1) {
+            let (a, b) = (one.cidr(), other.cidr());
+            let same = one.id() == other.id() || one.bridge() == other.bridge();
+            if same || a.contains(&b) || b.contains(&a) {
+                return Err(Error::SubnetsCollide(one.id().clone(), other.id().clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The bridge of a subnet, if it is there: a link of that name that is something else is refused.
+fn find_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Option<Link>> {
+    let name = subnet.bridge();
+    let Some(link) = routes.link(name).doing(|| format!("look for the bridge {name}"))? else {
+        return Ok(None);
+    };
+    if link.kind.as_deref() != Some("bridge") || link.mac != Some(subnet.router_mac()) {
+        return Err(Error::ForeignLink { name: name.to_owned(), subnet: subnet.id().clone() });
+    }
+    Ok(Some(link))
+}
+
+fn missing_bridges<'a>(routes: &mut RouteSocket, subnets: &'a [Subnet]) -> Result<Vec<&'a Subnet>> {
+    let mut missing = Vec::new();
+    for subnet in subnets {
+        if find_bridge(routes, subnet)?.is_none() {
+            missing.push(subnet);
+        }
+    }
+    Ok(missing)
+}
+
+fn add_bridge(routes: &mut RouteSocket, subnet: &Subnet, mtu: u32) -> Result<()> {
+    let bridge = NewBridge { name: subnet.bridge(), mac: subnet.router_mac(), mtu };
+    routes.add_bridge(&bridge).doing(|| format!("make the bridge {}", subnet.bridge()))
+}
+
+/// Gives a bridge the addresses that tasks expect on it, and its sysctls.
+fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge> {
+    let name = subnet.bridge();
+    let link = find_bridge(routes, subnet)?;
+    let link = link.ok_or_else(|| Error::ForeignLink { name: name.into(), subnet: subnet.id().clone() })?;
+    // A source that another way leads to is dropped, and no link-local IPv6 address is given.
+    let sysctls = [("ipv4", "rp_filter"), ("ipv6", "disable_ipv6")];
+    for key in sysctls.map(|(version, key)| format!("net/{version}/conf/{name}/{key}")) {
+        if sysctls::exists(&key) {
+            sysctls::write(&key, "1")?;
+        }
+    }
+    let router = Ipv4Net::new(subnet.router(), subnet.cidr().prefix_len());
+    let router = router.unwrap_or_else(|_| Ipv4Net::from(subnet.router()));
+    let requests = [
+        add_address(link.index, router, true),
+        add_address(link.index, subnet.resolver().into(), true),
+        add_address(link.index, METADATA_ADDRESS.into(), true),
+    ];
+    routes.send(&requests).doing(|| format!("give the bridge {name} its addresses"))?;
+    Ok(Bridge { subnet: subnet.clone(), index: link.index })
+}
+
+fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
+        _ => Ok(()),
+    }
 }

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::eni::check_id;
-use crate::error::InvalidName;
+use crate::error::{Error, InvalidName, Result};
 
 /// The id of a security group: `sg-` and seventeen hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,4 +67,13 @@ pub(crate) struct Policy(pub(crate) u32);
 impl Policy {
     /// The policy of the default group's members, and so far of everyone.
     pub(crate) const DEFAULT: Self = Self(1);
+}
+
+/// The groups of an interface: the default one if it names none.
+pub(crate) fn resolve(requested: &[SecurityGroupId]) -> Result<Vec<SecurityGroupId>> {
+    let default = SecurityGroupId::default_group();
+    if let Some(unknown) = requested.iter().find(|group| **group != default) {
+        return Err(Error::UnknownSecurityGroup(unknown.clone()));
+    }
+    Ok(vec![default])
 }

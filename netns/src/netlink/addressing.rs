@@ -26,11 +26,11 @@ use crate::eni::MacAddress;
 ///
 /// Without `prefix_route`, the kernel adds no route for the rest of the range: its addresses are
 /// then reached like any other, through the router.
-pub(crate) fn add_address(link: u32, address: Ipv4Net, prefix_route: bool) -> Request {
+pub fn add_address(link: u32, address: Ipv4Net, prefix_route: bool) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = address.prefix_len();
-    message.header.scope = AddressScope::Universe;
+    message.header.scope = scope(address.addr());
     message.header.index = link;
     message.attributes = vec![
         AddressAttribute::Local(address.addr().into()),
@@ -42,8 +42,13 @@ pub(crate) fn add_address(link: u32, address: Ipv4Net, prefix_route: bool) -> Re
     Request::change(RouteNetlinkMessage::NewAddress(message), flags::CREATE | flags::REPLACE)
 }
 
+/// A link-local address is never the source of packets that leave the link.
+fn scope(address: Ipv4Addr) -> AddressScope {
+    if address.is_link_local() { AddressScope::Link } else { AddressScope::Universe }
+}
+
 /// A route through a router that no address of the link needs to be in one range with.
-pub(crate) fn add_route(link: u32, destination: Ipv4Net, router: Ipv4Addr) -> Request {
+pub fn add_route(link: u32, destination: Ipv4Net, router: Ipv4Addr) -> Request {
     let mut message = route(destination, RouteType::Unicast);
     message.header.flags = RouteFlags::Onlink;
     message.attributes.push(RouteAttribute::Oif(link));

@@ -18,7 +18,7 @@ use super::{NetlinkError, Socket};
 use crate::eni::MacAddress;
 
 /// The index of the loopback link, in every network namespace.
-pub(crate) const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// A link, as far as we look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +210,7 @@ impl RouteSocket {
 }
 
 /// Brings a link up.
-pub(crate) fn bring_up(index: u32) -> Request {
+pub fn bring_up(index: u32) -> Request {
     let mut message = up(LinkMessage::default());
     message.header.index = index;
     Request::change(RouteNetlinkMessage::SetLink(message), 0)

@@ -22,12 +22,11 @@ use std::io;
 use nix::errno::Errno;
 
 pub(crate) use frame::{Attributes, Frame, align, flags};
-pub(crate) use addressing::{
-    add_address, add_blackhole, add_forwarding_entry, add_neighbour, add_route,
-};
-pub use link::{Link, NewBridge, NewVeth};
-pub(crate) use link::{LOOPBACK, LinkWatch, bring_port_up, bring_up};
-pub use route::RouteSocket;
+pub(crate) use addressing::{Occupied, add_blackhole, add_forwarding_entry, add_neighbour};
+pub use addressing::{add_address, add_route};
+pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
+pub(crate) use link::{LinkWatch, bring_port_up};
+pub use route::{Request, RouteSocket};
 pub(crate) use socket::Socket;
 
 /// A netlink request that the kernel refused, or that could not be sent.

@@ -14,7 +14,8 @@ use super::frame::{Frame, flags};
 use super::{NetlinkError, Socket};
 
 /// A request of the routing family.
-pub(crate) struct Request {
+#[derive(Debug)]
+pub struct Request {
     message: RouteNetlinkMessage,
     flags: u16,
 }
@@ -51,7 +52,7 @@ impl RouteSocket {
 
     /// Carries out requests in order, in one system call. Not a transaction: what comes before a
     /// refusal stays.
-    pub(crate) fn send(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+    pub fn send(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
         let frames: Vec<Frame> = requests.iter().map(Request::frame).collect();
         self.socket.request(&frames).map(drop)
     }

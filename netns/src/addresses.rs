@@ -1,0 +1,281 @@
+//! The addresses that are taken, each a file: `<state_dir>/addresses/<subnet>/<address>`.
+//!
+//! The file is there before anything else of the interface, and goes after everything else. It says
+//! all that is needed to find the rest, and during which boot it was made: a reboot takes everything
+//! but the files, so one of an earlier boot, or one that was not written to the end, is nobody's.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::eni::{Eni, EniId, NetnsName};
+use crate::error::{Error, Result};
+use crate::security_group::SecurityGroupId;
+use crate::subnet::{Subnet, SubnetId};
+
+/// What is in a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Allocation {
+    boot_id: String,
+    eni: Eni,
+}
+
+/// The allocations of all subnets.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    directory: PathBuf,
+    boot_id: String,
+    enis: BTreeMap<EniId, Eni>,
+    taken: BTreeSet<Ipv4Addr>,
+    namespaces: BTreeSet<NetnsName>,
+    /// Where the search goes on, for each subnet: a released address rests as long as possible.
+    next: BTreeMap<SubnetId, usize>,
+}
+
+impl Addresses {
+    /// Reads the files, and removes those that are nobody's.
+    pub(crate) fn load(state_dir: &Path, boot_id: String) -> Result<Self> {
+        let mut addresses = Self {
+            directory: state_dir.join("addresses"),
+            boot_id,
+            enis: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            namespaces: BTreeSet::new(),
+            next: BTreeMap::new(),
+        };
+        for subnet in entries(&addresses.directory)? {
+            for file in entries(&subnet)? {
+                match read(&file)? {
+                    Some(allocation) if allocation.boot_id == addresses.boot_id => {
+                        addresses.enter(allocation.eni);
+                    }
+                    _ => remove(&file)?,
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Takes the next free address of the subnet. [`Addresses::release`] is the undo.
+    pub(crate) fn reserve(
+        &mut self,
+        subnet: &Subnet,
+        id: &EniId,
+        netns: &NetnsName,
+        security_groups: Vec<SecurityGroupId>,
+    ) -> Result<Eni> {
+        if self.enis.contains_key(id) || self.namespaces.contains(netns) {
+            return Err(Error::AlreadyAttached(id.clone()));
+        }
+        let capacity = subnet.capacity();
+        let start = self.next.get(subnet.id()).copied().unwrap_or_default();
+        let candidates = (start..start + capacity).map(|index| index % capacity);
+        for address in candidates.filter_map(|index| subnet.task_address(index)) {
+            if self.taken.contains(&address) {
+                continue;
+            }
+            let eni = Eni {
+                id: id.clone(),
+                address,
+                subnet: subnet.id().clone(),
+                security_groups: security_groups.clone(),
+                netns: netns.clone(),
+            };
+            if self.write(&eni)? {
+                let index = subnet.task_index(address).unwrap_or_default();
+                self.next.insert(subnet.id().clone(), index + 1);
+                self.enter(eni.clone());
+                return Ok(eni);
+            }
+        }
+        Err(Error::AddressesExhausted { subnet: subnet.id().clone(), cidr: subnet.cidr(), capacity })
+    }
+
+    /// Gives an address back.
+    pub(crate) fn release(&mut self, eni: &Eni) -> Result<()> {
+        remove(&self.path(eni))?;
+        self.enis.remove(&eni.id);
+        self.taken.remove(&eni.address);
+        self.namespaces.remove(&eni.netns);
+        Ok(())
+    }
+
+    /// The interface with this id, if it has an address.
+    pub(crate) fn get(&self, id: &EniId) -> Option<Eni> {
+        self.enis.get(id).cloned()
+    }
+
+    /// All interfaces that have an address.
+    pub(crate) fn all(&self) -> Vec<Eni> {
+        self.enis.values().cloned().collect()
+    }
+
+    fn enter(&mut self, eni: Eni) {
+        self.taken.insert(eni.address);
+        self.namespaces.insert(eni.netns.clone());
+        self.enis.insert(eni.id.clone(), eni);
+    }
+
+    /// Writes an allocation's file; false if somebody else has.
+    fn write(&self, eni: &Eni) -> Result<bool> {
+        let path = self.path(eni);
+        let allocation = Allocation { boot_id: self.boot_id.clone(), eni: eni.clone() };
+        let text = serde_json::to_string(&allocation).map_err(|error| Error::file("encode", &path, error))?;
+        let mut file = match create(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(Error::file("create", &path, error)),
+        };
+        if let Err(error) = file.write_all(text.as_bytes()) {
+            remove(&path)?;
+            return Err(Error::file("write", &path, error));
+        }
+        Ok(true)
+    }
+
+    fn path(&self, eni: &Eni) -> PathBuf {
+        self.directory.join(eni.subnet.as_str()).join(eni.address.to_string())
+    }
+}
+
+/// What distinguishes this boot of the host from every other.
+pub(crate) fn boot_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(|error| Error::file("read", path, error))?;
+    Ok(text.trim().to_owned())
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    match File::create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            File::create_new(path)
+        }
+        outcome => outcome,
+    }
+}
+
+/// An allocation; nothing if the file is not a whole one.
+fn read(path: &Path) -> Result<Option<Allocation>> {
+    let bytes = fs::read(path).map_err(|error| Error::file("read", path, error))?;
+    Ok(serde_json::from_slice(&bytes).ok())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        outcome => outcome.map_err(|error| Error::file("read", directory, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("berth-netns-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).expect("a temporary folder");
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).expect("the folder is ours");
+        }
+    }
+
+    fn load(folder: &Folder, boot: &str) -> Addresses {
+        Addresses::load(&folder.0, boot.into()).expect("readable")
+    }
+
+    fn reserve(addresses: &mut Addresses, subnet: &Subnet, number: usize) -> Result<Eni> {
+        let id = format!("eni-{number:017x}").parse().expect("valid");
+        let netns = format!("task-{number}").parse().expect("valid");
+        addresses.reserve(subnet, &id, &netns, Vec::new())
+    }
+
+    fn small_subnet() -> Subnet {
+        let id = "subnet-00000000000000002".parse().expect("valid");
+        Subnet::new(id, "10.9.8.0/28".parse().expect("a network"), "berth1").expect("valid")
+    }
+
+    #[test]
+    fn addresses_are_given_once_and_survive_a_restart() {
+        let folder = Folder::new("restart");
+        let subnet = small_subnet();
+        let first = reserve(&mut load(&folder, "boot"), &subnet, 1).expect("free");
+        let second = reserve(&mut load(&folder, "boot"), &subnet, 2).expect("free");
+        assert_eq!(first.address, Ipv4Addr::new(10, 9, 8, 4));
+        assert_eq!(second.address, Ipv4Addr::new(10, 9, 8, 5));
+        assert_eq!(load(&folder, "boot").all(), [first, second]);
+    }
+
+    #[test]
+    fn a_released_address_rests_while_others_are_free() {
+        let folder = Folder::new("rest");
+        let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
+        let first = reserve(&mut addresses, &subnet, 1).expect("free");
+        addresses.release(&first).expect("released");
+        assert_ne!(reserve(&mut addresses, &subnet, 2).expect("free").address, first.address);
+    }
+
+    #[test]
+    fn an_exhausted_subnet_says_so_and_recovers() {
+        let folder = Folder::new("exhausted");
+        let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
+        let all: Vec<Eni> = (0..11).map(|n| reserve(&mut addresses, &subnet, n).expect("free")).collect();
+        let error = reserve(&mut addresses, &subnet, 11).expect_err("full");
+        assert_eq!(
+            error.to_string(),
+            "subnet-00000000000000002 (10.9.8.0/28) has no free address left: all 11 are taken; \
+             stop a task, or place this one in another subnet"
+        );
+        addresses.release(&all[5]).expect("released");
+        assert_eq!(reserve(&mut addresses, &subnet, 12).expect("free").address, all[5].address);
+    }
+
+    #[test]
+    fn an_interface_or_a_namespace_is_not_attached_twice() {
+        let folder = Folder::new("twice");
+        let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
+        let eni = reserve(&mut addresses, &subnet, 1).expect("free");
+        let other: EniId = "eni-000000000000000ff".parse().expect("valid");
+        for (id, netns) in [(&eni.id, "other"), (&other, eni.netns.as_str())] {
+            let netns = netns.parse().expect("valid");
+            let error = addresses.reserve(&subnet, id, &netns, Vec::new()).expect_err("taken");
+            assert!(matches!(error, Error::AlreadyAttached(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_of_another_boot_and_torn_files_are_nobodys() {
+        let folder = Folder::new("boots");
+        let subnet = small_subnet();
+        let eni = reserve(&mut load(&folder, "before"), &subnet, 1).expect("free");
+        let torn = folder.0.join("addresses").join(subnet.id().as_str()).join("10.9.8.9");
+        fs::write(&torn, "{\"boot_id\":\"now\",").expect("written");
+        let mut addresses = load(&folder, "now");
+        assert!(addresses.all().is_empty());
+        assert!(!torn.exists());
+        assert_eq!(reserve(&mut addresses, &subnet, 2).expect("free").address, eni.address);
+    }
+}

@@ -1,0 +1,189 @@
+//! Attaching a task to the network, and detaching it.
+//!
+//! Attaching is a list of steps, each of which `detach` undoes whether or not it was done: so the
+//! way back from a failure, from a crash and from a task's end is one and the same.
+//!
+//! | attach | detach |
+//! |---|---|
+//! | the address is reserved, on disk | … released, last |
+//! | the namespace is made and mounted | … unmounted; it ends, and the links with it |
+//! | the veth pair is made, its other end inside | with the namespace |
+//! | the interface inside gets its address and routes | with the namespace |
+//! | the firewall admits port, MAC and address | … expels them, first |
+//! | the port comes up, with its neighbour entry | … which is removed |
+#![forbid(unsafe_code)]
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+
+use crate::eni::{Eni, EniId, NetnsName};
+use crate::error::{Doing, Error, Problems, Result};
+use crate::failpoint::{self, reached};
+use crate::namespace::{self, Namespace};
+use crate::netlink::{
+    NetlinkError, NewVeth, add_address, add_blackhole, add_forwarding_entry, add_neighbour, add_route,
+    bring_port_up, bring_up,
+};
+use crate::network::{Bridge, Network};
+use crate::security_group::{self, SecurityGroupId};
+use crate::subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS, SubnetId};
+use crate::sysctls;
+
+/// The name of a task's interface, as on ECS.
+const INTERFACE: &str = "eth0";
+
+/// Its index. Not 2: kernels with tunnels built in put their own links into each new namespace.
+const INTERFACE_INDEX: u32 = 256;
+
+/// What a task wants of the network.
+#[derive(Debug, Clone)]
+pub struct AttachRequest {
+    /// The id of its interface. The caller records it before, so that a crash can't lose it.
+    pub eni: EniId,
+    /// The subnet that its address is from.
+    pub subnet: SubnetId,
+    /// Its security groups; none means the default one.
+    pub security_groups: Vec<SecurityGroupId>,
+    /// The name of the network namespace that is made for it.
+    pub netns: NetnsName,
+}
+
+/// A task's place on the network.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The interface.
+    pub eni: Eni,
+    /// Where the network namespace is mounted, to be joined with `setns` or by a runtime.
+    pub netns_path: PathBuf,
+}
+
+impl Network {
+    /// Makes a network namespace with an interface, `eth0`, that has an address of the subnet.
+    ///
+    /// When it returns, everything works and everything that is not allowed is closed. When it
+    /// fails, nothing is left.
+    pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> {
+        let bridge = self.bridge(&request.subnet)?;
+        let groups = security_group::resolve(&request.security_groups)?;
+        let eni = self.addresses().reserve(&bridge.subnet, &request.eni, &request.netns, groups)?;
+        match self.build(&eni, bridge) {
+            Ok(()) => Ok(Attachment { netns_path: self.netns_path(&eni.netns), eni }),
+            Err(problem) => Err(self.abandon(&eni, problem)),
+        }
+    }
+
+    /// Takes a task off the network; nothing to take is fine too.
+    ///
+    /// It goes on past what fails, and says what did. The address is then kept, so that nobody gets
+    /// it while a part of its interface may be left: detach again, or reconcile.
+    ///
+    /// The link itself goes when no process is in the namespace any more, and a little after that:
+    /// [`Network::wait_until_gone`]. Until then nothing passes through it.
+    pub fn detach(&self, id: &EniId) -> Result<()> {
+        let eni = self.addresses().get(id);
+        eni.map_or(Ok(()), |eni| self.dismantle(&eni))
+    }
+
+    fn build(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
+        reached(failpoint::ATTACH_ADDRESS)?;
+        let mut namespace = Namespace::create(&self.netns_path(&eni.netns))?;
+        reached(failpoint::ATTACH_NAMESPACE)?;
+        self.make_veth(eni, bridge, &namespace)?;
+        reached(failpoint::ATTACH_VETH)?;
+        configure_interface(eni, bridge, &mut namespace)?;
+        reached(failpoint::ATTACH_INTERFACE)?;
+        self.firewall().admit(eni)?;
+        reached(failpoint::ATTACH_FIREWALL)?;
+        self.open_port(eni, bridge)?;
+        reached(failpoint::ATTACH_PORT)
+    }
+
+    /// Undoes what was built before a failure.
+    fn abandon(&self, eni: &Eni, problem: Error) -> Error {
+        match self.dismantle(eni) {
+            Ok(()) => problem,
+            Err(more) => Error::Incomplete {
+                doing: format!("attach {}, and undo it", eni.id),
+                problems: vec![problem, more],
+            },
+        }
+    }
+
+    pub(crate) fn dismantle(&self, eni: &Eni) -> Result<()> {
+        let mut problems = Problems::default();
+        problems.note(self.firewall().expel(eni));
+        problems.note(reached(failpoint::DETACH_FIREWALL));
+        problems.note(self.forget_neighbour(eni));
+        problems.note(reached(failpoint::DETACH_NEIGHBOUR));
+        problems.note(namespace::remove(&self.netns_path(&eni.netns)));
+        problems.note(reached(failpoint::DETACH_NAMESPACE));
+        problems.finish(format!("detach {}", eni.id))?;
+        self.addresses().release(eni)?;
+        reached(failpoint::DETACH_ADDRESS)
+    }
+
+    /// The pair is made in one request, with both ends where they belong: moving a link to another
+    /// namespace costs 16 ms.
+    fn make_veth(&self, eni: &Eni, bridge: &Bridge, namespace: &Namespace) -> Result<()> {
+        let name = eni.id.host_link();
+        let veth = NewVeth {
+            name: &name,
+            bridge: Some(bridge.index),
+            peer_name: INTERFACE,
+            peer_index: INTERFACE_INDEX,
+            peer_mac: eni.mac(),
+            peer_netns: namespace.as_fd(),
+            mtu: self.mtu(),
+        };
+        match self.routes().add_veth(&veth) {
+            // The kernel's way of saying that a bridge has no port number left.
+            Err(NetlinkError { errno: Errno::EXFULL, .. }) => {
+                Err(Error::BridgeFull { subnet: eni.subnet.clone() })
+            }
+            outcome => outcome.doing(|| format!("make the veth pair {name}")),
+        }
+    }
+
+    fn open_port(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
+        let name = eni.id.host_link();
+        let doing = || format!("bring up the port {name} of {}", bridge.subnet.bridge());
+        let mut routes = self.routes();
+        let port = routes.link(&name).doing(doing)?;
+        let port = port.ok_or_else(|| NetlinkError::new(Errno::ENODEV));
+        let port = port.doing(doing)?.index;
+        let requests = [
+            bring_port_up(port, sysctls::exists("net/ipv6")),
+            add_forwarding_entry(port, eni.mac()),
+            add_neighbour(bridge.index, eni.address, eni.mac()),
+        ];
+        routes.send(&requests).doing(doing)
+    }
+
+    fn forget_neighbour(&self, eni: &Eni) -> Result<()> {
+        let Ok(bridge) = self.bridge(&eni.subnet) else { return Ok(()) };
+        let outcome = self.routes().delete_neighbour(bridge.index, eni.address);
+        outcome.doing(|| format!("remove the neighbour entry of {}", eni.address))
+    }
+}
+
+/// Configures the interface from inside: everything but itself is behind the router, also what is in
+/// the same subnet.
+fn configure_interface(eni: &Eni, bridge: &Bridge, namespace: &mut Namespace) -> Result<()> {
+    let router = bridge.subnet.router();
+    let address = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
+    let address = address.unwrap_or_else(|_| Ipv4Net::from(eni.address));
+    let everywhere = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+    let requests = [
+        bring_up(INTERFACE_INDEX),
+        add_address(INTERFACE_INDEX, address, false),
+        add_neighbour(INTERFACE_INDEX, router, bridge.subnet.router_mac()),
+        add_route(INTERFACE_INDEX, everywhere, router),
+        add_route(INTERFACE_INDEX, METADATA_ADDRESS.into(), router),
+        add_blackhole(INSTANCE_METADATA_ADDRESS.into()),
+    ];
+    namespace.inside.send(&requests).doing(|| format!("configure {INTERFACE} of {}", eni.id))
+}

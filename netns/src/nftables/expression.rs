@@ -1,0 +1,214 @@
+//! Expressions: the instructions that a rule consists of.
+//!
+//! They load what they look at into registers and compare it there; the first that does not match
+//! ends the rule. Sixteen registers of four bytes can be had one by one or four at a time.
+#![forbid(unsafe_code)]
+
+use super::attributes::Writer;
+
+/// A register of four bytes: 0 to 15. A longer value takes those that follow too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Register(pub(crate) u32);
+
+impl Register {
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// The kernel's number: the four-byte registers begin at 8.
+    fn number(self) -> u32 {
+        8 + self.0
+    }
+}
+
+/// Something that is known about a packet beside its bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MetaKey {
+    InputName = 6,
+    OutputName = 7,
+    NetworkProtocol = 15,
+    TransportProtocol = 16,
+}
+
+/// Where in a packet an offset counts from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Base {
+    Link = 0,
+    Network = 1,
+    Transport = 2,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Comparison {
+    Equal = 0,
+}
+
+/// What happens to a packet that a rule matches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Verdict {
+    Drop,
+    Accept,
+    /// Goes on in another chain, and comes back from its end.
+    Jump(&'static str),
+    /// Goes on in another chain; at its end, the base chain's policy decides.
+    Goto(&'static str),
+}
+
+/// One instruction of a rule.
+#[derive(Debug, Clone)]
+pub(crate) enum Expression {
+    Meta { key: MetaKey, into: Register },
+    Payload { base: Base, offset: u32, length: u32, into: Register },
+    /// The state of the packet's connection, as a bit.
+    ConnectionState { into: Register },
+    Mask { register: Register, mask: Vec<u8> },
+    /// Compares a register with a value. A comparison with fewer bytes is one with a prefix.
+    Compare { register: Register, comparison: Comparison, value: Vec<u8> },
+    /// Compares a register with zero: true if it is not.
+    NotZero { register: Register },
+    /// Whether a set has the key in the registers; if inverted, whether it has not.
+    InSet { set: &'static str, key: Register, inverted: bool },
+    /// Replaces a key by what a map has for it.
+    Map { map: &'static str, key: Register, into: Register },
+    Immediate { into: Register, value: Vec<u8> },
+    Verdict(Verdict),
+    /// Sends the packet to the IPv4 address and port in these registers.
+    DestinationNat { address: Register, port: Register },
+    Masquerade,
+}
+
+impl Expression {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Meta { .. } => "meta",
+            Self::Payload { .. } => "payload",
+            Self::ConnectionState { .. } => "ct",
+            Self::Mask { .. } => "bitwise",
+            Self::Compare { .. } | Self::NotZero { .. } => "cmp",
+            Self::InSet { .. } | Self::Map { .. } => "lookup",
+            Self::Immediate { .. } | Self::Verdict(_) => "immediate",
+            Self::DestinationNat { .. } => "nat",
+            Self::Masquerade => "masq",
+        }
+    }
+
+    fn write(&self) -> Writer {
+        let empty = Writer::default();
+        match self {
+            Self::Meta { key, into } => empty.number(1, into.number()).number(2, *key as u32),
+            Self::Payload { base, offset, length, into } => empty
+                .number(1, into.number())
+                .number(2, *base as u32)
+                .number(3, *offset)
+                .number(4, *length),
+            Self::ConnectionState { into } => empty.number(1, into.number()).number(2, 0),
+            Self::Mask { register, mask } => mask_register(*register, mask),
+            Self::Compare { register, comparison, value } => {
+                compare(*register, *comparison as u32, value)
+            }
+            Self::NotZero { register } => compare(*register, 1, &[0; 4]),
+            Self::InSet { set, key, inverted } => empty
+                .text(1, set)
+                .number(2, key.number())
+                .number(5, u32::from(*inverted)),
+            Self::Map { map, key, into } => {
+                empty.text(1, map).number(2, key.number()).number(3, into.number())
+            }
+            Self::Immediate { into, value } => empty.number(1, into.number()).nested(2, data(value)),
+            Self::Verdict(verdict) => empty.number(1, 0).nested(2, verdict.write()),
+            Self::DestinationNat { address, port } => destination_nat(*address, *port),
+            Self::Masquerade => empty,
+        }
+    }
+}
+
+impl Verdict {
+    fn write(self) -> Writer {
+        let (code, chain) = match self {
+            Self::Drop => (0, None),
+            Self::Accept => (1, None),
+            Self::Jump(chain) => (-3, Some(chain)),
+            Self::Goto(chain) => (-4, Some(chain)),
+        };
+        let mut verdict = Writer::default().number(1, i32::cast_unsigned(code));
+        if let Some(chain) = chain {
+            verdict = verdict.text(2, chain);
+        }
+        Writer::default().nested(2, verdict)
+    }
+}
+
+fn data(value: &[u8]) -> Writer {
+    Writer::default().bytes(1, value)
+}
+
+fn compare(register: Register, comparison: u32, value: &[u8]) -> Writer {
+    Writer::default().number(1, register.number()).number(2, comparison).nested(3, data(value))
+}
+
+fn mask_register(register: Register, mask: &[u8]) -> Writer {
+    let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+    Writer::default()
+        .number(1, register.number())
+        .number(2, register.number())
+        .number(3, length)
+        .nested(4, data(mask))
+        .nested(5, data(&vec![0; mask.len()]))
+}
+
+fn destination_nat(address: Register, port: Register) -> Writer {
+    const TO_DESTINATION: u32 = 1;
+    const IPV4: u32 = 2;
+    Writer::default()
+        .number(1, TO_DESTINATION)
+        .number(2, IPV4)
+        .number(3, address.number())
+        .number(5, port.number())
+}
+
+/// A rule's instructions, as the list that the kernel takes.
+pub(crate) fn expression_list(expressions: &[Expression]) -> Vec<u8> {
+    let list = expressions.iter().fold(Writer::default(), |list, expression| {
+        let element = Writer::default().text(1, expression.name()).nested(2, expression.write());
+        list.nested(1, element)
+    });
+    list.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_is_encoded_as_the_kernel_reads_it() {
+        let compare = Expression::Compare {
+            register: Register::FIRST,
+            comparison: Comparison::Equal,
+            value: b"lo".to_vec(),
+        };
+        let golden = [
+            44, 0, 1, 0x80, // element
+            8, 0, 1, 0, b'c', b'm', b'p', 0, // name
+            32, 0, 2, 0x80, // data
+            8, 0, 1, 0, 0, 0, 0, 8, // register
+            8, 0, 2, 0, 0, 0, 0, 0, // equal
+            12, 0, 3, 0x80, 6, 0, 1, 0, b'l', b'o', 0, 0, // value
+        ];
+        assert_eq!(expression_list(&[compare]), golden);
+    }
+
+    #[test]
+    fn a_jump_names_its_chain() {
+        let jump = Expression::Verdict(Verdict::Jump("x"));
+        let golden = [
+            52, 0, 1, 0x80, // element
+            14, 0, 1, 0, b'i', b'm', b'm', b'e', b'd', b'i', b'a', b't', b'e', 0, 0, 0, // name
+            32, 0, 2, 0x80, // data
+            8, 0, 1, 0, 0, 0, 0, 0, // the verdict's register
+            20, 0, 2, 0x80, 16, 0, 2, 0x80, // value, verdict
+            8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfd, // jump
+        ];
+        let bytes = expression_list(&[jump]);
+        assert_eq!(bytes[4..20], golden[4..20]);
+        assert_eq!(bytes[bytes.len() - 16..bytes.len() - 8], golden[golden.len() - 8..]);
+        assert_eq!(bytes[bytes.len() - 8..], [6, 0, 2, 0, b'x', 0, 0, 0]);
+    }
+}

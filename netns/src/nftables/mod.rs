@@ -1,0 +1,35 @@
+//! nftables, spoken straight to the kernel: the encoding of tables, chains, sets and rules, and the
+//! socket that carries them.
+//!
+//! There is no library for it here: rustables is GPL, nftnl is C, and the `nft` command takes longer
+//! to start than a whole interface takes to attach. What we need of the protocol is small: a fixed
+//! skeleton written once, and after that elements that come and go.
+//!
+//! All integers of this protocol are big-endian, except those inside keys and values, which are as
+//! the packet (or, for marks and states, as the processor) has them.
+#![forbid(unsafe_code)]
+
+mod attributes;
+mod batch;
+mod expression;
+mod socket;
+
+pub(crate) use batch::{Batch, Chain, Element, Hook, Set};
+pub(crate) use expression::{Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list};
+pub(crate) use socket::NftSocket;
+
+/// A family of packets that a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4 and IPv6.
+    Inet = 1,
+    /// Frames on a bridge.
+    Bridge = 7,
+}
+
+/// A table: all of ours have the same name, one in each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) family: Family,
+    pub(crate) name: &'static str,
+}

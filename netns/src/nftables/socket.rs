@@ -1,0 +1,70 @@
+//! The socket of nftables: batches go out, a table's comment and a set's keys come in.
+#![forbid(unsafe_code)]
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use super::attributes::Writer;
+use super::batch::{Batch, GET_ELEMENT, GET_TABLE, frame};
+use super::Table;
+use crate::netlink::{Attributes, NetlinkError, Socket, flags};
+
+/// What is before the attributes in each message.
+const FAMILY_HEADER: usize = 4;
+
+/// A socket for nftables, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct NftSocket(Socket);
+
+impl NftSocket {
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        Ok(Self(Socket::open(SockProtocol::NetlinkNetFilter)?))
+    }
+
+    /// Makes all changes of the batch, or none.
+    pub(crate) fn commit(&mut self, batch: Batch) -> Result<(), NetlinkError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.0.request(&batch.into_frames()).map(drop)
+    }
+
+    /// The comment of a table; an empty one if it has none.
+    pub(crate) fn table_comment(&mut self, table: Table) -> Result<Option<String>, NetlinkError> {
+        const USERDATA: u16 = 6;
+        let attributes = Writer::default().text(1, table.name).finish();
+        let request = frame(GET_TABLE, flags::ACK, table.family, attributes);
+        let messages = match self.0.request(&[request]) {
+            Err(error) if error.errno == Errno::ENOENT => return Ok(None),
+            outcome => outcome?,
+        };
+        let payload = messages.first().and_then(|(_, payload)| payload.get(FAMILY_HEADER..));
+        let userdata = payload.and_then(|bytes| find(bytes, USERDATA)).unwrap_or_default();
+        // Type 0, length, text, zero.
+        let text = match userdata {
+            [0, _, text @ .., 0] => String::from_utf8_lossy(text).into_owned(),
+            _ => String::new(),
+        };
+        Ok(Some(text))
+    }
+
+    /// The keys of a set of ours.
+    pub(crate) fn keys(&mut self, table: Table, set: &str) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        const ELEMENTS: u16 = 3;
+        let attributes = Writer::default().text(1, table.name).text(2, set).finish();
+        let request = frame(GET_ELEMENT, flags::DUMP, table.family, attributes);
+        let messages = self.0.request(&[request])?;
+        let lists = messages.iter().filter_map(|(_, payload)| find(payload.get(FAMILY_HEADER..)?, ELEMENTS));
+        Ok(lists.flat_map(Attributes).filter_map(|(_, element)| key(element)).collect())
+    }
+}
+
+fn key(element: &[u8]) -> Option<Vec<u8>> {
+    const KEY: u16 = 1;
+    const VALUE: u16 = 1;
+    find(find(element, KEY)?, VALUE).map(<[u8]>::to_vec)
+}
+
+fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}

@@ -1,0 +1,107 @@
+//! After a crash: what belongs to no task is removed, and what a task lacks is put back.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+
+use crate::eni::{Eni, EniId, HOST_LINK_PREFIX};
+use crate::error::{Doing, Problems, Result};
+use crate::namespace;
+use crate::netlink::add_neighbour;
+use crate::network::{Network, namespaces, netns_dir};
+
+/// What [`Network::reconcile`] did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The interfaces that were allocated and no task's.
+    pub released: Vec<Eni>,
+    /// The network namespaces that no allocation had.
+    pub namespaces: Vec<String>,
+    /// The links that no allocation had.
+    pub links: Vec<String>,
+    /// How many neighbour entries no allocation had.
+    pub neighbours: usize,
+    /// How many elements of the firewall's sets no allocation had.
+    pub firewall_elements: usize,
+    /// The live interfaces that are not whole: without an address, or without a namespace. Their
+    /// tasks have no network.
+    pub lost: Vec<EniId>,
+}
+
+impl Network {
+    /// Frees whatever none of the `live` interfaces has, and puts back what the firewall and the
+    /// neighbour tables lack of theirs. When it returns, what it removed is gone.
+    pub fn reconcile(&self, live: &[EniId]) -> Result<Report> {
+        let live: BTreeSet<&EniId> = live.iter().collect();
+        let mut report = Report::default();
+        let mut problems = Problems::default();
+        for eni in self.list()? {
+            if !live.contains(&eni.id) && problems.note(self.dismantle(&eni)).is_some() {
+                report.released.push(eni);
+            }
+        }
+        let kept = self.list()?;
+        report.namespaces = problems.note(self.free_namespaces(&kept)).unwrap_or_default();
+        report.links = problems.note(self.free_links(&kept)).unwrap_or_default();
+        report.neighbours = problems.note(self.reconcile_neighbours(&kept)).unwrap_or_default();
+        report.firewall_elements = problems.note(self.firewall().reconcile(&kept)).unwrap_or_default();
+        report.lost = live.into_iter().filter(|id| !self.is_whole(id, &kept)).cloned().collect();
+        problems.finish("reconcile the network")?;
+        Ok(report)
+    }
+
+    fn is_whole(&self, id: &EniId, kept: &[Eni]) -> bool {
+        let eni = kept.iter().find(|eni| eni.id == *id);
+        eni.is_some_and(|eni| self.netns_path(&eni.netns).exists())
+    }
+
+    fn free_namespaces(&self, kept: &[Eni]) -> Result<Vec<String>> {
+        let directory = netns_dir(&self.config);
+        let kept: BTreeSet<&str> = kept.iter().map(|eni| eni.netns.as_str()).collect();
+        let mut freed = Vec::new();
+        for name in namespaces(&directory)? {
+            let text = name.to_string_lossy().into_owned();
+            if !kept.contains(text.as_str()) {
+                namespace::remove(&directory.join(&name))?;
+                freed.push(text);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Links normally go with their namespace. One that a stray process keeps is removed here, and
+    /// one that is about to go is too, so that it is gone afterwards.
+    fn free_links(&self, kept: &[Eni]) -> Result<Vec<String>> {
+        let kept: BTreeSet<String> = kept.iter().map(|eni| eni.id.host_link()).collect();
+        let mut routes = self.routes();
+        let links = routes.links().doing(|| "list the host's links".into())?;
+        let on_our_bridges =
+            |master: Option<u32>| self.bridges.iter().any(|bridge| Some(bridge.index) == master);
+        let stray: Vec<_> = links
+            .into_iter()
+            .filter(|link| link.name.starts_with(HOST_LINK_PREFIX) && on_our_bridges(link.bridge))
+            .filter(|link| !kept.contains(&link.name))
+            .collect();
+        let indexes: Vec<u32> = stray.iter().map(|link| link.index).collect();
+        routes.delete_links(&indexes).doing(|| "remove links that no task has".into())?;
+        Ok(stray.into_iter().map(|link| link.name).collect())
+    }
+
+    fn reconcile_neighbours(&self, kept: &[Eni]) -> Result<usize> {
+        let mut routes = self.routes();
+        let mut removed = 0;
+        for bridge in &self.bridges {
+            let members: Vec<&Eni> = kept.iter().filter(|eni| eni.subnet == *bridge.subnet.id()).collect();
+            let doing = || format!("reconcile the neighbours of {}", bridge.subnet.bridge());
+            for address in routes.permanent_neighbours(bridge.index).doing(doing)? {
+                if !members.iter().any(|eni| eni.address == address) {
+                    routes.delete_neighbour(bridge.index, address).doing(doing)?;
+                    removed += 1;
+                }
+            }
+            for eni in members {
+                routes.send(&[add_neighbour(bridge.index, eni.address, eni.mac())]).doing(doing)?;
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,48 @@
+//! What the host's own network means for ours: how large packets may be, and which ranges are taken.
+#![forbid(unsafe_code)]
+
+use crate::error::{Doing, Error, Result};
+use crate::netlink::{Link, Occupied, RouteSocket};
+use crate::subnet::Subnet;
+
+/// The MTU where there is no way out.
+const DEFAULT_MTU: u32 = 1500;
+
+/// A route to more than this is as good as a default route: some VPNs cover everything with two
+/// routes of /1 in place of one.
+const AS_GOOD_AS_DEFAULT: u8 = 7;
+
+/// The MTU of the link that the default route takes.
+pub(crate) fn mtu(socket: &mut RouteSocket) -> Result<u32> {
+    let route = socket.default_route().doing(|| "look for the default route".into())?;
+    let Some(route) = route else { return Ok(DEFAULT_MTU) };
+    let links = socket.links().doing(|| "list the host's links".into())?;
+    let uplink = links.iter().find(|link| link.index == route.link);
+    Ok(uplink.map_or(DEFAULT_MTU, |link| link.mtu))
+}
+
+/// Refuses a subnet whose range is, in part, one that the host has an address in or a route to.
+///
+/// It is asked only before the subnet's bridge is made. A VPN that takes the range later must not
+/// keep a restarted agent from its running tasks.
+pub(crate) fn refuse_overlap(socket: &mut RouteSocket, subnet: &Subnet, ours: &[Subnet]) -> Result<()> {
+    let links = socket.links().doing(|| "list the host's links".into())?;
+    let mut occupied = socket.addresses().doing(|| "list the host's addresses".into())?;
+    occupied.extend(socket.routes().doing(|| "list the host's routes".into())?);
+    for Occupied { range, link } in occupied {
+        let link = link.and_then(|index| links.iter().find(|link| link.index == index));
+        let is_ours = |link: &Link| ours.iter().any(|subnet| subnet.bridge() == link.name);
+        if range.prefix_len() <= AS_GOOD_AS_DEFAULT || link.is_some_and(is_ours) {
+            continue;
+        }
+        if range.contains(&subnet.cidr()) || subnet.cidr().contains(&range) {
+            return Err(Error::Overlap {
+                subnet: subnet.id().clone(),
+                cidr: subnet.cidr(),
+                other: range,
+                link: link.map_or_else(|| "several links".to_owned(), |link| link.name.clone()),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! A crash, or a failure, after every single step: what the next start makes of it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use berth_netns::{FAILPOINTS, Network, NetworkConfig};
+
+use crate::Case;
+use crate::leaks;
+use crate::world::{Reached, Task, World, eni, request};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        ("after_a_crash_at_any_step_the_next_start_leaves_nothing", after_a_crash_at_any_step),
+        ("a_failure_at_any_step_of_attach_leaves_nothing", a_failure_at_any_step_of_attach),
+        ("a_failed_detach_keeps_the_address_and_can_be_repeated", a_failed_detach_can_be_repeated),
+        ("rules_that_someone_flushed_are_back_after_a_start", flushed_rules_are_back),
+        ("nft_agrees_that_the_tables_are_ours_and_whole", nft_agrees),
+    ]
+}
+
+/// What a child process does: opens the network, attaches, detaches.
+pub fn child(action: &str, arguments: &[String]) -> ExitCode {
+    let [state_dir, run_dir] = arguments else { return ExitCode::from(2) };
+    let work = || -> berth_netns::Result<()> {
+        let network = Network::open(NetworkConfig::new(state_dir, run_dir))?;
+        network.attach(&request(1))?;
+        if action == "attach" { Ok(()) } else { network.detach(&eni(1)) }
+    };
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_child(world: &World, action: &str, failpoint: &str) -> ExitStatus {
+    Command::new("/proc/self/exe")
+        .args(["--child", action])
+        .args([world.state_dir(), world.run_dir()])
+        .env("BERTH_NETNS_FAILPOINT", failpoint)
+        .status()
+        .expect("it runs")
+}
+
+fn after_a_crash_at_any_step(world: &World) {
+    for step in FAILPOINTS {
+        let status = run_child(world, "attach and detach", step);
+        assert_eq!(status.signal(), Some(libc::SIGABRT), "{step}: {status}");
+        let network = world.network();
+        network.reconcile(&[]).expect("reconciled");
+        assert_eq!(leaks::allocations(world), Vec::<String>::new(), "{step}");
+        assert_eq!(leaks::mounts(world), Vec::<String>::new(), "{step}");
+        assert!(!leaks::links().contains(&eni(1).host_link()), "{step}");
+        let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+        let _server = two.listen(two.address, 80);
+        assert_eq!(one.connect(two.address, 80), Reached::Yes, "{step}: the network works");
+        one.detach(&network);
+        two.detach(&network);
+        drop(network);
+        leaks::check(world);
+    }
+}
+
+fn a_failure_at_any_step_of_attach(world: &World) {
+    for step in FAILPOINTS.iter().filter(|step| step.starts_with("attach:")) {
+        let status = run_child(world, "attach", &format!("{step}:error"));
+        assert_eq!(status.code(), Some(1), "{step}: {status}");
+        let network = world.network();
+        network.wait_until_gone(&eni(1), std::time::Duration::from_secs(10)).expect("gone");
+        drop(network);
+        leaks::check(world);
+    }
+}
+
+fn a_failed_detach_can_be_repeated(world: &World) {
+    for step in FAILPOINTS.iter().filter(|step| step.starts_with("detach:")) {
+        let status = run_child(world, "attach and detach", &format!("{step}:error"));
+        assert_eq!(status.code(), Some(1), "{step}: {status}");
+        let network = world.network();
+        let kept = network.list().expect("listed").len();
+        assert_eq!(kept, usize::from(*step != "detach:address"), "{step}");
+        network.detach(&eni(1)).expect("detached");
+        network.wait_until_gone(&eni(1), std::time::Duration::from_secs(10)).expect("gone");
+        drop(network);
+        leaks::check(world);
+    }
+}
+
+fn flushed_rules_are_back(world: &World) {
+    let network = world.network();
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    let _server = two.listen(two.address, 80);
+    if leaks::nft_is_installed() {
+        leaks::nft(&["flush", "ruleset"]);
+    }
+    drop(network);
+    let network = world.network();
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    if leaks::nft_is_installed() {
+        assert_eq!(leaks::elements("set bridge berth sources"), 2);
+        assert_eq!(leaks::elements("map inet berth policies"), 2);
+    }
+    one.detach(&network);
+    two.detach(&network);
+}
+
+/// nft reads what we wrote, and would write the same.
+fn nft_agrees(world: &World) {
+    let network = world.network();
+    let task = Task::attach(&network, 1);
+    let inet = leaks::nft(&["list", "table", "inet", "berth"]);
+    for line in [
+        "iifname \"eni-*\" drop",
+        "iifname @bridges ip daddr 169.254.170.2 tcp dport 80 dnat ip to 169.254.170.2:51679",
+        "ct state established,related accept",
+        "ip daddr 169.254.169.254 drop",
+    ] {
+        assert!(inet.contains(line), "{line} is not in\n{inet}");
+    }
+    assert!(inet.contains("10.231.0.4 : 0x00000001"), "{inet}");
+    let bridge = leaks::nft(&["list", "table", "bridge", "berth"]);
+    assert!(bridge.contains("\"eni-00000000001\" . 02:00:00:00:00:01 . 10.231.0.4"), "{bridge}");
+    task.detach(&network);
+}

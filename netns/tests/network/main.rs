@@ -1,0 +1,58 @@
+//! The network of tasks, over real traffic on the real kernel.
+//!
+//! Needs root, and touches nothing of the machine: every test runs on a thread with a network
+//! namespace, which is its host, and a mount namespace of its own. One static binary; what it can
+//! use of the machine, where it is there, is `nft`, as a second opinion on the firewall.
+
+mod crashes;
+mod host;
+mod leaks;
+mod lifecycle;
+mod packet;
+mod reach;
+mod spoofing;
+mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::world::World;
+
+/// A test: what a person would say it shows, and how.
+type Case = (&'static str, fn(&World));
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, flag, action, rest @ ..] = arguments.as_slice()
+        && flag == "--child"
+    {
+        return crashes::child(action, rest);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: the tests of the network need root; none of them runs");
+    }
+    if !leaks::nft_is_installed() {
+        eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
+    }
+    let groups: [(&str, Vec<Case>); 5] = [
+        ("reach", reach::cases()),
+        ("spoofing", spoofing::cases()),
+        ("lifecycle", lifecycle::cases()),
+        ("host", host::cases()),
+        ("crashes", crashes::cases()),
+    ];
+    let trials = groups.into_iter().flat_map(|(group, cases)| {
+        cases.into_iter().map(move |(name, case)| trial(&format!("{group}::{name}"), case))
+    });
+    let needs_nft = "crashes::nft_agrees_that_the_tables_are_ours_and_whole";
+    let trials = trials.map(|trial| {
+        let skip = trial.name() == needs_nft && !leaks::nft_is_installed();
+        trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn trial(name: &str, case: fn(&World)) -> Trial {
+    Trial::test(name, move || World::run(case).map_err(Failed::from))
+}

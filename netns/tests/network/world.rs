@@ -1,0 +1,240 @@
+//! A test's own machine: a network namespace that plays the host, another that is a host outside,
+//! and private folders.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
+use berth_netns::{AttachRequest, Attachment, EniId, MacAddress, Network, NetworkConfig, Subnet};
+use ipnet::Ipv4Net;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::leaks;
+
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const UPLINK_MTU: u32 = 1400;
+
+/// How long something that must happen may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long we wait for something that must not happen.
+const BRIEFLY: Duration = Duration::from_millis(300);
+
+pub struct World {
+    folder: PathBuf,
+    pub outside: OwnedFd,
+}
+
+impl World {
+    /// Runs a test in a world of its own, then looks for what it left there.
+    pub fn run(case: fn(&World)) -> Result<(), String> {
+        let thread = thread::Builder::new().name("world".into()).spawn(move || {
+            let world = World::create();
+            case(&world);
+            leaks::check(&world);
+            fs::remove_dir(&world.folder).expect("the folder is empty");
+        });
+        thread.expect("a thread").join().map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            text.unwrap_or_else(|| "panicked".to_owned())
+        })
+    }
+
+    fn create() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may unshare");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("berth-world-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        let outside = new_namespace();
+        connect_to_outside(&outside);
+        Self { folder, outside }
+    }
+
+    pub fn config(&self) -> NetworkConfig {
+        NetworkConfig::new(self.state_dir(), self.run_dir())
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn network(&self) -> Network {
+        Network::open(self.config()).expect("the network opens")
+    }
+}
+
+/// A host link called `uplink`, an outside host behind it, and routes both ways.
+fn connect_to_outside(outside: &OwnedFd) {
+    let mut here = RouteSocket::open().expect("a socket");
+    let mut there = inside(outside, || RouteSocket::open().expect("a socket"));
+    let veth = NewVeth {
+        name: "uplink",
+        bridge: None,
+        peer_name: "eth0",
+        peer_index: 256,
+        peer_mac: MacAddress([2, 0, 0, 0, 0, 9]),
+        peer_netns: outside.as_fd(),
+        mtu: UPLINK_MTU,
+    };
+    here.add_veth(&veth).expect("a veth pair");
+    let uplink = here.link("uplink").expect("readable").expect("made").index;
+    let net = |address| Ipv4Net::new(address, 24).expect("a length");
+    let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).expect("a length");
+    let requests =
+        [bring_up(LOOPBACK), bring_up(uplink), add_address(uplink, net(HOST), true), add_route(uplink, everywhere, OUTSIDE)];
+    // One by one: the order is that of the request, but a refusal would say less.
+    for request in requests {
+        here.send(&[request]).expect("configured");
+    }
+    // The outside host knows a way to the tasks: that they can't be reached is the firewall's doing.
+    let tasks = Subnet::default_subnet().cidr();
+    let requests =
+        [bring_up(LOOPBACK), bring_up(256), add_address(256, net(OUTSIDE), true), add_route(256, tasks, HOST)];
+    for request in requests {
+        there.send(&[request]).expect("configured");
+    }
+}
+
+/// A network namespace that ends with the descriptor.
+pub fn new_namespace() -> OwnedFd {
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+        OwnedFd::from(File::open("/proc/thread-self/ns/net").expect("own namespace"))
+    });
+    thread.join().expect("no panic")
+}
+
+/// Runs something inside a network namespace, on a thread of its own.
+pub fn inside<T: Send>(netns: impl AsFd + Sync, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter");
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A task on the network.
+pub struct Task {
+    pub id: EniId,
+    pub address: Ipv4Addr,
+    pub mac: MacAddress,
+    pub netns: OwnedFd,
+}
+
+impl Task {
+    pub fn attach(network: &Network, number: u32) -> Self {
+        let attachment = network.attach(&request(number)).expect("attached");
+        Self::of(&attachment)
+    }
+
+    pub fn of(attachment: &Attachment) -> Self {
+        let netns = File::open(&attachment.netns_path).expect("mounted").into();
+        let eni = &attachment.eni;
+        Self { id: eni.id.clone(), address: eni.address, mac: eni.mac(), netns }
+    }
+
+    /// Detaches, and waits until the link is gone.
+    pub fn detach(self, network: &Network) {
+        network.detach(&self.id).expect("detached");
+        drop(self.netns);
+        network.wait_until_gone(&self.id, PATIENCE).expect("gone");
+    }
+
+    pub fn listen(&self, address: impl Into<IpAddr> + Send, port: u16) -> TcpListener {
+        listen_in(&self.netns, address, port)
+    }
+
+    pub fn udp(&self, address: Ipv4Addr, port: u16) -> UdpSocket {
+        inside(&self.netns, || UdpSocket::bind((address, port)).expect("bound"))
+    }
+
+    pub fn connect(&self, address: Ipv4Addr, port: u16) -> Reached {
+        inside(&self.netns, || connect(address, port))
+    }
+}
+
+pub fn request(number: u32) -> AttachRequest {
+    AttachRequest {
+        eni: eni(number),
+        subnet: Subnet::default_subnet().id().clone(),
+        security_groups: Vec::new(),
+        netns: format!("task-{number}").parse().expect("valid"),
+    }
+}
+
+pub fn eni(number: u32) -> EniId {
+    format!("eni-{number:017x}").parse().expect("valid")
+}
+
+/// What became of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reached {
+    Yes,
+    Refused,
+    /// No answer: dropped on the way.
+    Silence,
+    /// The sender itself has no way there.
+    NoRoute,
+}
+
+/// Connects from the calling thread's namespace.
+pub fn connect(address: Ipv4Addr, port: u16) -> Reached {
+    let outcome = TcpStream::connect_timeout(&SocketAddr::from((address, port)), BRIEFLY);
+    match outcome.map_err(|error| error.kind()) {
+        Ok(_) => Reached::Yes,
+        Err(io::ErrorKind::ConnectionRefused) => Reached::Refused,
+        Err(io::ErrorKind::TimedOut) => Reached::Silence,
+        Err(_) => Reached::NoRoute,
+    }
+}
+
+/// Listens in a namespace. Connections are accepted by the kernel, also when nobody takes them.
+pub fn listen_in(netns: &OwnedFd, address: impl Into<IpAddr> + Send, port: u16) -> TcpListener {
+    let address = SocketAddr::new(address.into(), port);
+    inside(netns, || TcpListener::bind(address).expect("bound"))
+}
+
+/// Takes a connection, answers with the address that it came from, and says what that was.
+pub fn accept(listener: &TcpListener) -> SocketAddr {
+    let (mut stream, from) = listener.accept().expect("a connection");
+    stream.write_all(from.ip().to_string().as_bytes()).expect("written");
+    from
+}
+
+/// Connects and reads all that comes.
+pub fn fetch(address: Ipv4Addr, port: u16) -> String {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
+/// The next datagram, if one comes soon.
+pub fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
+    socket.set_read_timeout(Some(BRIEFLY)).expect("a timeout");
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer).ok()?;
+    Some(buffer[..length].to_vec())
+}
