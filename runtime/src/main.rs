@@ -1,2 +1,20 @@
-//! Placeholder.
-fn main() {}
+//! `berth-runtime`: an OCI runtime for engines and people. A thin layer over the library.
+
+#![forbid(unsafe_code)]
+
+mod command;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = command::Arguments::parse();
+    match command::run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            command::log::report(&arguments.global, &error);
+            command::failure_code(&arguments)
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Keeping the host's copy of this program out of containers' reach.
+//!
+//! Until it executes its own program, a container's process is a copy of ours, and /proc/<pid>/exe in
+//! the container leads to our binary. A container that opened it for writing would own the host
+//! (CVE-2019-5736). The process can't be looked into (it isn't dumpable), and what it runs from is
+//! a read-only mount that is attached nowhere. Copying the binary to memory, as runc did, costs as
+//! much as all the rest of a start, and counts against the container's memory.
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+
+use crate::error::Error;
+use crate::sys::mount::{self, MountAttr, attr};
+use crate::sys::process::{CStrings, execve_descriptor};
+
+/// Makes sure that this program runs from a read-only mount: executes it again from one if need be,
+/// with the same arguments. To be called first in `main` of every program that creates containers.
+pub fn protect_own_binary() -> Result<(), Error> {
+    let failed = |call| {
+        move |errno| Error::system(call, errno, "run this program from a read-only mount of itself")
+    };
+    let own = open(c"/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(failed("open"))?;
+    let flags = fstatvfs(&own).map_err(failed("fstatvfs"))?.flags();
+    if flags.contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let readonly = mount::clone_mount(own.as_fd(), c"", false).map_err(failed("open_tree"))?;
+    let attributes = MountAttr { set: attr::RDONLY, ..Default::default() };
+    mount::set_attributes(readonly.as_fd(), &attributes, false).map_err(failed("mount_setattr"))?;
+    let args = std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok());
+    let args = CStrings::from(args.collect::<Vec<_>>());
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    });
+    let env = CStrings::from(variables.collect::<Vec<_>>());
+    Err(failed("execveat")(execve_descriptor(readonly.as_fd(), &args, &env)))
+}

@@ -1,0 +1,144 @@
+//! What can go wrong with a cgroup, and what a missing limit reads like as a warning.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+/// Why something about a cgroup failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no cgroup v2 hierarchy where one belongs.
+    #[error(
+        "/sys/fs/cgroup is not a cgroup v2 mount: Berth needs the unified hierarchy \
+         (boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 there)"
+    )]
+    NotUnifiedRoot,
+    /// A process that is in no v2 cgroup.
+    #[error("{file} has no line \"0::\": the process is not in the unified hierarchy")]
+    NotUnified {
+        /// The file that was read.
+        file: String,
+    },
+    /// A process's membership couldn't be read.
+    #[error("read {file}: {source}")]
+    Membership {
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A path that is none.
+    #[error("cgroup path {path:?} must have at least one name, and none of them \".\" or \"..\"")]
+    Path {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// The kernel refused a call on a cgroup's directory or file.
+    #[error("{call} cgroup {}/{file}: {errno}", path.display())]
+    File {
+        /// The call.
+        call: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// The file in it, or empty.
+        file: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The kernel refused a value.
+    #[error("write {value:?} to cgroup {}/{file}: {errno}", path.display())]
+    Write {
+        /// The cgroup.
+        path: PathBuf,
+        /// The file in it.
+        file: String,
+        /// What was to be written.
+        value: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// A limit whose controller this host lacks, or keeps from us.
+    #[error(
+        "the limit {file} needs the cgroup controller {controller:?}, which cgroup {at:?} does not \
+         offer{}: its cgroup.controllers has {available:?}",
+        errno.map(|errno| format!(" ({errno})")).unwrap_or_default()
+    )]
+    Controller {
+        /// The controller.
+        controller: String,
+        /// The file that was to be written.
+        file: String,
+        /// The cgroup that would have to enable it.
+        at: PathBuf,
+        /// What that cgroup can enable.
+        available: String,
+        /// Why enabling it failed, if it was tried.
+        errno: Option<Errno>,
+    },
+    /// A limit whose value makes no sense.
+    #[error("linux.resources.{field}: {value} {expected}")]
+    Value {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is right.
+        expected: &'static str,
+    },
+    /// A limit that this runtime doesn't apply.
+    #[error("linux.resources.{field} is not supported{}", hint(field))]
+    Unsupported {
+        /// The field of the configuration.
+        field: &'static str,
+    },
+    /// The device filter couldn't be installed.
+    #[error("{call} the device filter of cgroup {}: {errno} (bpf(2) needs CAP_BPF or CAP_SYS_ADMIN)", path.display())]
+    Devices {
+        /// The call.
+        call: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+}
+
+impl Error {
+    /// The kernel's answer, if that is what failed.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::File { errno, .. } | Self::Write { errno, .. } | Self::Devices { errno, .. } => {
+                Some(*errno)
+            }
+            Self::Controller { errno, .. } => *errno,
+            _ => None,
+        }
+    }
+}
+
+fn hint(field: &str) -> &'static str {
+    match field {
+        "memory.kernel" | "memory.kernelTCP" | "memory.swappiness" | "memory.disableOOMKiller"
+        | "cpu.realtimeRuntime" | "cpu.realtimePeriod" | "network" => ": cgroup v2 has no such limit",
+        _ => " by this runtime",
+    }
+}
+
+/// A limit that isn't in force, since the caller asked for best effort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(String);
+
+impl From<Error> for Warning {
+    fn from(error: Error) -> Self {
+        Self(format!("a limit is not in force: {error}"))
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}

@@ -1,0 +1,184 @@
+//! The hierarchy of cgroups: making a path of them, enabling controllers on the way down, removing.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::{Cgroup, Error, ROOT, files};
+use crate::sys::mount::filesystem_type;
+
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+
+/// Makes the directories of a path, below the root.
+pub(super) fn create(path: &Path) -> Result<(OwnedFd, PathBuf), Error> {
+    walk(path, |above, name, so_far| match mkdirat(above, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(directory_error("mkdir", so_far, errno)),
+    })
+}
+
+/// Opens a path that exists.
+pub(super) fn open(path: &Path) -> Result<(OwnedFd, PathBuf), Error> {
+    walk(path, |_, _, _| Ok(()))
+}
+
+fn walk(
+    path: &Path,
+    before: impl Fn(BorrowedFd, &OsStr, &Path) -> Result<(), Error>,
+) -> Result<(OwnedFd, PathBuf), Error> {
+    let mut directory = root()?;
+    let mut so_far = PathBuf::new();
+    for name in names(path)? {
+        so_far.push(name);
+        before(directory.as_fd(), name, &so_far)?;
+        directory = open_directory(directory.as_fd(), name)
+            .map_err(|errno| directory_error("open", &so_far, errno))?;
+    }
+    Ok((directory, so_far))
+}
+
+/// The names of a path; a leading slash means the hierarchy's root, as everywhere in cgroups.
+fn names(path: &Path) -> Result<Vec<&OsStr>, Error> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir => {}
+            Component::Normal(name) => names.push(name),
+            _ => return Err(Error::Path { path: path.to_owned() }),
+        }
+    }
+    match names.is_empty() {
+        true => Err(Error::Path { path: path.to_owned() }),
+        false => Ok(names),
+    }
+}
+
+fn root() -> Result<OwnedFd, Error> {
+    let root = open_directory(AT_FDCWD, OsStr::new(ROOT))
+        .map_err(|errno| directory_error("open", Path::new(ROOT), errno))?;
+    match filesystem_type(&root) {
+        Ok(CGROUP2_MAGIC) => Ok(root),
+        Ok(_) => Err(Error::NotUnifiedRoot),
+        Err(errno) => Err(directory_error("fstatfs", Path::new(ROOT), errno)),
+    }
+}
+
+fn open_directory(above: BorrowedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(above, name, flags, Mode::empty())
+}
+
+/// Enables a controller in every cgroup above `path`, from the root on, as far as it isn't yet.
+///
+/// `file` is what the controller is wanted for, to be named if there is no such controller.
+pub(super) fn enable_above(path: &Path, controller: &str, file: &str) -> Result<(), Error> {
+    let mut cgroup = Cgroup { directory: root()?, path: PathBuf::new() };
+    for name in names(path)? {
+        enable(&cgroup, controller, file)?;
+        let below = cgroup.path.join(name);
+        let directory = open_directory(cgroup.directory.as_fd(), name)
+            .map_err(|errno| directory_error("open", &below, errno))?;
+        cgroup = Cgroup { directory, path: below };
+    }
+    Ok(())
+}
+
+fn enable(cgroup: &Cgroup, controller: &str, file: &str) -> Result<(), Error> {
+    let has = |list: &str| list.split_whitespace().any(|name| name == controller);
+    if has(&files::read(cgroup, "cgroup.subtree_control")?) {
+        return Ok(());
+    }
+    let available = files::read(cgroup, "cgroup.controllers")?;
+    let missing = |errno| Error::Controller {
+        controller: controller.to_owned(),
+        file: file.to_owned(),
+        at: Path::new("/").join(&cgroup.path),
+        available: available.trim().to_owned(),
+        errno,
+    };
+    if !has(&available) {
+        return Err(missing(None));
+    }
+    files::write(cgroup, "cgroup.subtree_control", &format!("+{controller}"))
+        .map_err(|error| missing(error.errno()))
+}
+
+/// Removes a cgroup with all below it, which must be empty of processes.
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
+        return Err(Error::Path { path: path.to_owned() });
+    };
+    let above = match above.as_os_str().is_empty() {
+        true => root()?,
+        false => open(above)?.0,
+    };
+    remove_below(above.as_fd(), name, path)
+}
+
+fn remove_below(above: BorrowedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
+    match unlinkat(above, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+        // It has cgroups below it, which the container may have made.
+        Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
+        Err(errno) => return Err(directory_error("rmdir", path, errno)),
+    }
+    for below in directories_in(above, name, path)? {
+        let directory = open_directory(above, name)
+            .map_err(|errno| directory_error("open", path, errno))?;
+        remove_below(directory.as_fd(), &below, &path.join(&below))?;
+    }
+    match unlinkat(above, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(directory_error("rmdir", path, errno)),
+    }
+}
+
+fn directories_in(
+    above: BorrowedFd,
+    name: &OsStr,
+    path: &Path,
+) -> Result<Vec<std::ffi::OsString>, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    let failed = |errno| directory_error("read", path, errno);
+    let directory = open_directory(above, name).map_err(failed)?;
+    let mut found = Vec::new();
+    for entry in Dir::from_fd(directory).map_err(failed)?.iter() {
+        let entry = entry.map_err(failed)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let is_directory = entry.file_type() == Some(nix::dir::Type::Directory);
+        if is_directory && name != "." && name != ".." {
+            found.push(name.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the cgroups above a removed one, while they are empty and deeper than `keep` names.
+pub(super) fn remove_empty_parents(path: &Path, keep: usize) -> Result<(), Error> {
+    for above in path.ancestors().skip(1) {
+        if above.components().count() <= keep || above.as_os_str().is_empty() {
+            break;
+        }
+        match std::fs::remove_dir(Path::new(ROOT).join(above)) {
+            Ok(()) => {}
+            // Others use it.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => break,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+                return Err(directory_error("rmdir", above, errno));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn directory_error(call: &'static str, path: &Path, errno: Errno) -> Error {
+    Error::File { call, path: path.to_owned(), file: String::new(), errno }
+}

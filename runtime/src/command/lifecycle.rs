@@ -1,0 +1,129 @@
+//! `start`, `kill` and `delete`.
+
+use anyhow::{Context, Result, bail};
+use berth_runtime::cgroup::Cgroup;
+use berth_runtime::{ContainerId, start_socket};
+use clap::Args;
+use nix::sys::signal::Signal;
+
+use super::Global;
+use super::state::{State, StateDirectory, Status};
+
+/// Starts a created container.
+pub(crate) fn start(global: &Global, id: &ContainerId) -> Result<()> {
+    let directory = StateDirectory::of(global, id);
+    let state = directory.load()?;
+    match directory.status(&state) {
+        Status::Created => {}
+        other => bail!("cannot start container {id}: it is {}, not created", other.name()),
+    }
+    let args = state.config.process().as_ref().and_then(|process| process.args().as_ref());
+    let command = args.and_then(|args| args.first()).map_or("", String::as_str);
+    let started = start_socket::start(directory.path(), command);
+    directory.forget_start_socket()?;
+    Ok(started?)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    /// The container's id
+    id: ContainerId,
+    /// The signal: TERM, SIGTERM or 15
+    #[arg(default_value = "SIGTERM", value_parser = parse_signal)]
+    signal: i32,
+    /// Send it to every process of the container
+    #[arg(short, long)]
+    all: bool,
+}
+
+/// Signals by number, or by name with or without SIG.
+fn parse_signal(text: &str) -> Result<i32, String> {
+    if let Ok(number) = text.parse::<i32>() {
+        return match (0..=64).contains(&number) {
+            true => Ok(number),
+            false => Err("a signal's number is 0 to 64".to_owned()),
+        };
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let signal = format!("SIG{name}").parse::<Signal>();
+    signal.map(|signal| signal as i32).map_err(|_| "no signal has this name".to_owned())
+}
+
+/// Sends a signal to a container.
+pub(crate) fn kill(global: &Global, options: &Kill) -> Result<()> {
+    let state = StateDirectory::of(global, &options.id).load()?;
+    if options.all {
+        return kill_all(&state, options.signal);
+    }
+    match state.container()? {
+        Some(container) => Ok(container.init().kill_number(options.signal)?),
+        // runc's words, which engines take for success where they wanted it dead.
+        None => bail!("container not running"),
+    }
+}
+
+fn kill_all(state: &State, signal: i32) -> Result<()> {
+    let cgroup = Cgroup::open(&state.cgroup)?;
+    if signal == libc::SIGKILL {
+        return Ok(cgroup.kill()?);
+    }
+    for pid in cgroup.processes()? {
+        let signal = Signal::try_from(signal).context("--all takes signals that have names")?;
+        match nix::sys::signal::kill(pid, signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("signal process {pid}")),
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The container's id
+    id: ContainerId,
+    /// Kill the container if it runs; do nothing if it doesn't exist
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Deletes a container: what is left of its processes, its cgroup, its state.
+pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
+    let directory = StateDirectory::of(global, &options.id);
+    let state = match directory.load() {
+        Ok(state) => state,
+        // Also when the state itself is missing: a `create` that was killed leaves a directory.
+        Err(_) if options.force => return directory.remove(),
+        Err(error) => return Err(error),
+    };
+    let status = directory.status(&state);
+    // OCI allows only the deletion of stopped containers; engines delete created ones too.
+    if status == Status::Running && !options.force {
+        bail!("cannot delete container {}: it is running; stop it or use --force", options.id);
+    }
+    if let Some(container) = state.container()? {
+        container.init().kill(Signal::SIGKILL)?;
+        container.init().wait_gone()?;
+    }
+    match Cgroup::open(&state.cgroup) {
+        Ok(cgroup) => cgroup.remove()?,
+        Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    directory.remove()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_with_and_without_sig_and_numbers() {
+        for text in ["TERM", "SIGTERM", "term", "15"] {
+            assert_eq!(parse_signal(text), Ok(15), "{text}");
+        }
+        for text in ["", "SIG", "TERMX", "-1", "65", "15x"] {
+            assert!(parse_signal(text).is_err(), "{text}");
+        }
+    }
+}

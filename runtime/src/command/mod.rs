@@ -1,0 +1,132 @@
+//! The command line: runc's, as engines speak it. Options may stand before or after the id.
+
+mod console;
+mod create;
+mod describe;
+mod exec;
+mod lifecycle;
+pub(crate) mod log;
+mod state;
+mod time;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use berth_runtime::cgroup::Limits;
+use berth_runtime::{ContainerId, protect_own_binary};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs containers from OCI bundles.
+#[derive(Debug, Parser)]
+#[command(name = "berth-runtime", version, about, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where the state of containers is kept
+    #[arg(long, value_name = "DIR", default_value = "/run/berth-runtime", env = "BERTH_RUNTIME_ROOT")]
+    root: PathBuf,
+    /// Write errors to this file too
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// How to write them
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Accepted for engines that pass it
+    #[arg(long)]
+    debug: bool,
+    /// What to do about limits that this host can't enforce
+    #[arg(long, value_enum, default_value = "required")]
+    limits: LimitsMode,
+    /// Not supported: limits are set in the cgroup file system
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Accepted for engines that pass it
+    #[arg(long, value_name = "BOOL", hide = true)]
+    rootless: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LimitsMode {
+    Required,
+    BestEffort,
+}
+
+impl From<LimitsMode> for Limits {
+    fn from(mode: LimitsMode) -> Self {
+        match mode {
+            LimitsMode::Required => Self::Required,
+            LimitsMode::BestEffort => Self::BestEffort,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a container and run it
+    Run(create::Run),
+    /// Create a container, to be started later
+    Create(create::Create),
+    /// Start a created container
+    Start { id: ContainerId },
+    /// Print a container's state
+    State { id: ContainerId },
+    /// Send a signal to a container
+    Kill(lifecycle::Kill),
+    /// Delete a container
+    Delete(lifecycle::Delete),
+    /// List the containers
+    List(describe::List),
+    /// Run another process in a container
+    Exec(exec::Exec),
+    /// Write a configuration to start from
+    Spec(describe::WriteSpec),
+    /// Print what this runtime can do
+    Features,
+}
+
+/// Carries out the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let global = &arguments.global;
+    anyhow::ensure!(
+        !global.systemd_cgroup,
+        "--systemd-cgroup is not supported: use the engine's cgroupfs driver"
+    );
+    match &arguments.command {
+        Command::Run(_) | Command::Create(_) | Command::Exec(_) => protect_own_binary()?,
+        _ => {}
+    }
+    match &arguments.command {
+        Command::Run(run) => return create::run(global, run),
+        Command::Exec(options) => return exec::exec(global, options),
+        Command::Create(options) => create::create(global, options)?,
+        Command::Start { id } => lifecycle::start(global, id)?,
+        Command::State { id } => describe::state(global, id)?,
+        Command::Kill(options) => lifecycle::kill(global, options)?,
+        Command::Delete(options) => lifecycle::delete(global, options)?,
+        Command::List(options) => describe::list(global, options)?,
+        Command::Spec(options) => describe::write_spec(options)?,
+        Command::Features => describe::features()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// runc's: 255 says that exec itself failed, since any smaller code may be the process's own.
+pub(crate) fn failure_code(arguments: &Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Exec(_) => ExitCode::from(255),
+        _ => ExitCode::FAILURE,
+    }
+}

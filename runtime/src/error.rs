@@ -1,0 +1,248 @@
+//! What can go wrong with a container, in words for the operator.
+
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use thiserror::Error as ThisError;
+
+use crate::init::step::{Failure, Step};
+use crate::plan::Plan;
+use crate::{cgroup, config, plan, seccomp};
+
+/// Why something about a container failed.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is wrong, or asks for what this runtime can't do.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The cgroup couldn't be made, limited, read or removed.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// The system call filter is wrong.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// Something of the host that the configuration names can't be used.
+    #[error(transparent)]
+    Prepare(#[from] plan::Error),
+    /// The cgroup of the configuration has processes of somebody else.
+    #[error("cgroup {path:?} (linux.cgroupsPath) has processes already: each container needs its own")]
+    CgroupInUse {
+        /// The path below the cgroup root.
+        path: PathBuf,
+    },
+    /// A step in the container failed.
+    #[error(transparent)]
+    Init(#[from] InitError),
+    /// A kernel call of the parent failed.
+    #[error("{doing}: {call}: {errno}")]
+    System {
+        /// What was being done.
+        doing: String,
+        /// The kernel's call.
+        call: &'static str,
+        /// Its answer.
+        errno: Errno,
+    },
+    /// The process was killed, or died, before it could say why.
+    #[error("the container's process {pid} ended while it was being set up ({how})")]
+    Died {
+        /// The process.
+        pid: Pid,
+        /// How it ended.
+        how: String,
+    },
+}
+
+/// Why a container that had been created didn't start.
+pub type StartError = Error;
+
+impl Error {
+    pub(crate) fn system(call: &'static str, errno: Errno, doing: impl Into<String>) -> Self {
+        Self::System { doing: doing.into(), call, errno }
+    }
+
+    /// Whether the command isn't there: an engine's exit code 127.
+    pub fn is_command_not_found(&self) -> bool {
+        self.exec_errno().is_some_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENOTDIR))
+    }
+
+    /// Whether the command may not be executed: an engine's exit code 126.
+    pub fn is_permission_denied(&self) -> bool {
+        self.exec_errno().is_some_and(|errno| errno == Errno::EACCES)
+    }
+
+    fn exec_errno(&self) -> Option<Errno> {
+        match self {
+            Self::Init(InitError { step: Step::FindExecutable | Step::Exec, errno, .. }) => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+/// A step of the container's making that failed.
+#[derive(Debug, ThisError)]
+#[error("{message}")]
+pub struct InitError {
+    /// The step.
+    pub step: Step,
+    /// The kernel's answer.
+    pub errno: Errno,
+    message: String,
+}
+
+impl InitError {
+    /// Says which item of the plan failed.
+    pub(crate) fn new(failure: Failure, plan: &Plan) -> Self {
+        let Failure { step, index, errno } = failure;
+        let message = match step {
+            Step::FindExecutable | Step::Exec => exec_message(&plan.process.name, errno),
+            _ => {
+                let hint = hint(step, errno);
+                format!("{}: {}{hint}", describe(step, index as usize, plan), words(errno))
+            }
+        };
+        Self { step, errno, message }
+    }
+
+    /// For a failure of exec itself, when the plan is gone.
+    pub(crate) fn of_exec(failure: Failure, name: &str) -> Self {
+        let Failure { step, errno, .. } = failure;
+        let message = match step {
+            Step::Exec => exec_message(name, errno),
+            _ => format!("{}: {}", name_of(step), words(errno)),
+        };
+        Self { step, errno, message }
+    }
+}
+
+fn words(errno: Errno) -> String {
+    format!("{} ({errno:?})", errno.desc())
+}
+
+/// runc's sentences: engines look for them to tell "not found" from the rest.
+fn exec_message(name: &str, errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT if !name.contains('/') => {
+            format!("exec: {name:?}: executable file not found in $PATH")
+        }
+        Errno::ENOENT => format!("exec: {name:?}: stat {name}: no such file or directory"),
+        Errno::EACCES => format!("exec: {name:?}: permission denied"),
+        Errno::ENOEXEC => format!("exec: {name:?}: exec format error"),
+        _ => format!("exec: {name:?}: {}", words(errno)),
+    }
+}
+
+fn describe(step: Step, index: usize, plan: &Plan) -> String {
+    describe_item(step, index, plan).unwrap_or_else(|| name_of(step).to_owned())
+}
+
+fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
+    let filesystem = plan.filesystem.as_ref();
+    let text = |c: &std::ffi::CString| c.to_string_lossy().into_owned();
+    Some(match step {
+        Step::JoinNamespace => {
+            let joins = plan.namespaces.helper_joins.iter().chain(&plan.namespaces.joins);
+            format!("join the namespaces of {}", joins.skip(index).next()?.path.display())
+        }
+        Step::Mount => {
+            let mount = filesystem?.mounts.get(index)?;
+            let what = match &mount.source {
+                plan::MountSource::Bind { .. } => "a bind mount".to_owned(),
+                plan::MountSource::New { fstype, .. } => text(fstype),
+            };
+            format!("mount {what} on /{}", text(&mount.target))
+        }
+        Step::Device => {
+            let device = filesystem?.devices.get(index)?;
+            format!("make device /{}/{}", text(&device.directory), text(&device.name))
+        }
+        Step::DeviceLink => format!("make link /{}", text(&filesystem?.links.get(index)?.0)),
+        Step::Sysctl => format!("write sysctl /proc/{}", text(&filesystem?.sysctls.get(index)?.0)),
+        Step::MaskPath => format!("mask /{}", text(filesystem?.masked.get(index)?)),
+        Step::ReadonlyPath => {
+            format!("make /{} read-only", text(filesystem?.readonly_paths.get(index)?))
+        }
+        Step::ResourceLimit => {
+            let (resource, soft, hard) = plan.process.rlimits.get(index)?;
+            format!("set resource limit {resource} to soft {soft}, hard {hard}")
+        }
+        Step::WorkingDirectory => format!("enter process.cwd {:?}", text(&plan.process.cwd)),
+        Step::Apparmor => {
+            format!("set AppArmor profile {:?}", text(plan.process.apparmor.as_ref()?))
+        }
+        Step::User => format!("become user {}", plan.process.uid),
+        Step::Groups => {
+            format!("become group {} with {:?}", plan.process.gid, plan.process.groups)
+        }
+        _ => return None,
+    })
+}
+
+fn name_of(step: Step) -> &'static str {
+    match step {
+        Step::Isolate => "isolate the new process",
+        Step::WaitForIdMaps => "wait for the id maps",
+        Step::BecomeNamespaceRoot => "become root of the user namespace",
+        Step::JoinNamespace => "join a namespace",
+        Step::Clone => "clone the process",
+        Step::NewCgroupNamespace => "make a cgroup namespace",
+        Step::NewSession => "make a session",
+        Step::BringLoopbackUp => "bring up the loopback interface",
+        Step::SetHostname => "set the hostname",
+        Step::SetDomainname => "set the domainname",
+        Step::MakeMountsPrivate => "make the mounts private",
+        Step::AttachRoot => "attach the root filesystem",
+        Step::Mount => "mount",
+        Step::Device => "make a device",
+        Step::DeviceLink => "make a link in /dev",
+        Step::Console => "open a terminal (/dev/pts/ptmx of the container)",
+        Step::Sysctl => "write a sysctl",
+        Step::MaskPath => "mask a path",
+        Step::ReadonlyPath => "make a path read-only",
+        Step::ReadonlyRoot => "make the root read-only",
+        Step::PivotRoot => "change the root",
+        Step::Propagation => "set the root's propagation",
+        Step::Apparmor => "set the AppArmor profile",
+        Step::Stdio => "place the standard streams",
+        Step::ResourceLimit => "set a resource limit",
+        Step::WorkingDirectory => "enter the working directory",
+        Step::NoNewPrivileges => "set no_new_privs",
+        Step::ReceiveSeccomp => "receive the seccomp filter",
+        Step::Seccomp => "install the seccomp filter",
+        Step::Capabilities => "set the capabilities",
+        Step::Groups => "set the groups",
+        Step::User => "set the user",
+        Step::FindExecutable => "find the executable",
+        Step::Descriptors => "close descriptors",
+        Step::ParentDeathSignal => "set the parent death signal",
+        Step::WaitForStart => "wait to be started",
+        Step::Exec => "exec",
+    }
+}
+
+/// What usually lies behind an errno that doesn't say it.
+fn hint(step: Step, errno: Errno) -> &'static str {
+    match (step, errno) {
+        (Step::WorkingDirectory, Errno::EXDEV) => ": it is outside the container's root",
+        (Step::Mount, Errno::ELOOP) => ": /proc, /sys and /dev of the root must not be links",
+        (Step::Device | Step::Console, Errno::ELOOP) => ": /dev of the root must not be a link",
+        (Step::Mount, Errno::EPERM) => {
+            ": nothing may cover part of /proc; and a user namespace can mount proc only with its own \
+             pid namespace, sysfs only with its own network namespace"
+        }
+        (Step::Mount, Errno::ENODEV) => ": this kernel has no such filesystem",
+        (Step::Device, Errno::EEXIST) => ": something else is there already",
+        (Step::ResourceLimit, Errno::EPERM) => {
+            ": raising a hard limit needs CAP_SYS_RESOURCE on the host"
+        }
+        (Step::User | Step::Groups, Errno::EINVAL) => ": the user namespace has no such id",
+        (Step::Sysctl, Errno::ENOENT) => ": this kernel has no such parameter",
+        (Step::Apparmor, Errno::ENOENT | Errno::EINVAL) => {
+            ": AppArmor is not enabled, or has no such profile loaded"
+        }
+        (Step::Clone, Errno::EBUSY) => ": the cgroup has cgroups with controllers below it",
+        _ => "",
+    }
+}

@@ -1,0 +1,39 @@
+//! What this runtime can do, in the form that OCI gives to `features`.
+
+use serde_json::{Value, json};
+
+use crate::{capabilities, plan, seccomp};
+
+/// The document that `berth-runtime features` prints.
+pub fn features() -> Value {
+    let namespaces = ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"];
+    let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
+    let actions = ["KILL", "KILL_PROCESS", "KILL_THREAD", "TRAP", "ERRNO", "TRACE", "ALLOW", "LOG"];
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "hooks": [],
+        "mountOptions": plan::MOUNT_OPTIONS.as_slice(),
+        "linux": {
+            "namespaces": namespaces,
+            "capabilities": capabilities::names(),
+            "cgroup": {
+                "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
+            },
+            "seccomp": {
+                "enabled": true,
+                "actions": actions.map(|action| format!("SCMP_ACT_{action}")),
+                "operators": operators.map(|operator| format!("SCMP_CMP_{operator}")),
+                "archs": ["SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+                "knownFlags": seccomp::KNOWN_FLAGS,
+                "supportedFlags": seccomp::KNOWN_FLAGS,
+            },
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": false},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": false}},
+        },
+        "annotations": {},
+        "potentiallyUnsafeConfigAnnotations": [],
+    })
+}

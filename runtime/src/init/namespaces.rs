@@ -1,0 +1,52 @@
+//! Entering the namespaces that the clone has not made already, and setting up the new ones.
+
+use std::os::fd::BorrowedFd;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::sethostname;
+
+use super::step::{Failure, Step};
+use crate::channel;
+use crate::plan::{Join, Namespaces};
+use crate::sys::{credentials, process};
+
+/// Joins namespaces in their order.
+pub(super) fn join(joins: &[Join]) -> Result<(), Failure> {
+    for (index, join) in joins.iter().enumerate() {
+        setns(&join.fd, join.flags).map_err(Failure::of_item(Step::JoinNamespace, index))?;
+    }
+    Ok(())
+}
+
+/// Enters everything that is left to enter.
+pub(super) fn enter(plan: &Namespaces, channel: BorrowedFd) -> Result<(), Failure> {
+    if plan.new_user {
+        channel::wait_to_go_on(channel).map_err(Failure::of(Step::WaitForIdMaps))?;
+    }
+    if plan.become_root {
+        become_root().map_err(Failure::of(Step::BecomeNamespaceRoot))?;
+    }
+    join(&plan.joins)?;
+    if plan.new_cgroup {
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Failure::of(Step::NewCgroupNamespace))?;
+    }
+    if plan.new_network {
+        process::bring_loopback_up().map_err(Failure::of(Step::BringLoopbackUp))?;
+    }
+    if let Some(name) = &plan.hostname {
+        sethostname(name.as_str()).map_err(Failure::of(Step::SetHostname))?;
+    }
+    if let Some(name) = &plan.domainname {
+        process::set_domainname(name).map_err(Failure::of(Step::SetDomainname))?;
+    }
+    Ok(())
+}
+
+/// The host's root has no id in the namespace, so whatever it made there would belong to nobody.
+fn become_root() -> nix::Result<()> {
+    credentials::set_group(0)?;
+    credentials::set_supplementary_groups(&[])?;
+    credentials::set_user(0)?;
+    // The change of user made us dumpable as the host is set to.
+    credentials::set_undumpable()
+}

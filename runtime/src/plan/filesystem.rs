@@ -1,0 +1,89 @@
+//! The root filesystem as a plan: its mounts, devices, links, and the paths hidden or protected.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use super::{Context, Error, Filesystem, Namespaces, c_string, devices, inside, inside_c, mounts};
+use crate::sys::mount::{MountAttr, clone_mount, set_attributes};
+
+/// Opens the directory that becomes the root, as a detached mount of its own.
+pub(crate) fn root_mount(path: &Path) -> Result<OwnedFd, Error> {
+    let failed = |call| move |errno| Error::new(call, errno, format!("open the root filesystem {}", path.display()));
+    let directory = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(failed("open"))?;
+    clone_mount(directory.as_fd(), c"", true).map_err(failed("open_tree"))
+}
+
+pub(super) fn filesystem(
+    spec: &Spec,
+    root: OwnedFd,
+    namespaces: &Namespaces,
+    context: &Context,
+) -> Result<Filesystem, Error> {
+    // Without this the container's root would stay a peer of the host's mount that it was taken from.
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..Default::default() };
+    set_attributes(root.as_fd(), &private, true)
+        .map_err(|errno| Error::new("mount_setattr", errno, "make the root filesystem private"))?;
+    let linux = spec.linux().as_ref();
+    let has_cgroup_namespace = linux
+        .and_then(|linux| linux.namespaces().as_ref())
+        .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Cgroup));
+    let in_user_namespace = namespaces.become_root;
+    let listed = spec.mounts().as_deref().unwrap_or_default();
+    let mounts = listed
+        .iter()
+        .map(|mount| mounts::mount(mount, has_cgroup_namespace, context))
+        .collect::<Result<_, _>>()?;
+    let makes_dev = !listed.iter().any(|mount| is_bound_dev(mount));
+    Ok(Filesystem {
+        root,
+        readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        propagation: mounts::propagation_named(linux.and_then(|l| l.rootfs_propagation().as_deref())),
+        mounts,
+        devices: if makes_dev { devices::devices(spec, in_user_namespace)? } else { Vec::new() },
+        links: if makes_dev { devices::links()? } else { Vec::new() },
+        sysctls: sysctls(spec)?,
+        masked: paths(linux.and_then(|linux| linux.masked_paths().as_deref()))?,
+        readonly_paths: paths(linux.and_then(|linux| linux.readonly_paths().as_deref()))?,
+    })
+}
+
+/// A /dev that is bound from the host is left as it is.
+fn is_bound_dev(mount: &oci_spec::runtime::Mount) -> bool {
+    inside(mount.destination()) == Path::new("dev") && mounts::is_bind(mount)
+}
+
+fn sysctls(spec: &Spec) -> Result<Vec<(std::ffi::CString, std::ffi::CString)>, Error> {
+    let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    sysctls
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| {
+            let path = format!("sys/{}", sysctl_path(name));
+            Ok((c_string(path)?, c_string(value.as_str())?))
+        })
+        .collect()
+}
+
+/// `net.ipv4.conf.eth0/1.x` is `net/ipv4/conf/eth0.1/x`: a slash in the dotted form stands for a dot.
+pub(crate) fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes().get(at) == Some(&b'.') => name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
+
+fn paths(paths: Option<&[String]>) -> Result<Vec<std::ffi::CString>, Error> {
+    paths.unwrap_or_default().iter().map(|path| inside_c(Path::new(path))).collect()
+}
