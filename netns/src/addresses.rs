@@ -93,7 +93,11 @@ impl Addresses {
                 return Ok(eni);
             }
         }
-        Err(Error::AddressesExhausted { subnet: subnet.id().clone(), cidr: subnet.cidr(), capacity })
+        Err(Error::AddressesExhausted {
+            subnet: subnet.id().clone(),
+            cidr: subnet.cidr(),
+            capacity,
+        })
     }
 
     /// Gives an address back.
@@ -124,8 +128,12 @@ impl Addresses {
     /// Writes an allocation's file; false if somebody else has.
     fn write(&self, eni: &Eni) -> Result<bool> {
         let path = self.path(eni);
-        let allocation = Allocation { boot_id: self.boot_id.clone(), eni: eni.clone() };
-        let text = serde_json::to_string(&allocation).map_err(|error| Error::file("encode", &path, error))?;
+        let allocation = Allocation {
+            boot_id: self.boot_id.clone(),
+            eni: eni.clone(),
+        };
+        let text = serde_json::to_string(&allocation)
+            .map_err(|error| Error::file("encode", &path, error))?;
         let mut file = match create(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -139,7 +147,9 @@ impl Addresses {
     }
 
     fn path(&self, eni: &Eni) -> PathBuf {
-        self.directory.join(eni.subnet.as_str()).join(eni.address.to_string())
+        self.directory
+            .join(eni.subnet.as_str())
+            .join(eni.address.to_string())
     }
 }
 
@@ -168,14 +178,18 @@ fn read(path: &Path) -> Result<Option<Allocation>> {
 
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path, error))
+        }
         _ => Ok(()),
     }
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
     };
     match read() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -191,7 +205,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("berth-netns-{}-{name}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("berth-netns-{}-{name}", std::process::id()));
             fs::create_dir_all(&path).expect("a temporary folder");
             Self(path)
         }
@@ -235,14 +250,19 @@ mod tests {
         let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
         let first = reserve(&mut addresses, &subnet, 1).expect("free");
         addresses.release(&first).expect("released");
-        assert_ne!(reserve(&mut addresses, &subnet, 2).expect("free").address, first.address);
+        assert_ne!(
+            reserve(&mut addresses, &subnet, 2).expect("free").address,
+            first.address
+        );
     }
 
     #[test]
     fn an_exhausted_subnet_says_so_and_recovers() {
         let folder = Folder::new("exhausted");
         let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
-        let all: Vec<Eni> = (0..11).map(|n| reserve(&mut addresses, &subnet, n).expect("free")).collect();
+        let all: Vec<Eni> = (0..11)
+            .map(|n| reserve(&mut addresses, &subnet, n).expect("free"))
+            .collect();
         let error = reserve(&mut addresses, &subnet, 11).expect_err("full");
         assert_eq!(
             error.to_string(),
@@ -250,7 +270,10 @@ mod tests {
              stop a task, or place this one in another subnet"
         );
         addresses.release(&all[5]).expect("released");
-        assert_eq!(reserve(&mut addresses, &subnet, 12).expect("free").address, all[5].address);
+        assert_eq!(
+            reserve(&mut addresses, &subnet, 12).expect("free").address,
+            all[5].address
+        );
     }
 
     #[test]
@@ -261,7 +284,9 @@ mod tests {
         let other: EniId = "eni-000000000000000ff".parse().expect("valid");
         for (id, netns) in [(&eni.id, "other"), (&other, eni.netns.as_str())] {
             let netns = netns.parse().expect("valid");
-            let error = addresses.reserve(&subnet, id, &netns, Vec::new()).expect_err("taken");
+            let error = addresses
+                .reserve(&subnet, id, &netns, Vec::new())
+                .expect_err("taken");
             assert!(matches!(error, Error::AlreadyAttached(_)), "{error}");
         }
     }
@@ -271,11 +296,18 @@ mod tests {
         let folder = Folder::new("boots");
         let subnet = small_subnet();
         let eni = reserve(&mut load(&folder, "before"), &subnet, 1).expect("free");
-        let torn = folder.0.join("addresses").join(subnet.id().as_str()).join("10.9.8.9");
+        let torn = folder
+            .0
+            .join("addresses")
+            .join(subnet.id().as_str())
+            .join("10.9.8.9");
         fs::write(&torn, "{\"boot_id\":\"now\",").expect("written");
         let mut addresses = load(&folder, "now");
         assert!(addresses.all().is_empty());
         assert!(!torn.exists());
-        assert_eq!(reserve(&mut addresses, &subnet, 2).expect("free").address, eni.address);
+        assert_eq!(
+            reserve(&mut addresses, &subnet, 2).expect("free").address,
+            eni.address
+        );
     }
 }

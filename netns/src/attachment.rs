@@ -25,8 +25,8 @@ use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{
-    NetlinkError, NewVeth, add_address, add_blackhole, add_forwarding_entry, add_neighbour, add_route,
-    bring_port_up, bring_up,
+    NetlinkError, NewVeth, add_address, add_blackhole, add_forwarding_entry, add_neighbour,
+    add_route, bring_port_up, bring_up,
 };
 use crate::network::{Bridge, Network};
 use crate::security_group::{self, SecurityGroupId};
@@ -35,9 +35,6 @@ use crate::sysctls;
 
 /// The name of a task's interface, as on ECS.
 const INTERFACE: &str = "eth0";
-
-/// Its index. Not 2: kernels with tunnels built in put their own links into each new namespace.
-const INTERFACE_INDEX: u32 = 256;
 
 /// What a task wants of the network.
 #[derive(Debug, Clone)]
@@ -69,9 +66,14 @@ impl Network {
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> {
         let bridge = self.bridge(&request.subnet)?;
         let groups = security_group::resolve(&request.security_groups)?;
-        let eni = self.addresses().reserve(&bridge.subnet, &request.eni, &request.netns, groups)?;
+        let eni = self
+            .addresses()
+            .reserve(&bridge.subnet, &request.eni, &request.netns, groups)?;
         match self.build(&eni, bridge) {
-            Ok(()) => Ok(Attachment { netns_path: self.netns_path(&eni.netns), eni }),
+            Ok(()) => Ok(Attachment {
+                netns_path: self.netns_path(&eni.netns),
+                eni,
+            }),
             Err(problem) => Err(self.abandon(&eni, problem)),
         }
     }
@@ -134,16 +136,18 @@ impl Network {
             name: &name,
             bridge: Some(bridge.index),
             peer_name: INTERFACE,
-            peer_index: INTERFACE_INDEX,
             peer_mac: eni.mac(),
             peer_netns: namespace.as_fd(),
             mtu: self.mtu(),
         };
         match self.routes().add_veth(&veth) {
             // The kernel's way of saying that a bridge has no port number left.
-            Err(NetlinkError { errno: Errno::EXFULL, .. }) => {
-                Err(Error::BridgeFull { subnet: eni.subnet.clone() })
-            }
+            Err(NetlinkError {
+                errno: Errno::EXFULL,
+                ..
+            }) => Err(Error::BridgeFull {
+                subnet: eni.subnet.clone(),
+            }),
             outcome => outcome.doing(|| format!("make the veth pair {name}")),
         }
     }
@@ -152,9 +156,7 @@ impl Network {
         let name = eni.id.host_link();
         let doing = || format!("bring up the port {name} of {}", bridge.subnet.bridge());
         let mut routes = self.routes();
-        let port = routes.link(&name).doing(doing)?;
-        let port = port.ok_or_else(|| NetlinkError::new(Errno::ENODEV));
-        let port = port.doing(doing)?.index;
+        let port = routes.index_of(&name).doing(doing)?;
         let requests = [
             bring_port_up(port, sysctls::exists("net/ipv6")),
             add_forwarding_entry(port, eni.mac()),
@@ -164,7 +166,9 @@ impl Network {
     }
 
     fn forget_neighbour(&self, eni: &Eni) -> Result<()> {
-        let Ok(bridge) = self.bridge(&eni.subnet) else { return Ok(()) };
+        let Ok(bridge) = self.bridge(&eni.subnet) else {
+            return Ok(());
+        };
         let outcome = self.routes().delete_neighbour(bridge.index, eni.address);
         outcome.doing(|| format!("remove the neighbour entry of {}", eni.address))
     }
@@ -177,13 +181,16 @@ fn configure_interface(eni: &Eni, bridge: &Bridge, namespace: &mut Namespace) ->
     let address = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
     let address = address.unwrap_or_else(|_| Ipv4Net::from(eni.address));
     let everywhere = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+    let doing = || format!("configure {INTERFACE} of {}", eni.id);
+    // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
+    let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
     let requests = [
-        bring_up(INTERFACE_INDEX),
-        add_address(INTERFACE_INDEX, address, false),
-        add_neighbour(INTERFACE_INDEX, router, bridge.subnet.router_mac()),
-        add_route(INTERFACE_INDEX, everywhere, router),
-        add_route(INTERFACE_INDEX, METADATA_ADDRESS.into(), router),
+        bring_up(index),
+        add_address(index, address, false),
+        add_neighbour(index, router, bridge.subnet.router_mac()),
+        add_route(index, everywhere, router),
+        add_route(index, METADATA_ADDRESS.into(), router),
         add_blackhole(INSTANCE_METADATA_ADDRESS.into()),
     ];
-    namespace.inside.send(&requests).doing(|| format!("configure {INTERFACE} of {}", eni.id))
+    namespace.inside.send(&requests).doing(doing)
 }

@@ -34,7 +34,10 @@ impl EniId {
         let mut bytes = [0u8; 9];
         std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
         let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self(format!("{HOST_LINK_PREFIX}{}", last(&digits, ID_DIGITS))))
+        Ok(Self(format!(
+            "{HOST_LINK_PREFIX}{}",
+            last(&digits, ID_DIGITS)
+        )))
     }
 
     /// The id as ECS writes it.
@@ -227,7 +230,13 @@ mod tests {
 
     #[test]
     fn ids_with_a_wrong_prefix_length_or_digit_are_refused() {
-        for text in ["", "eni-", "eni-0123456789ABCDEF0", "eni-0123456789abcdef", "sg-0123456789abcdef0"] {
+        for text in [
+            "",
+            "eni-",
+            "eni-0123456789ABCDEF0",
+            "eni-0123456789abcdef",
+            "sg-0123456789abcdef0",
+        ] {
             assert!(text.parse::<EniId>().is_err(), "{text}");
         }
     }

@@ -44,7 +44,9 @@ pub enum Error {
     },
 
     /// A bridge takes no more ports.
-    #[error("the bridge of {subnet} takes no more than 1023 interfaces; place the task in another subnet")]
+    #[error(
+        "the bridge of {subnet} takes no more than 1023 interfaces; place the task in another subnet"
+    )]
     BridgeFull {
         /// The subnet.
         subnet: SubnetId,
@@ -130,14 +132,9 @@ pub enum Error {
         problems: Vec<Error>,
     },
 
-    /// The interface's link is still there after the time given.
-    #[error("the link {link} of {eni} is still there: a process holds its network namespace open")]
-    StillThere {
-        /// The interface.
-        eni: EniId,
-        /// The name of its link.
-        link: String,
-    },
+    /// Something was asked that needs the interface to be detached.
+    #[error("{0} is still attached; detach it first")]
+    StillAttached(EniId),
 
     /// A failure that a test asked for.
     #[error("failure injected at {0}")]
@@ -146,7 +143,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Io { doing: doing.into(), source: source.into() }
+        Self::Io {
+            doing: doing.into(),
+            source: source.into(),
+        }
     }
 
     pub(crate) fn file(verb: &str, path: &Path, source: impl Into<io::Error>) -> Self {
@@ -167,7 +167,10 @@ impl Problems {
         if self.0.is_empty() {
             return Ok(());
         }
-        Err(Error::Incomplete { doing: doing.into(), problems: self.0 })
+        Err(Error::Incomplete {
+            doing: doing.into(),
+            problems: self.0,
+        })
     }
 }
 
@@ -183,7 +186,9 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for std::result::Result<T, NetlinkError> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Netlink { doing: what(), source })
+        self.map_err(|source| Error::Netlink {
+            doing: what(),
+            source,
+        })
     }
 }
-

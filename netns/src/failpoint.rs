@@ -46,7 +46,10 @@ pub(crate) const DETACH_ADDRESS: &str = "detach:address";
 pub(crate) fn reached(step: &'static str) -> Result<()> {
     static WANTED: OnceLock<Option<String>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| std::env::var(VARIABLE).ok());
-    match wanted.as_deref().and_then(|wanted| wanted.strip_prefix(step)) {
+    match wanted
+        .as_deref()
+        .and_then(|wanted| wanted.strip_prefix(step))
+    {
         Some("") => std::process::abort(),
         Some(":error") => Err(Error::Injected(step)),
         _ => Ok(()),

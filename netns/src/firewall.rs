@@ -1,8 +1,8 @@
 //! The firewall of the tasks: our two nftables tables, and the elements that each task has in them.
 //!
 //! The rules are in [`crate::ruleset`] and never change while the host runs. What a task may do is
-//! in sets and maps: bridges, the addresses of the host on them, which port may send from which MAC
-//! and IPv4 address, and which policy an address has.
+//! in sets: bridges, the addresses of the host on them, which port may send from which MAC and IPv4
+//! address, and which addresses are members of a security group.
 #![forbid(unsafe_code)]
 
 use std::net::Ipv4Addr;
@@ -11,7 +11,6 @@ use crate::eni::Eni;
 use crate::error::{Doing, Result};
 use crate::nftables::{Batch, Element, NftSocket, Table};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
-use crate::security_group::Policy;
 use crate::subnet::{METADATA_ADDRESS, Subnet};
 
 /// How many elements one batch changes at most: the kernel limits a message's size.
@@ -32,7 +31,12 @@ impl Firewall {
     /// Puts the rules there unless they are there, with the elements of the subnets and of the
     /// interfaces that exist: in one batch, so that no packet of theirs passes between two sets of
     /// rules, and none sees rules without its elements.
-    pub(crate) fn ensure(&mut self, subnets: &[Subnet], enis: &[Eni], metadata_port: u16) -> Result<()> {
+    pub(crate) fn ensure(
+        &mut self,
+        subnets: &[Subnet],
+        enis: &[Eni],
+        metadata_port: u16,
+    ) -> Result<()> {
         let mut batch = Batch::default();
         let version = ruleset::version(metadata_port);
         let mut present = true;
@@ -51,23 +55,35 @@ impl Firewall {
         let elements = subnets.iter().flat_map(subnet_elements);
         elements.for_each(|element| batch.add_element(&element));
         if !present {
-            enis.iter().flat_map(eni_elements).for_each(|element| batch.add_element(&element));
+            enis.iter()
+                .flat_map(eni_elements)
+                .for_each(|element| batch.add_element(&element));
         }
-        self.socket.commit(batch).doing(|| "load the firewall's rules into nftables".into())
+        self.socket
+            .commit(batch)
+            .doing(|| "load the firewall's rules into nftables".into())
     }
 
     /// Lets an interface send and be reached.
     pub(crate) fn admit(&mut self, eni: &Eni) -> Result<()> {
         let mut batch = Batch::default();
-        eni_elements(eni).iter().for_each(|element| batch.add_element(element));
-        self.socket.commit(batch).doing(|| format!("add {} to the firewall's sets", eni.id))
+        eni_elements(eni)
+            .iter()
+            .for_each(|element| batch.add_element(element));
+        self.socket
+            .commit(batch)
+            .doing(|| format!("add {} to the firewall's sets", eni.id))
     }
 
     /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more.
     pub(crate) fn expel(&mut self, eni: &Eni) -> Result<()> {
         let mut batch = Batch::default();
-        eni_elements(eni).iter().for_each(|element| batch.delete_element(element));
-        self.socket.commit(batch).doing(|| format!("remove {} from the firewall's sets", eni.id))
+        eni_elements(eni)
+            .iter()
+            .for_each(|element| batch.delete_element(element));
+        self.socket
+            .commit(batch)
+            .doing(|| format!("remove {} from the firewall's sets", eni.id))
     }
 
     /// Makes the interfaces' elements exactly those of `enis`; how many were removed.
@@ -75,22 +91,39 @@ impl Firewall {
         let wanted: Vec<Element> = enis.iter().flat_map(eni_elements).collect();
         let mut removed = 0;
         for (table, set) in ruleset::SETS_OF_INTERFACES {
-            let keys = self.socket.keys(table, set).doing(|| format!("list the set {set}"))?;
+            let keys = self
+                .socket
+                .keys(table, set)
+                .doing(|| format!("list the set {set}"))?;
             let stale: Vec<&Vec<u8>> = keys
                 .iter()
-                .filter(|key| !wanted.iter().any(|element| element.set == set && element.key == **key))
+                .filter(|key| {
+                    !wanted
+                        .iter()
+                        .any(|element| element.set == set && element.key == **key)
+                })
                 .collect();
             removed += stale.len();
             for some in stale.chunks(BATCH_SIZE) {
                 let mut batch = Batch::default();
-                some.iter().for_each(|key| batch.delete_element(&stale_element(table, set, key)));
-                self.socket.commit(batch).doing(|| format!("remove what is stale from the set {set}"))?;
+                for key in some {
+                    batch.delete_element(&Element {
+                        table,
+                        set,
+                        key: (*key).clone(),
+                    });
+                }
+                self.socket
+                    .commit(batch)
+                    .doing(|| format!("remove what is stale from the set {set}"))?;
             }
         }
         for some in wanted.chunks(BATCH_SIZE) {
             let mut batch = Batch::default();
             some.iter().for_each(|element| batch.add_element(element));
-            self.socket.commit(batch).doing(|| "add what is missing to the firewall's sets".into())?;
+            self.socket
+                .commit(batch)
+                .doing(|| "add what is missing to the firewall's sets".into())?;
         }
         Ok(removed)
     }
@@ -103,19 +136,23 @@ impl Firewall {
                 batch.delete_table(table);
             }
         }
-        self.socket.commit(batch).doing(|| "remove the tables from nftables".into())
+        self.socket
+            .commit(batch)
+            .doing(|| "remove the tables from nftables".into())
     }
 
     fn comment(&mut self, table: Table) -> Result<Option<String>> {
-        self.socket.table_comment(table).doing(|| format!("look for the table {table:?}"))
+        self.socket
+            .table_comment(table)
+            .doing(|| format!("look for the table {table:?}"))
     }
 }
 
 fn subnet_elements(subnet: &Subnet) -> Vec<Element> {
     let bridge = interface_name(subnet.bridge());
-    let address = |set, address: Ipv4Addr| inet(set, address.octets().to_vec(), None);
+    let address = |set, address: Ipv4Addr| inet(set, address.octets().to_vec());
     vec![
-        inet(ruleset::BRIDGES, bridge, None),
+        inet(ruleset::BRIDGES, bridge),
         address(ruleset::HOST_ADDRESSES, subnet.router()),
         address(ruleset::HOST_ADDRESSES, subnet.resolver()),
         address(ruleset::HOST_ADDRESSES, METADATA_ADDRESS),
@@ -124,7 +161,6 @@ fn subnet_elements(subnet: &Subnet) -> Vec<Element> {
 }
 
 fn eni_elements(eni: &Eni) -> Vec<Element> {
-    let Policy(policy) = Policy::DEFAULT;
     let address = eni.address.octets();
     // Fields of a key are padded to four bytes.
     let mut source = interface_name(&eni.id.host_link());
@@ -132,19 +168,21 @@ fn eni_elements(eni: &Eni) -> Vec<Element> {
     source.extend_from_slice(&[0, 0]);
     source.extend_from_slice(&address);
     vec![
-        Element { table: BRIDGE_TABLE, set: ruleset::SOURCES, key: source, value: None },
-        inet(ruleset::POLICIES, address.to_vec(), Some(policy.to_ne_bytes().to_vec())),
+        Element {
+            table: BRIDGE_TABLE,
+            set: ruleset::SOURCES,
+            key: source,
+        },
+        inet(ruleset::MEMBERS, address.to_vec()),
     ]
 }
 
-fn stale_element(table: Table, set: &'static str, key: &[u8]) -> Element {
-    let Policy(policy) = Policy::DEFAULT;
-    let value = (set == ruleset::POLICIES).then(|| policy.to_ne_bytes().to_vec());
-    Element { table, set, key: key.to_vec(), value }
-}
-
-fn inet(set: &'static str, key: Vec<u8>, value: Option<Vec<u8>>) -> Element {
-    Element { table: INET_TABLE, set, key, value }
+fn inet(set: &'static str, key: Vec<u8>) -> Element {
+    Element {
+        table: INET_TABLE,
+        set,
+        key,
+    }
 }
 
 /// A link's name as a key: sixteen bytes, the rest of them zero.

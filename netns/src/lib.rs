@@ -1,4 +1,43 @@
 //! A task's network: its interface, its subnet, its firewall and its addresses.
+//!
+//! [`Network::open`] makes what the host needs: a bridge for each [`Subnet`], the firewall's rules, and
+//! forwarding. [`Network::attach`] makes a network namespace with an [`Eni`], and
+//! [`Network::detach`] takes it away. [`Network::reconcile`] cleans up after a crash, and
+//! [`Network::undo`] leaves the host as it was. What can reach what, and how, is in `docs/design.md`.
+//!
+//! ```no_run
+//! use berth_netns::{AttachRequest, EniId, Network, NetworkConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let network = Network::open(NetworkConfig::new("/var/lib/berth/network", "/run/berth"))?;
+//! network.reconcile(&[])?;
+//! let attachment = network.attach(&AttachRequest {
+//!     eni: EniId::generate()?,
+//!     subnet: "subnet-00000000000000001".parse()?,
+//!     security_groups: Vec::new(),
+//!     netns: "a-task".parse()?,
+//! })?;
+//! println!("{} is in {}", attachment.eni.address, attachment.netns_path.display());
+//! network.detach(&attachment.eni.id)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It knows nothing of containers or ECS, and has no async runtime: calls block for about a
+//! millisecond, and any thread may make them.
+//!
+//! Its dependencies: netlink-packet-route (and its core) for the requests about links, addresses and
+//! routes; nix and libc for system calls; ipnet for ranges; serde_json for the files of allocations;
+//! thiserror for the errors.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unwrap_used,
+        reason = "a test that panics has failed"
+    )
+)]
 
 mod addresses;
 mod attachment;
@@ -8,6 +47,7 @@ mod error;
 mod failpoint;
 mod firewall;
 mod namespace;
+// Public for the tests of this crate only.
 #[doc(hidden)]
 pub mod netlink;
 mod network;

@@ -46,13 +46,19 @@ impl Namespace {
         File::create_new(path).map_err(|error| Error::io(doing(), error))?;
         let made = thread::scope(|scope| {
             let thread = thread::Builder::new().name("netns".into());
-            let thread = thread.spawn_scoped(scope, || enter_and_prepare(path))
+            let thread = thread
+                .spawn_scoped(scope, || enter_and_prepare(path))
                 .map_err(|error| Error::io(doing(), error))?;
-            thread.join().unwrap_or_else(|_| Err(Error::io(doing(), io::Error::other("its thread panicked"))))
+            thread.join().unwrap_or_else(|_| {
+                Err(Error::io(doing(), io::Error::other("its thread panicked")))
+            })
         });
         made.map_err(|problem| match remove(path) {
             Ok(()) => problem,
-            Err(second) => Error::Incomplete { doing: doing(), problems: vec![problem, second] },
+            Err(second) => Error::Incomplete {
+                doing: doing(),
+                problems: vec![problem, second],
+            },
         })
     }
 }
@@ -67,7 +73,8 @@ impl AsFd for Namespace {
 fn enter_and_prepare(path: &Path) -> Result<Namespace> {
     const OWN: &str = "/proc/thread-self/ns/net";
     let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::io("unshare a network namespace", errno))?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| Error::io("unshare a network namespace", errno))?;
     mount(Some(OWN), path, none, MsFlags::MS_BIND, none)
         .map_err(|errno| Error::file("mount the network namespace at", path, errno))?;
     let fd = File::open(OWN).map_err(|error| Error::io(format!("open {OWN}"), error))?;
@@ -78,9 +85,15 @@ fn enter_and_prepare(path: &Path) -> Result<Namespace> {
     if crate::sysctls::exists(key) {
         crate::sysctls::write(key, value)?;
     }
-    let mut inside = RouteSocket::open().doing(|| "open a netlink socket in the namespace".into())?;
-    inside.send(&[bring_up(LOOPBACK)]).doing(|| "bring up the loopback link".into())?;
-    Ok(Namespace { fd: fd.into(), inside })
+    let mut inside =
+        RouteSocket::open().doing(|| "open a netlink socket in the namespace".into())?;
+    inside
+        .send(&[bring_up(LOOPBACK)])
+        .doing(|| "bring up the loopback link".into())?;
+    Ok(Namespace {
+        fd: fd.into(),
+        inside,
+    })
 }
 
 /// Lets go of a namespace. It ends when no process is in it and no descriptor refers to it, and its
@@ -92,7 +105,9 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         Err(errno) => return Err(Error::file("unmount the network namespace", path, errno)),
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path, error))
+        }
         _ => Ok(()),
     }
 }

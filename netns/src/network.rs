@@ -63,7 +63,10 @@ impl Network {
         for subnet in missing {
             add_bridge(&mut routes, subnet, mtu)?;
         }
-        let bridges = config.subnets.iter().map(|subnet| configure_bridge(&mut routes, subnet));
+        let bridges = config
+            .subnets
+            .iter()
+            .map(|subnet| configure_bridge(&mut routes, subnet));
         let bridges = bridges.collect::<Result<Vec<Bridge>>>()?;
         reached(failpoint::OPEN_BRIDGE)?;
         Sysctls::new(&config.state_dir).ensure()?;
@@ -93,7 +96,9 @@ impl Network {
         }
         for subnet in &config.subnets {
             if find_bridge(&mut routes, subnet)?.is_some() {
-                routes.delete_link(subnet.bridge()).doing(|| format!("remove the bridge {}", subnet.bridge()))?;
+                routes
+                    .delete_link(subnet.bridge())
+                    .doing(|| format!("remove the bridge {}", subnet.bridge()))?;
             }
         }
         Firewall::open()?.remove()?;
@@ -130,11 +135,17 @@ impl Network {
         Ok(self.addresses().all())
     }
 
-    /// Waits until the link of a detached interface is gone. The kernel removes it some time after
-    /// the last process has left its network namespace.
-    pub fn wait_until_gone(&self, eni: &EniId, timeout: Duration) -> Result<()> {
+    /// Waits until the link of a detached interface is gone, and removes it when the patience ends.
+    ///
+    /// The kernel removes it by itself some time after the last process has left the network
+    /// namespace. A closed TCP connection that still waits for its other end keeps the namespace too,
+    /// for up to a minute; hence the end of patience, which costs some 16 ms.
+    pub fn wait_until_gone(&self, eni: &EniId, patience: Duration) -> Result<()> {
+        if self.addresses().get(eni).is_some() {
+            return Err(Error::StillAttached(eni.clone()));
+        }
         let name = eni.host_link();
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + patience;
         let doing = || format!("wait for the removal of the link {name}");
         // It listens before it looks, so that no removal falls in between.
         let mut watch = LinkWatch::open().doing(doing)?;
@@ -144,7 +155,9 @@ impl Network {
         if watch.wait_for_removal(&name, deadline).doing(doing)? {
             return Ok(());
         }
-        Err(Error::StillThere { eni: eni.clone(), link: name })
+        self.routes()
+            .delete_link(&name)
+            .doing(|| format!("remove the link {name}"))
     }
 
     pub(crate) fn bridge(&self, id: &SubnetId) -> Result<&Bridge> {
@@ -153,7 +166,9 @@ impl Network {
     }
 
     pub(crate) fn addresses(&self) -> MutexGuard<'_, Addresses> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn routes(&self) -> MutexGuard<'_, RouteSocket> {
@@ -173,7 +188,9 @@ pub(crate) fn netns_dir(config: &NetworkConfig) -> PathBuf {
 /// The names of what is in that folder.
 pub(crate) fn namespaces(directory: &Path) -> Result<Vec<std::ffi::OsString>> {
     let read = || -> std::io::Result<Vec<_>> {
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect()
     };
     read().map_err(|error| Error::file("read", directory, error))
 }
@@ -211,11 +228,17 @@ fn refuse_collisions(subnets: &[Subnet]) -> Result<()> {
 /// The bridge of a subnet, if it is there: a link of that name that is something else is refused.
 fn find_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Option<Link>> {
     let name = subnet.bridge();
-    let Some(link) = routes.link(name).doing(|| format!("look for the bridge {name}"))? else {
+    let Some(link) = routes
+        .link(name)
+        .doing(|| format!("look for the bridge {name}"))?
+    else {
         return Ok(None);
     };
     if link.kind.as_deref() != Some("bridge") || link.mac != Some(subnet.router_mac()) {
-        return Err(Error::ForeignLink { name: name.to_owned(), subnet: subnet.id().clone() });
+        return Err(Error::ForeignLink {
+            name: name.to_owned(),
+            subnet: subnet.id().clone(),
+        });
     }
     Ok(Some(link))
 }
@@ -231,15 +254,24 @@ fn missing_bridges<'a>(routes: &mut RouteSocket, subnets: &'a [Subnet]) -> Resul
 }
 
 fn add_bridge(routes: &mut RouteSocket, subnet: &Subnet, mtu: u32) -> Result<()> {
-    let bridge = NewBridge { name: subnet.bridge(), mac: subnet.router_mac(), mtu };
-    routes.add_bridge(&bridge).doing(|| format!("make the bridge {}", subnet.bridge()))
+    let bridge = NewBridge {
+        name: subnet.bridge(),
+        mac: subnet.router_mac(),
+        mtu,
+    };
+    routes
+        .add_bridge(&bridge)
+        .doing(|| format!("make the bridge {}", subnet.bridge()))
 }
 
 /// Gives a bridge the addresses that tasks expect on it, and its sysctls.
 fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge> {
     let name = subnet.bridge();
     let link = find_bridge(routes, subnet)?;
-    let link = link.ok_or_else(|| Error::ForeignLink { name: name.into(), subnet: subnet.id().clone() })?;
+    let link = link.ok_or_else(|| Error::ForeignLink {
+        name: name.into(),
+        subnet: subnet.id().clone(),
+    })?;
     // A source that another way leads to is dropped, and no link-local IPv6 address is given.
     let sysctls = [("ipv4", "rp_filter"), ("ipv6", "disable_ipv6")];
     for key in sysctls.map(|(version, key)| format!("net/{version}/conf/{name}/{key}")) {
@@ -254,13 +286,20 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
         add_address(link.index, subnet.resolver().into(), true),
         add_address(link.index, METADATA_ADDRESS.into(), true),
     ];
-    routes.send(&requests).doing(|| format!("give the bridge {name} its addresses"))?;
-    Ok(Bridge { subnet: subnet.clone(), index: link.index })
+    routes
+        .send(&requests)
+        .doing(|| format!("give the bridge {name} its addresses"))?;
+    Ok(Bridge {
+        subnet: subnet.clone(),
+        index: link.index,
+    })
 }
 
 fn remove_directory(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path, error))
+        }
         _ => Ok(()),
     }
 }

@@ -40,11 +40,21 @@ impl Network {
             }
         }
         let kept = self.list()?;
-        report.namespaces = problems.note(self.free_namespaces(&kept)).unwrap_or_default();
+        report.namespaces = problems
+            .note(self.free_namespaces(&kept))
+            .unwrap_or_default();
         report.links = problems.note(self.free_links(&kept)).unwrap_or_default();
-        report.neighbours = problems.note(self.reconcile_neighbours(&kept)).unwrap_or_default();
-        report.firewall_elements = problems.note(self.firewall().reconcile(&kept)).unwrap_or_default();
-        report.lost = live.into_iter().filter(|id| !self.is_whole(id, &kept)).cloned().collect();
+        report.neighbours = problems
+            .note(self.reconcile_neighbours(&kept))
+            .unwrap_or_default();
+        report.firewall_elements = problems
+            .note(self.firewall().reconcile(&kept))
+            .unwrap_or_default();
+        report.lost = live
+            .into_iter()
+            .filter(|id| !self.is_whole(id, &kept))
+            .cloned()
+            .collect();
         problems.finish("reconcile the network")?;
         Ok(report)
     }
@@ -74,15 +84,20 @@ impl Network {
         let kept: BTreeSet<String> = kept.iter().map(|eni| eni.id.host_link()).collect();
         let mut routes = self.routes();
         let links = routes.links().doing(|| "list the host's links".into())?;
-        let on_our_bridges =
-            |master: Option<u32>| self.bridges.iter().any(|bridge| Some(bridge.index) == master);
+        let on_our_bridges = |master: Option<u32>| {
+            self.bridges
+                .iter()
+                .any(|bridge| Some(bridge.index) == master)
+        };
         let stray: Vec<_> = links
             .into_iter()
             .filter(|link| link.name.starts_with(HOST_LINK_PREFIX) && on_our_bridges(link.bridge))
             .filter(|link| !kept.contains(&link.name))
             .collect();
         let indexes: Vec<u32> = stray.iter().map(|link| link.index).collect();
-        routes.delete_links(&indexes).doing(|| "remove links that no task has".into())?;
+        routes
+            .delete_links(&indexes)
+            .doing(|| "remove links that no task has".into())?;
         Ok(stray.into_iter().map(|link| link.name).collect())
     }
 
@@ -90,16 +105,23 @@ impl Network {
         let mut routes = self.routes();
         let mut removed = 0;
         for bridge in &self.bridges {
-            let members: Vec<&Eni> = kept.iter().filter(|eni| eni.subnet == *bridge.subnet.id()).collect();
+            let members: Vec<&Eni> = kept
+                .iter()
+                .filter(|eni| eni.subnet == *bridge.subnet.id())
+                .collect();
             let doing = || format!("reconcile the neighbours of {}", bridge.subnet.bridge());
             for address in routes.permanent_neighbours(bridge.index).doing(doing)? {
                 if !members.iter().any(|eni| eni.address == address) {
-                    routes.delete_neighbour(bridge.index, address).doing(doing)?;
+                    routes
+                        .delete_neighbour(bridge.index, address)
+                        .doing(doing)?;
                     removed += 1;
                 }
             }
             for eni in members {
-                routes.send(&[add_neighbour(bridge.index, eni.address, eni.mac())]).doing(doing)?;
+                routes
+                    .send(&[add_neighbour(bridge.index, eni.address, eni.mac())])
+                    .doing(doing)?;
             }
         }
         Ok(removed)

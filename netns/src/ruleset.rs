@@ -9,15 +9,21 @@ use std::net::Ipv4Addr;
 
 use crate::eni::HOST_LINK_PREFIX;
 use crate::nftables::{
-    Base, Batch, Chain, Comparison, Expression, Family, Hook, MetaKey, Register, Set, Table, Verdict,
+    Base, Batch, Chain, Comparison, Expression, Family, Hook, MetaKey, Register, Set, Table,
+    Verdict,
 };
-use crate::security_group::Policy;
 use crate::subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS};
 
 /// The table that IP packets pass.
-pub(crate) const INET_TABLE: Table = Table { family: Family::Inet, name: "berth" };
+pub(crate) const INET_TABLE: Table = Table {
+    family: Family::Inet,
+    name: "berth",
+};
 /// The table that frames on bridges pass.
-pub(crate) const BRIDGE_TABLE: Table = Table { family: Family::Bridge, name: "berth" };
+pub(crate) const BRIDGE_TABLE: Table = Table {
+    family: Family::Bridge,
+    name: "berth",
+};
 
 /// The bridges of the subnets, by name.
 pub(crate) const BRIDGES: &str = "bridges";
@@ -25,16 +31,14 @@ pub(crate) const BRIDGES: &str = "bridges";
 pub(crate) const HOST_ADDRESSES: &str = "host_addresses";
 /// Those of them that are resolvers.
 pub(crate) const RESOLVERS: &str = "resolvers";
-/// Which policy a task's address has.
-pub(crate) const POLICIES: &str = "policies";
-/// Which policy may open connections to which.
-const ALLOWED: &str = "allowed";
+/// The addresses of the members of the default security group.
+pub(crate) const MEMBERS: &str = "default_group";
 /// From which MAC and IPv4 address a port may send.
 pub(crate) const SOURCES: &str = "sources";
 
 /// The sets whose elements are the interfaces'.
 pub(crate) const SETS_OF_INTERFACES: [(Table, &str); 2] =
-    [(BRIDGE_TABLE, SOURCES), (INET_TABLE, POLICIES)];
+    [(BRIDGE_TABLE, SOURCES), (INET_TABLE, MEMBERS)];
 
 /// What the tables are recognised by: a hash of all they consist of.
 pub(crate) fn version(metadata_port: u16) -> String {
@@ -54,9 +58,6 @@ pub(crate) fn write(batch: &mut Batch, metadata_port: u16) {
     batch.add_table(INET_TABLE, &comment);
     batch.add_table(BRIDGE_TABLE, &comment);
     write_contents(batch, metadata_port);
-    let Policy(default) = Policy::DEFAULT;
-    let key = [default.to_ne_bytes(), default.to_ne_bytes()].concat();
-    batch.add_element(&crate::nftables::Element { table: INET_TABLE, set: ALLOWED, key, value: None });
 }
 
 fn write_contents(batch: &mut Batch, metadata_port: u16) {
@@ -71,30 +72,55 @@ fn write_contents(batch: &mut Batch, metadata_port: u16) {
     }
 }
 
-fn sets() -> [(Table, Set); 6] {
+fn sets() -> [(Table, Set); 5] {
     // The types' numbers are those of the nft command; a key of several has six bits for each.
     const IPV4: u32 = 7;
     const ETHER: u32 = 9;
-    const MARK: u32 = 19;
     const LINK_NAME: u32 = 41;
-    let set = |name, key_type, key_length| Set { name, key_type, key_length, value: None };
+    let set = |name, key_type, key_length| Set {
+        name,
+        key_type,
+        key_length,
+    };
     [
         (INET_TABLE, set(BRIDGES, LINK_NAME, 16)),
         (INET_TABLE, set(HOST_ADDRESSES, IPV4, 4)),
         (INET_TABLE, set(RESOLVERS, IPV4, 4)),
-        (INET_TABLE, Set { name: POLICIES, key_type: IPV4, key_length: 4, value: Some((MARK, 4)) }),
-        (INET_TABLE, set(ALLOWED, MARK << 6 | MARK, 8)),
-        (BRIDGE_TABLE, set(SOURCES, LINK_NAME << 12 | ETHER << 6 | IPV4, 28)),
+        (INET_TABLE, set(MEMBERS, IPV4, 4)),
+        (
+            BRIDGE_TABLE,
+            set(SOURCES, LINK_NAME << 12 | ETHER << 6 | IPV4, 28),
+        ),
     ]
 }
 
 fn chains() -> Vec<(Table, Chain)> {
-    let base = |table, name, kind, hook, priority| (table, Chain { name, base: Some((kind, hook, priority)) });
+    let base = |table, name, kind, hook, priority| {
+        (
+            table,
+            Chain {
+                name,
+                base: Some((kind, hook, priority)),
+            },
+        )
+    };
     let inner = |table, name| (table, Chain { name, base: None });
     vec![
-        base(INET_TABLE, "ports_are_silent", "filter", Hook::Prerouting, -300),
+        base(
+            INET_TABLE,
+            "ports_are_silent",
+            "filter",
+            Hook::Prerouting,
+            -300,
+        ),
         base(INET_TABLE, "metadata", "nat", Hook::Prerouting, -100),
-        base(INET_TABLE, "metadata_for_the_host", "nat", Hook::Output, -100),
+        base(
+            INET_TABLE,
+            "metadata_for_the_host",
+            "nat",
+            Hook::Output,
+            -100,
+        ),
         base(INET_TABLE, "masquerade", "nat", Hook::Postrouting, 100),
         base(INET_TABLE, "input", "filter", Hook::Input, 0),
         base(INET_TABLE, "forward", "filter", Hook::Forward, 0),
@@ -119,12 +145,31 @@ fn rules(metadata_port: u16) -> Vec<Rule> {
 
 /// The metadata endpoint's port, and the way out.
 fn translation(metadata_port: u16) -> Vec<Rule> {
-    let metadata = [ipv4_to(METADATA_ADDRESS), tcp_to(80), redirect(METADATA_ADDRESS, metadata_port)].concat();
+    let metadata = [
+        ipv4_to(METADATA_ADDRESS),
+        tcp_to(80),
+        redirect(METADATA_ADDRESS, metadata_port),
+    ]
+    .concat();
     vec![
-        (INET_TABLE, "metadata", [from_bridge(), metadata.clone()].concat()),
+        (
+            INET_TABLE,
+            "metadata",
+            [from_bridge(), metadata.clone()].concat(),
+        ),
         // For a task that has the host's network, and for the host itself.
         (INET_TABLE, "metadata_for_the_host", metadata),
-        (INET_TABLE, "masquerade", [from_bridge(), not_to_bridge(), ipv4(), vec![Expression::Masquerade]].concat()),
+        (
+            INET_TABLE,
+            "masquerade",
+            [
+                from_bridge(),
+                not_to_bridge(),
+                ipv4(),
+                vec![Expression::Masquerade],
+            ]
+            .concat(),
+        ),
     ]
 }
 
@@ -136,33 +181,130 @@ fn towards_the_host(metadata_port: u16) -> Vec<Rule> {
     vec![
         // A frame to a link-local group address is not bridged: it reaches the host as if the port
         // were a link of its own, past everything that looks at bridges.
-        (INET_TABLE, "ports_are_silent", [from_port(), verdict(Verdict::Drop)].concat()),
-        (INET_TABLE, "input", [from_bridge(), verdict(Verdict::Goto("task_to_host"))].concat()),
-        (INET_TABLE, "input", [from_loopback(), verdict(Verdict::Accept)].concat()),
-        (INET_TABLE, "input", [ipv4(), to_one_of(HOST_ADDRESSES), verdict(Verdict::Drop)].concat()),
-        (INET_TABLE, "task_to_host", [established(), verdict(Verdict::Accept)].concat()),
-        (INET_TABLE, "task_to_host", [ipv4_to(METADATA_ADDRESS), tcp_to(metadata_port), verdict(Verdict::Accept)].concat()),
-        (INET_TABLE, "task_to_host", [ipv4(), to_one_of(RESOLVERS), udp_to(53), verdict(Verdict::Accept)].concat()),
-        (INET_TABLE, "task_to_host", [ipv4(), to_one_of(RESOLVERS), tcp_to(53), verdict(Verdict::Accept)].concat()),
-        (INET_TABLE, "task_to_host", [ipv4(), to_one_of(HOST_ADDRESSES), icmp(ECHO_REQUEST), verdict(Verdict::Accept)].concat()),
+        (
+            INET_TABLE,
+            "ports_are_silent",
+            [from_port(), verdict(Verdict::Drop)].concat(),
+        ),
+        (
+            INET_TABLE,
+            "input",
+            [from_bridge(), verdict(Verdict::Goto("task_to_host"))].concat(),
+        ),
+        (
+            INET_TABLE,
+            "input",
+            [from_loopback(), verdict(Verdict::Accept)].concat(),
+        ),
+        (
+            INET_TABLE,
+            "input",
+            [ipv4(), to_one_of(HOST_ADDRESSES), verdict(Verdict::Drop)].concat(),
+        ),
+        (
+            INET_TABLE,
+            "task_to_host",
+            [established(), verdict(Verdict::Accept)].concat(),
+        ),
+        (
+            INET_TABLE,
+            "task_to_host",
+            [
+                ipv4_to(METADATA_ADDRESS),
+                tcp_to(metadata_port),
+                verdict(Verdict::Accept),
+            ]
+            .concat(),
+        ),
+        (
+            INET_TABLE,
+            "task_to_host",
+            [
+                ipv4(),
+                to_one_of(RESOLVERS),
+                udp_to(53),
+                verdict(Verdict::Accept),
+            ]
+            .concat(),
+        ),
+        (
+            INET_TABLE,
+            "task_to_host",
+            [
+                ipv4(),
+                to_one_of(RESOLVERS),
+                tcp_to(53),
+                verdict(Verdict::Accept),
+            ]
+            .concat(),
+        ),
+        (
+            INET_TABLE,
+            "task_to_host",
+            [
+                ipv4(),
+                to_one_of(HOST_ADDRESSES),
+                icmp(ECHO_REQUEST),
+                verdict(Verdict::Accept),
+            ]
+            .concat(),
+        ),
         (INET_TABLE, "task_to_host", verdict(Verdict::Drop)),
         // Tasks of one subnet always go through the router: it must not tell them of a shorter way.
-        (INET_TABLE, "output", [to_bridge(), ipv4(), icmp(REDIRECT), verdict(Verdict::Drop)].concat()),
+        (
+            INET_TABLE,
+            "output",
+            [to_bridge(), ipv4(), icmp(REDIRECT), verdict(Verdict::Drop)].concat(),
+        ),
     ]
 }
 
 /// What passes between tasks, and between them and the world.
 fn forwarding() -> Vec<Rule> {
     vec![
-        (INET_TABLE, "forward", [from_bridge(), verdict(Verdict::Jump("from_task"))].concat()),
-        (INET_TABLE, "forward", [to_bridge(), verdict(Verdict::Goto("to_task"))].concat()),
-        (INET_TABLE, "from_task", [ipv6(), verdict(Verdict::Drop)].concat()),
+        (
+            INET_TABLE,
+            "forward",
+            [from_bridge(), verdict(Verdict::Jump("from_task"))].concat(),
+        ),
+        (
+            INET_TABLE,
+            "forward",
+            [to_bridge(), verdict(Verdict::Goto("to_task"))].concat(),
+        ),
+        (
+            INET_TABLE,
+            "from_task",
+            [ipv6(), verdict(Verdict::Drop)].concat(),
+        ),
         // Tasks have a blackhole route for it, which one with CAP_NET_ADMIN can delete.
-        (INET_TABLE, "from_task", [ipv4_to(INSTANCE_METADATA_ADDRESS), verdict(Verdict::Drop)].concat()),
+        (
+            INET_TABLE,
+            "from_task",
+            [ipv4_to(INSTANCE_METADATA_ADDRESS), verdict(Verdict::Drop)].concat(),
+        ),
         // Masquerading leaves it as it is, so a task's own address would show outside.
-        (INET_TABLE, "from_task", [invalid(), verdict(Verdict::Drop)].concat()),
-        (INET_TABLE, "to_task", [established(), verdict(Verdict::Accept)].concat()),
-        (INET_TABLE, "to_task", [from_bridge(), ipv4(), allowed(), verdict(Verdict::Accept)].concat()),
+        (
+            INET_TABLE,
+            "from_task",
+            [invalid(), verdict(Verdict::Drop)].concat(),
+        ),
+        (
+            INET_TABLE,
+            "to_task",
+            [established(), verdict(Verdict::Accept)].concat(),
+        ),
+        (
+            INET_TABLE,
+            "to_task",
+            [
+                from_bridge(),
+                ipv4(),
+                between_members(),
+                verdict(Verdict::Accept),
+            ]
+            .concat(),
+        ),
         (INET_TABLE, "to_task", verdict(Verdict::Drop)),
     ]
 }
@@ -176,8 +318,21 @@ fn source_check() -> Vec<Rule> {
     const ADDRESS_OF_IPV4: u32 = 12;
     const ADDRESS_OF_ARP: u32 = 14;
     vec![
-        (BRIDGE_TABLE, "ports", [from_port(), verdict(Verdict::Goto("port"))].concat()),
-        (BRIDGE_TABLE, "port", [ethertype(IPV4), own_source(MAC_OF_FRAME, ADDRESS_OF_IPV4), verdict(Verdict::Accept)].concat()),
+        (
+            BRIDGE_TABLE,
+            "ports",
+            [from_port(), verdict(Verdict::Goto("port"))].concat(),
+        ),
+        (
+            BRIDGE_TABLE,
+            "port",
+            [
+                ethertype(IPV4),
+                own_source(MAC_OF_FRAME, ADDRESS_OF_IPV4),
+                verdict(Verdict::Accept),
+            ]
+            .concat(),
+        ),
         (
             BRIDGE_TABLE,
             "port",
@@ -210,7 +365,11 @@ fn not_to_bridge() -> Vec<Expression> {
 fn name_in(key: MetaKey, inverted: bool) -> Vec<Expression> {
     vec![
         Expression::Meta { key, into: FIRST },
-        Expression::InSet { set: BRIDGES, key: FIRST, inverted },
+        Expression::InSet {
+            set: BRIDGES,
+            key: FIRST,
+            inverted,
+        },
     ]
 }
 
@@ -236,11 +395,20 @@ fn meta_is(key: MetaKey, value: &[u8]) -> Vec<Expression> {
 }
 
 fn equals(value: &[u8]) -> Expression {
-    Expression::Compare { register: FIRST, comparison: Comparison::Equal, value: value.to_vec() }
+    Expression::Compare {
+        register: FIRST,
+        comparison: Comparison::Equal,
+        value: value.to_vec(),
+    }
 }
 
 fn payload(base: Base, offset: u32, length: u32) -> Expression {
-    Expression::Payload { base, offset, length, into: FIRST }
+    Expression::Payload {
+        base,
+        offset,
+        length,
+        into: FIRST,
+    }
 }
 
 fn ethertype(kind: u16) -> Vec<Expression> {
@@ -248,11 +416,22 @@ fn ethertype(kind: u16) -> Vec<Expression> {
 }
 
 fn ipv4_to(address: Ipv4Addr) -> Vec<Expression> {
-    [ipv4(), vec![payload(Base::Network, 16, 4), equals(&address.octets())]].concat()
+    [
+        ipv4(),
+        vec![payload(Base::Network, 16, 4), equals(&address.octets())],
+    ]
+    .concat()
 }
 
 fn to_one_of(set: &'static str) -> Vec<Expression> {
-    vec![payload(Base::Network, 16, 4), Expression::InSet { set, key: FIRST, inverted: false }]
+    vec![
+        payload(Base::Network, 16, 4),
+        Expression::InSet {
+            set,
+            key: FIRST,
+            inverted: false,
+        },
+    ]
 }
 
 fn tcp_to(port: u16) -> Vec<Expression> {
@@ -288,40 +467,71 @@ fn invalid() -> Vec<Expression> {
 fn connection_state(bits: u32) -> Vec<Expression> {
     vec![
         Expression::ConnectionState { into: FIRST },
-        Expression::Mask { register: FIRST, mask: bits.to_ne_bytes().to_vec() },
+        Expression::Mask {
+            register: FIRST,
+            mask: bits.to_ne_bytes().to_vec(),
+        },
         Expression::NotZero { register: FIRST },
     ]
 }
 
-/// The policies of the sender and of the receiver, looked up without touching the packet's mark,
-/// which is other programs' too. An address without a policy ends the rule.
-fn allowed() -> Vec<Expression> {
-    const SECOND: Register = Register(1);
+/// From a member of the default security group to another.
+fn between_members() -> Vec<Expression> {
+    let member = Expression::InSet {
+        set: MEMBERS,
+        key: FIRST,
+        inverted: false,
+    };
     vec![
         payload(Base::Network, 12, 4),
-        Expression::Map { map: POLICIES, key: FIRST, into: FIRST },
-        Expression::Payload { base: Base::Network, offset: 16, length: 4, into: SECOND },
-        Expression::Map { map: POLICIES, key: SECOND, into: SECOND },
-        Expression::InSet { set: ALLOWED, key: FIRST, inverted: false },
+        member.clone(),
+        payload(Base::Network, 16, 4),
+        member,
     ]
 }
 
 /// The port, a MAC address and an IPv4 address of the frame are together in [`SOURCES`].
 fn own_source((base, offset): (Base, u32), address: u32) -> Vec<Expression> {
     vec![
-        Expression::Meta { key: MetaKey::InputName, into: FIRST },
-        Expression::Payload { base, offset, length: 6, into: Register(4) },
-        Expression::Payload { base: Base::Network, offset: address, length: 4, into: Register(6) },
-        Expression::InSet { set: SOURCES, key: FIRST, inverted: false },
+        Expression::Meta {
+            key: MetaKey::InputName,
+            into: FIRST,
+        },
+        Expression::Payload {
+            base,
+            offset,
+            length: 6,
+            into: Register(4),
+        },
+        Expression::Payload {
+            base: Base::Network,
+            offset: address,
+            length: 4,
+            into: Register(6),
+        },
+        Expression::InSet {
+            set: SOURCES,
+            key: FIRST,
+            inverted: false,
+        },
     ]
 }
 
 fn redirect(address: Ipv4Addr, port: u16) -> Vec<Expression> {
     const SECOND: Register = Register(4);
     vec![
-        Expression::Immediate { into: FIRST, value: address.octets().to_vec() },
-        Expression::Immediate { into: SECOND, value: port.to_be_bytes().to_vec() },
-        Expression::DestinationNat { address: FIRST, port: SECOND },
+        Expression::Immediate {
+            into: FIRST,
+            value: address.octets().to_vec(),
+        },
+        Expression::Immediate {
+            into: SECOND,
+            value: port.to_be_bytes().to_vec(),
+        },
+        Expression::DestinationNat {
+            address: FIRST,
+            port: SECOND,
+        },
     ]
 }
 
@@ -337,12 +547,19 @@ mod tests {
     fn every_rule_is_in_a_chain_that_exists_and_ends_in_a_decision() {
         let chains = chains();
         for (table, chain, rule) in rules(51679) {
-            assert!(chains.iter().any(|(of, known)| *of == table && known.name == chain), "{chain}");
+            assert!(
+                chains
+                    .iter()
+                    .any(|(of, known)| *of == table && known.name == chain),
+                "{chain}"
+            );
             let last = rule.last().expect("a rule does something");
             assert!(
                 matches!(
                     last,
-                    Expression::Verdict(_) | Expression::Masquerade | Expression::DestinationNat { .. }
+                    Expression::Verdict(_)
+                        | Expression::Masquerade
+                        | Expression::DestinationNat { .. }
                 ),
                 "{chain}: {last:?}"
             );

@@ -1,9 +1,7 @@
 //! Security groups: which tasks may open connections to which.
 //!
 //! There is one so far, the default one of the VPC, whose members reach one another and nobody else
-//! reaches. The firewall already holds it as it will hold any other: an address has a policy number
-//! (the set of groups it is a member of), and a set of pairs of numbers says who may reach whom, so
-//! that a group more is elements more and never a rule more.
+//! reaches. In the firewall it is a set of addresses.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -58,15 +56,6 @@ impl fmt::Display for SecurityGroupId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0)
     }
-}
-
-/// The number by which the firewall knows a set of security groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Policy(pub(crate) u32);
-
-impl Policy {
-    /// The policy of the default group's members, and so far of everyone.
-    pub(crate) const DEFAULT: Self = Self(1);
 }
 
 /// The groups of an interface: the default one if it names none.

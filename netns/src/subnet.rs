@@ -87,10 +87,16 @@ impl Subnet {
             return Err(InvalidName {
                 what: "bridge name",
                 text: bridge.to_owned(),
-                expected: "1 to 15 letters, digits, '-', '_' and '.', not beginning with '.' or 'eni-'".into(),
+                expected:
+                    "1 to 15 letters, digits, '-', '_' and '.', not beginning with '.' or 'eni-'"
+                        .into(),
             });
         }
-        Ok(Self { id, cidr, bridge: bridge.to_owned() })
+        Ok(Self {
+            id,
+            cidr,
+            bridge: bridge.to_owned(),
+        })
     }
 
     /// The subnet that exists without any configuration: `subnet-00000000000000001`, `10.231.0.0/24`
@@ -99,7 +105,11 @@ impl Subnet {
     /// and 10.96.0.0/12, LXD 10.x.y.0/24 at random after looking.
     pub fn default_subnet() -> Self {
         let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 231, 0, 0), 24);
-        Self { id: SubnetId("subnet-00000000000000001".into()), cidr, bridge: "berth0".into() }
+        Self {
+            id: SubnetId("subnet-00000000000000001".into()),
+            cidr,
+            bridge: "berth0".into(),
+        }
     }
 
     /// Its id.
@@ -175,7 +185,10 @@ mod tests {
         assert_eq!(subnet.resolver(), Ipv4Addr::new(10, 231, 0, 2));
         assert_eq!(subnet.task_address(0), Some(Ipv4Addr::new(10, 231, 0, 4)));
         assert_eq!(subnet.capacity(), 251);
-        assert_eq!(subnet.task_address(250), Some(Ipv4Addr::new(10, 231, 0, 254)));
+        assert_eq!(
+            subnet.task_address(250),
+            Some(Ipv4Addr::new(10, 231, 0, 254))
+        );
         assert_eq!(subnet.task_address(251), None);
     }
 
@@ -187,7 +200,11 @@ mod tests {
             assert_eq!(subnet.task_index(address), Some(index));
         }
         for address in ["10.9.8.0", "10.9.8.3", "10.9.8.15", "10.9.9.4", "9.9.9.9"] {
-            assert_eq!(subnet.task_index(address.parse().expect("an address")), None, "{address}");
+            assert_eq!(
+                subnet.task_index(address.parse().expect("an address")),
+                None,
+                "{address}"
+            );
         }
     }
 

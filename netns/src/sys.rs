@@ -17,5 +17,9 @@ pub(crate) fn enable_extended_acks(socket: BorrowedFd<'_>) -> io::Result<()> {
             size_of_val(&on) as libc::socklen_t,
         )
     };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

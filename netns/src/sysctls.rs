@@ -22,7 +22,9 @@ pub(crate) struct Sysctls {
 
 impl Sysctls {
     pub(crate) fn new(state_dir: &Path) -> Self {
-        Self { record: state_dir.join("sysctls.json") }
+        Self {
+            record: state_dir.join("sysctls.json"),
+        }
     }
 
     /// Sets what the host needs. What has the value already is left alone and not recorded.
@@ -60,12 +62,14 @@ impl Sysctls {
             .map_err(|error| Error::file("encode", &self.record, error))?;
         let temporary = self.record.with_extension("tmp");
         fs::write(&temporary, text).map_err(|error| Error::file("write", &temporary, error))?;
-        fs::rename(&temporary, &self.record).map_err(|error| Error::file("write", &self.record, error))
+        fs::rename(&temporary, &self.record)
+            .map_err(|error| Error::file("write", &self.record, error))
     }
 
     fn recorded(&self) -> Result<BTreeMap<String, String>> {
         match fs::read_to_string(&self.record) {
-            Ok(text) => serde_json::from_str(&text).map_err(|error| Error::file("read", &self.record, error)),
+            Ok(text) => serde_json::from_str(&text)
+                .map_err(|error| Error::file("read", &self.record, error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(Error::file("read", &self.record, error)),
         }
@@ -83,7 +87,8 @@ pub(crate) fn write(key: &str, value: &str) -> Result<()> {
 }
 
 fn read(key: &str) -> Result<String> {
-    let text = fs::read_to_string(path(key)).map_err(|error| Error::file("read", &path(key), error))?;
+    let text =
+        fs::read_to_string(path(key)).map_err(|error| Error::file("read", &path(key), error))?;
     Ok(text.trim().to_owned())
 }
 

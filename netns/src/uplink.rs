@@ -14,8 +14,12 @@ const AS_GOOD_AS_DEFAULT: u8 = 7;
 
 /// The MTU of the link that the default route takes.
 pub(crate) fn mtu(socket: &mut RouteSocket) -> Result<u32> {
-    let route = socket.default_route().doing(|| "look for the default route".into())?;
-    let Some(route) = route else { return Ok(DEFAULT_MTU) };
+    let route = socket
+        .default_route()
+        .doing(|| "look for the default route".into())?;
+    let Some(route) = route else {
+        return Ok(DEFAULT_MTU);
+    };
     let links = socket.links().doing(|| "list the host's links".into())?;
     let uplink = links.iter().find(|link| link.index == route.link);
     Ok(uplink.map_or(DEFAULT_MTU, |link| link.mtu))
@@ -25,9 +29,15 @@ pub(crate) fn mtu(socket: &mut RouteSocket) -> Result<u32> {
 ///
 /// It is asked only before the subnet's bridge is made. A VPN that takes the range later must not
 /// keep a restarted agent from its running tasks.
-pub(crate) fn refuse_overlap(socket: &mut RouteSocket, subnet: &Subnet, ours: &[Subnet]) -> Result<()> {
+pub(crate) fn refuse_overlap(
+    socket: &mut RouteSocket,
+    subnet: &Subnet,
+    ours: &[Subnet],
+) -> Result<()> {
     let links = socket.links().doing(|| "list the host's links".into())?;
-    let mut occupied = socket.addresses().doing(|| "list the host's addresses".into())?;
+    let mut occupied = socket
+        .addresses()
+        .doing(|| "list the host's addresses".into())?;
     occupied.extend(socket.routes().doing(|| "list the host's routes".into())?);
     for Occupied { range, link } in occupied {
         let link = link.and_then(|index| links.iter().find(|link| link.index == index));

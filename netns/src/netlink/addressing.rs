@@ -4,9 +4,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -37,14 +35,23 @@ pub fn add_address(link: u32, address: Ipv4Net, prefix_route: bool) -> Request {
         AddressAttribute::Address(address.addr().into()),
     ];
     if !prefix_route {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
     }
-    Request::change(RouteNetlinkMessage::NewAddress(message), flags::CREATE | flags::REPLACE)
+    Request::change(
+        RouteNetlinkMessage::NewAddress(message),
+        flags::CREATE | flags::REPLACE,
+    )
 }
 
 /// A link-local address is never the source of packets that leave the link.
 fn scope(address: Ipv4Addr) -> AddressScope {
-    if address.is_link_local() { AddressScope::Link } else { AddressScope::Universe }
+    if address.is_link_local() {
+        AddressScope::Link
+    } else {
+        AddressScope::Universe
+    }
 }
 
 /// A route through a router that no address of the link needs to be in one range with.
@@ -52,14 +59,22 @@ pub fn add_route(link: u32, destination: Ipv4Net, router: Ipv4Addr) -> Request {
     let mut message = route(destination, RouteType::Unicast);
     message.header.flags = RouteFlags::Onlink;
     message.attributes.push(RouteAttribute::Oif(link));
-    message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(router)));
-    Request::change(RouteNetlinkMessage::NewRoute(message), flags::CREATE | flags::REPLACE)
+    message
+        .attributes
+        .push(RouteAttribute::Gateway(RouteAddress::Inet(router)));
+    Request::change(
+        RouteNetlinkMessage::NewRoute(message),
+        flags::CREATE | flags::REPLACE,
+    )
 }
 
 /// A route to nowhere: sending there fails at once.
 pub(crate) fn add_blackhole(destination: Ipv4Net) -> Request {
     let message = route(destination, RouteType::BlackHole);
-    Request::change(RouteNetlinkMessage::NewRoute(message), flags::CREATE | flags::REPLACE)
+    Request::change(
+        RouteNetlinkMessage::NewRoute(message),
+        flags::CREATE | flags::REPLACE,
+    )
 }
 
 fn route(destination: Ipv4Net, kind: RouteType) -> RouteMessage {
@@ -71,7 +86,11 @@ fn route(destination: Ipv4Net, kind: RouteType) -> RouteMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = kind;
     if destination.prefix_len() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(destination.network())));
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet(
+                destination.network(),
+            )));
     }
     message
 }
@@ -87,7 +106,10 @@ pub(crate) fn add_neighbour(link: u32, address: Ipv4Addr, mac: MacAddress) -> Re
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
     ];
-    Request::change(RouteNetlinkMessage::NewNeighbour(message), flags::CREATE | flags::REPLACE)
+    Request::change(
+        RouteNetlinkMessage::NewNeighbour(message),
+        flags::CREATE | flags::REPLACE,
+    )
 }
 
 /// Says for good behind which port of its bridge a MAC address is.
@@ -99,7 +121,10 @@ pub(crate) fn add_forwarding_entry(port: u32, mac: MacAddress) -> Request {
     message.header.state = NeighbourState::Noarp;
     message.header.flags = NeighbourFlags::Controller;
     message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
-    Request::change(RouteNetlinkMessage::NewNeighbour(message), flags::CREATE | flags::REPLACE)
+    Request::change(
+        RouteNetlinkMessage::NewNeighbour(message),
+        flags::CREATE | flags::REPLACE,
+    )
 }
 
 /// A range that a link has an address in, or a route to.
@@ -118,23 +143,42 @@ pub(crate) struct DefaultRoute {
 
 impl RouteSocket {
     /// Removes what [`add_neighbour`] added; nothing there is fine too.
-    pub(crate) fn delete_neighbour(&mut self, link: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub(crate) fn delete_neighbour(
+        &mut self,
+        link: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), NetlinkError> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.ifindex = link;
-        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
-        match self.send(&[Request::change(RouteNetlinkMessage::DelNeighbour(message), 0)]) {
-            Err(error) if [Errno::ENOENT, Errno::ENODEV, Errno::ENXIO].contains(&error.errno) => Ok(()),
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(
+                address,
+            )));
+        match self.send(&[Request::change(
+            RouteNetlinkMessage::DelNeighbour(message),
+            0,
+        )]) {
+            Err(error) if [Errno::ENOENT, Errno::ENODEV, Errno::ENXIO].contains(&error.errno) => {
+                Ok(())
+            }
             outcome => outcome,
         }
     }
 
     /// The addresses that have a permanent neighbour entry on a link.
-    pub(crate) fn permanent_neighbours(&mut self, link: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+    pub(crate) fn permanent_neighbours(
+        &mut self,
+        link: u32,
+    ) -> Result<Vec<Ipv4Addr>, NetlinkError> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Inet;
         let payloads = self.ask(&Request::list(RouteNetlinkMessage::GetNeighbour(message)))?;
-        Ok(payloads.iter().filter_map(|payload| read_permanent_neighbour(payload, link)).collect())
+        Ok(payloads
+            .iter()
+            .filter_map(|payload| read_permanent_neighbour(payload, link))
+            .collect())
     }
 
     /// Every IPv4 range that a link of the namespace has an address in.
@@ -142,7 +186,10 @@ impl RouteSocket {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         let payloads = self.ask(&Request::list(RouteNetlinkMessage::GetAddress(message)))?;
-        Ok(payloads.iter().filter_map(|payload| read_address(payload)).collect())
+        Ok(payloads
+            .iter()
+            .filter_map(|payload| read_address(payload))
+            .collect())
     }
 
     /// Every IPv4 range that the namespace has a route to, except the default routes and those to
@@ -151,7 +198,12 @@ impl RouteSocket {
         let payloads = self.all_routes()?;
         let routes = payloads.iter().filter_map(|payload| Route::read(payload));
         let routes = routes.filter(|route| route.destination.prefix_len() > 0);
-        Ok(routes.map(|route| Occupied { range: route.destination, link: route.link }).collect())
+        Ok(routes
+            .map(|route| Occupied {
+                range: route.destination,
+                link: route.link,
+            })
+            .collect())
     }
 
     /// The best default route.
@@ -160,7 +212,10 @@ impl RouteSocket {
         let routes = payloads.iter().filter_map(|payload| Route::read(payload));
         let defaults = routes.filter(|route| route.destination.prefix_len() == 0);
         let defaults = defaults.filter_map(|route| {
-            route.link.map(|link| DefaultRoute { link, metric: route.metric })
+            route.link.map(|link| DefaultRoute {
+                link,
+                metric: route.metric,
+            })
         });
         Ok(defaults.min_by_key(|route| route.metric))
     }
@@ -196,7 +251,11 @@ impl Route {
             }
         }
         let destination = Ipv4Net::new(network, prefix_length).ok()?;
-        Some(Self { destination, link, metric })
+        Some(Self {
+            destination,
+            link,
+            metric,
+        })
     }
 }
 
@@ -205,7 +264,10 @@ fn read_address(payload: &[u8]) -> Option<Occupied> {
     let link = u32::from_ne_bytes(index);
     let (_, value) = Attributes(payload.get(8..)?).find(|(kind, _)| *kind == libc::IFA_ADDRESS)?;
     let range = Ipv4Net::new(ipv4(value)?, prefix_length).ok()?;
-    Some(Occupied { range, link: Some(link) })
+    Some(Occupied {
+        range,
+        link: Some(link),
+    })
 }
 
 fn read_permanent_neighbour(payload: &[u8], link: u32) -> Option<Ipv4Addr> {

@@ -38,7 +38,8 @@ pub(crate) struct Frame {
 impl Frame {
     /// Whether the kernel answers it even when all is well.
     pub(super) fn is_answered(&self) -> bool {
-        self.flags & (flags::ACK | flags::DUMP) != 0
+        // The two bits of a dump mean something else one by one, for requests that make things.
+        self.flags & flags::ACK != 0 || self.flags & flags::DUMP == flags::DUMP
     }
 
     /// Appends the message as the kernel reads it.
@@ -94,7 +95,12 @@ pub(super) fn next_answer<'a>(datagram: &mut &'a [u8]) -> Result<Option<Answer<'
         _ => Content::Data(payload),
     };
     let interrupted = flags & flags::DUMP_INTERRUPTED != 0;
-    Ok(Some(Answer { sequence, kind, interrupted, content }))
+    Ok(Some(Answer {
+        sequence,
+        kind,
+        interrupted,
+        content,
+    }))
 }
 
 fn outcome<'a>(payload: &[u8], flags: u16) -> Content<'a> {
@@ -103,7 +109,10 @@ fn outcome<'a>(payload: &[u8], flags: u16) -> Content<'a> {
         return Content::Done;
     }
     let errno = Errno::from_raw(code.wrapping_neg());
-    Content::Refused(NetlinkError { errno, explanation: explanation(payload, flags) })
+    Content::Refused(NetlinkError {
+        errno,
+        explanation: explanation(payload, flags),
+    })
 }
 
 /// The kernel's own words, which follow the header of the refused request (and the request itself,
@@ -113,7 +122,11 @@ fn explanation(payload: &[u8], flags: u16) -> Option<String> {
         return None;
     }
     let request = u32_at(payload, 4)? as usize;
-    let repeated = if flags & flags::CAPPED == 0 { request } else { HEADER };
+    let repeated = if flags & flags::CAPPED == 0 {
+        request
+    } else {
+        HEADER
+    };
     let attributes = payload.get(4 + align(repeated)..)?;
     let (_, text) = Attributes(attributes).find(|(kind, _)| *kind == ATTRIBUTE_MESSAGE)?;
     let text = text.strip_suffix(&[0]).unwrap_or(text);
@@ -151,7 +164,11 @@ mod tests {
 
     #[test]
     fn a_request_is_padded_and_carries_its_sequence_number() {
-        let frame = Frame { kind: 16, flags: 5, payload: vec![1, 2, 3] };
+        let frame = Frame {
+            kind: 16,
+            flags: 5,
+            payload: vec![1, 2, 3],
+        };
         let mut bytes = Vec::new();
         frame.write(7, &mut bytes);
         let golden = [19, 0, 0, 0, 16, 0, 5, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0];
@@ -166,8 +183,12 @@ mod tests {
         bytes.extend([9, 0, 1, 0, b'b', b'u', b's', b'y', 0, 0, 0, 0]);
         bytes[0] = u8::try_from(bytes.len()).expect("short");
         let mut rest = bytes.as_slice();
-        let answer = next_answer(&mut rest).expect("well formed").expect("one answer");
-        let Content::Refused(error) = answer.content else { panic!("{answer:?}") };
+        let answer = next_answer(&mut rest)
+            .expect("well formed")
+            .expect("one answer");
+        let Content::Refused(error) = answer.content else {
+            panic!("{answer:?}")
+        };
         assert_eq!(error.errno, Errno::EEXIST);
         assert_eq!(error.explanation.as_deref(), Some("busy"));
         assert!(rest.is_empty());

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
-    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -40,7 +41,14 @@ pub struct Link {
 impl Link {
     fn read(payload: &[u8]) -> Option<Self> {
         let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
-        let mut link = Self { index, name: String::new(), mac: None, mtu: 0, bridge: None, kind: None };
+        let mut link = Self {
+            index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            bridge: None,
+            kind: None,
+        };
         for (kind, value) in Attributes(payload.get(16..)?) {
             match kind {
                 libc::IFLA_IFNAME => link.name = text(value),
@@ -88,8 +96,6 @@ pub struct NewVeth<'a> {
     pub bridge: Option<u32>,
     /// The name of the other end.
     pub peer_name: &'a str,
-    /// The index of the other end in its namespace.
-    pub peer_index: u32,
     /// The MAC address of the other end.
     pub peer_mac: MacAddress,
     /// The network namespace of the other end.
@@ -101,7 +107,6 @@ pub struct NewVeth<'a> {
 impl NewVeth<'_> {
     fn request(&self) -> Request {
         let mut peer = LinkMessage::default();
-        peer.header.index = self.peer_index;
         peer.attributes = vec![
             LinkAttribute::IfName(self.peer_name.to_owned()),
             LinkAttribute::NetNsFd(self.peer_netns.as_raw_fd()),
@@ -123,8 +128,12 @@ impl NewVeth<'_> {
             LinkAttribute::NumRxQueues(1),
             LinkAttribute::LinkInfo(info),
         ];
-        link.attributes.extend(self.bridge.map(LinkAttribute::Controller));
-        Request::change(RouteNetlinkMessage::NewLink(link), flags::CREATE | flags::EXCL)
+        link.attributes
+            .extend(self.bridge.map(LinkAttribute::Controller));
+        Request::change(
+            RouteNetlinkMessage::NewLink(link),
+            flags::CREATE | flags::EXCL,
+        )
     }
 }
 
@@ -133,18 +142,29 @@ impl RouteSocket {
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let request = Request::list(RouteNetlinkMessage::GetLink(LinkMessage::default()));
         let payloads = self.ask(&request)?;
-        Ok(payloads.iter().filter_map(|payload| Link::read(payload)).collect())
+        Ok(payloads
+            .iter()
+            .filter_map(|payload| Link::read(payload))
+            .collect())
     }
 
     /// The link of this name, if there is one.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         match self.ask(&Request::change(RouteNetlinkMessage::GetLink(message), 0)) {
             Ok(payloads) => Ok(payloads.first().and_then(|payload| Link::read(payload))),
             Err(error) if error.errno == Errno::ENODEV => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The index of a link that is expected to be there.
+    pub fn index_of(&mut self, name: &str) -> Result<u32, NetlinkError> {
+        let link = self.link(name)?;
+        Ok(link.ok_or_else(|| NetlinkError::new(Errno::ENODEV))?.index)
     }
 
     /// Makes a bridge and brings it up.
@@ -176,7 +196,9 @@ impl RouteSocket {
     /// Removes a link and waits until it is gone: some 16 ms, and a veth pair's other end with it.
     pub fn delete_link(&mut self, name: &str) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         match self.send(&[Request::change(RouteNetlinkMessage::DelLink(message), 0)]) {
             Err(error) if error.errno == Errno::ENODEV => Ok(()),
             outcome => outcome,
@@ -239,7 +261,9 @@ pub(crate) fn bring_port_up(index: u32, with_ipv6: bool) -> Request {
     if with_ipv6 {
         // The port is not a place to talk to the host.
         let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
-        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)]));
+        message
+            .attributes
+            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)]));
     }
     // A port's options are read from RTM_NEWLINK only, not from RTM_SETLINK.
     Request::change(RouteNetlinkMessage::NewLink(message), 0)
@@ -263,11 +287,16 @@ impl LinkWatch {
     }
 
     /// Waits until a link of this name goes: whether it went before the deadline.
-    pub(crate) fn wait_for_removal(&mut self, name: &str, deadline: Instant) -> Result<bool, NetlinkError> {
+    pub(crate) fn wait_for_removal(
+        &mut self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<bool, NetlinkError> {
         loop {
             let messages = self.0.listen(deadline)?;
             let gone = |(kind, payload): &(u16, Vec<u8>)| {
-                *kind == libc::RTM_DELLINK && Link::read(payload).is_some_and(|link| link.name == name)
+                *kind == libc::RTM_DELLINK
+                    && Link::read(payload).is_some_and(|link| link.name == name)
             };
             if messages.iter().any(gone) {
                 return Ok(true);
@@ -293,7 +322,6 @@ mod tests {
             name: "eni-1",
             bridge: Some(7),
             peer_name: "eth0",
-            peer_index: 2,
             peer_mac: MacAddress([2, 0, 0, 0, 0, 1]),
             peer_netns: stdin.as_fd(),
             mtu: 1500,
@@ -309,7 +337,6 @@ mod tests {
         assert_eq!(info[0].1, b"veth\0");
         let data: Vec<(u16, &[u8])> = Attributes(info[1].1).collect();
         let peer = data[0].1;
-        assert_eq!(peer[4..8], [2, 0, 0, 0]);
         let peer: Vec<(u16, &[u8])> = Attributes(&peer[16..]).collect();
         assert_eq!(peer[0], (libc::IFLA_IFNAME, &b"eth0\0"[..]));
         assert_eq!(peer[1], (libc::IFLA_NET_NS_FD, &[0, 0, 0, 0][..]));

@@ -1,9 +1,9 @@
 //! Netlink: how links, addresses, routes and firewall state are asked for and changed.
 //!
-//! A synchronous socket ([`Socket`]) that sends a few [`Frame`]s and reads until each is answered,
-//! and on it the routing family ([`RouteSocket`]), in whose messages the types and their encoding
+//! A synchronous socket (`Socket`) that sends a few `Frame`s and reads until each is answered,
+//! and on it the routing family (`RouteSocket`), in whose messages the types and their encoding
 //! are netlink-packet-route's. The family of nftables, which has no usable library, is
-//! [`crate::nftables`].
+//! `crate::nftables`.
 //!
 //! A netlink socket belongs to the network namespace of the thread that opens it, for good. So a
 //! namespace is configured through a socket that was opened inside, by any thread, and no thread
@@ -21,9 +21,9 @@ use std::io;
 
 use nix::errno::Errno;
 
-pub(crate) use frame::{Attributes, Frame, align, flags};
 pub(crate) use addressing::{Occupied, add_blackhole, add_forwarding_entry, add_neighbour};
 pub use addressing::{add_address, add_route};
+pub(crate) use frame::{Attributes, Frame, align, flags};
 pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
 pub(crate) use link::{LinkWatch, bring_port_up};
 pub use route::{Request, RouteSocket};
@@ -40,12 +40,18 @@ pub struct NetlinkError {
 
 impl NetlinkError {
     pub(crate) fn new(errno: Errno) -> Self {
-        Self { errno, explanation: None }
+        Self {
+            errno,
+            explanation: None,
+        }
     }
 
     /// An answer that does not have the form that it should have.
     pub(crate) fn malformed(what: impl fmt::Display) -> Self {
-        Self { errno: Errno::EBADMSG, explanation: Some(what.to_string()) }
+        Self {
+            errno: Errno::EBADMSG,
+            explanation: Some(what.to_string()),
+        }
     }
 }
 

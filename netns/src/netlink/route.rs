@@ -23,18 +23,28 @@ pub struct Request {
 impl Request {
     /// Changes something that exists, or makes it, as `flags` say.
     pub(super) fn change(message: RouteNetlinkMessage, flags: u16) -> Self {
-        Self { message, flags: flags::REQUEST | flags::ACK | flags }
+        Self {
+            message,
+            flags: flags::REQUEST | flags::ACK | flags,
+        }
     }
 
     pub(super) fn list(message: RouteNetlinkMessage) -> Self {
-        Self { message, flags: flags::REQUEST | flags::DUMP }
+        Self {
+            message,
+            flags: flags::REQUEST | flags::DUMP,
+        }
     }
 
     pub(super) fn frame(&self) -> Frame {
         // Zeroed each time: the encoder leaves padding unwritten, and the kernel checks some of it.
         let mut payload = vec![0; NetlinkSerializable::buffer_len(&self.message)];
         self.message.serialize(&mut payload);
-        Frame { kind: self.message.message_type(), flags: self.flags, payload }
+        Frame {
+            kind: self.message.message_type(),
+            flags: self.flags,
+            payload,
+        }
     }
 }
 
@@ -47,7 +57,9 @@ pub struct RouteSocket {
 impl RouteSocket {
     /// Opens the socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self { socket: Socket::open(SockProtocol::NetlinkRoute)? })
+        Ok(Self {
+            socket: Socket::open(SockProtocol::NetlinkRoute)?,
+        })
     }
 
     /// Carries out requests in order, in one system call. Not a transaction: what comes before a

@@ -6,15 +6,21 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket,
 };
+use nix::sys::time::TimeVal;
 
 use super::NetlinkError;
 use super::frame::{Content, Frame, next_answer};
 
 /// The kernel never sends more than this at once.
 const LARGEST_DATAGRAM: usize = 64 * 1024;
+
+/// The kernel answers while a request is sent; this is only so that a mistake can't hang a caller.
+const ANSWER_TIMEOUT: TimeVal = TimeVal::new(30, 0);
 
 /// A message of the kernel: its type, and what follows the header.
 pub(crate) type Message = (u16, Vec<u8>);
@@ -35,10 +41,20 @@ impl Socket {
 
     /// Opens a socket that also hears what happens, by the groups of the family.
     pub(crate) fn subscribe(family: SockProtocol, groups: u32) -> Result<Self, NetlinkError> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, family)?;
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            family,
+        )?;
         crate::sys::enable_extended_acks(fd.as_fd())?;
+        setsockopt(&fd, ReceiveTimeout, &ANSWER_TIMEOUT)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-        Ok(Self { fd, sequence: 0, buffer: vec![0; LARGEST_DATAGRAM] })
+        Ok(Self {
+            fd,
+            sequence: 0,
+            buffer: vec![0; LARGEST_DATAGRAM],
+        })
     }
 
     /// Sends requests in one datagram, which the kernel carries out in order, and returns what it
@@ -131,7 +147,12 @@ struct Answers {
 impl Answers {
     fn new(frames: &[Frame], first: u32) -> Self {
         let awaited = frames.iter().map(Frame::is_answered).collect();
-        Self { first, awaited, refused: None, messages: Vec::new() }
+        Self {
+            first,
+            awaited,
+            refused: None,
+            messages: Vec::new(),
+        }
     }
 
     fn complete(&self) -> bool {
@@ -141,7 +162,9 @@ impl Answers {
     fn take(&mut self, answer: super::frame::Answer<'_>) {
         let index = answer.sequence.wrapping_sub(self.first) as usize;
         // What answers an earlier datagram is late: a refused batch is answered twice.
-        let Some(awaited) = self.awaited.get_mut(index) else { return };
+        let Some(awaited) = self.awaited.get_mut(index) else {
+            return;
+        };
         if answer.interrupted {
             self.refused.get_or_insert(interrupted());
         }

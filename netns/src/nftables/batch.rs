@@ -38,24 +38,21 @@ pub(crate) struct Chain {
     pub(crate) base: Option<(&'static str, Hook, i32)>,
 }
 
-/// A set of keys, or a map if they have values.
+/// A set of keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Set {
     pub(crate) name: &'static str,
     /// What the key's fields are, by the numbers that the `nft` command shows them by.
     pub(crate) key_type: u32,
     pub(crate) key_length: u32,
-    /// The same for the value.
-    pub(crate) value: Option<(u32, u32)>,
 }
 
-/// A key of a set, with its value if the set is a map.
+/// A key of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) table: Table,
     pub(crate) set: &'static str,
     pub(crate) key: Vec<u8>,
-    pub(crate) value: Option<Vec<u8>>,
 }
 
 /// Changes that are made together.
@@ -69,22 +66,37 @@ impl Batch {
         let mut userdata = vec![0, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
         userdata.extend_from_slice(comment.as_bytes());
         userdata.push(0);
-        let attributes = Writer::default().text(1, table.name).number(2, 0).bytes(6, &userdata);
+        let attributes = Writer::default()
+            .text(1, table.name)
+            .number(2, 0)
+            .bytes(6, &userdata);
         self.push(NEW_TABLE, flags::CREATE, table.family, attributes);
     }
 
     /// Removes a table with all that is in it. It must exist.
     pub(crate) fn delete_table(&mut self, table: Table) {
-        self.push(DELETE_TABLE, 0, table.family, Writer::default().text(1, table.name));
+        self.push(
+            DELETE_TABLE,
+            0,
+            table.family,
+            Writer::default().text(1, table.name),
+        );
     }
 
     pub(crate) fn add_chain(&mut self, table: Table, chain: Chain) {
         let mut attributes = Writer::default().text(1, table.name).text(3, chain.name);
         if let Some((kind, hook, priority)) = chain.base {
-            let place = Writer::default().number(1, hook as u32).number(2, priority.cast_unsigned());
+            let place = Writer::default()
+                .number(1, hook as u32)
+                .number(2, priority.cast_unsigned());
             attributes = attributes.nested(4, place).number(5, 1).text(7, kind);
         }
-        self.push(NEW_CHAIN, flags::CREATE | flags::EXCL, table.family, attributes);
+        self.push(
+            NEW_CHAIN,
+            flags::CREATE | flags::EXCL,
+            table.family,
+            attributes,
+        );
     }
 
     /// Appends a rule to a chain.
@@ -93,34 +105,45 @@ impl Batch {
             .text(1, table.name)
             .text(2, chain)
             .nested_bytes(4, &expression_list(rule));
-        self.push(NEW_RULE, flags::CREATE | flags::APPEND, table.family, attributes);
+        self.push(
+            NEW_RULE,
+            flags::CREATE | flags::APPEND,
+            table.family,
+            attributes,
+        );
     }
 
     pub(crate) fn add_set(&mut self, table: Table, set: Set, id: u32) {
-        const MAP: u32 = 8;
-        let mut attributes = Writer::default()
+        let attributes = Writer::default()
             .text(1, table.name)
             .text(2, set.name)
-            .number(3, if set.value.is_some() { MAP } else { 0 })
+            .number(3, 0)
             .number(4, set.key_type)
             .number(5, set.key_length)
             .number(10, id);
-        if let Some((value_type, length)) = set.value {
-            attributes = attributes.number(6, value_type).number(7, length);
-        }
-        self.push(NEW_SET, flags::CREATE | flags::EXCL, table.family, attributes);
+        self.push(
+            NEW_SET,
+            flags::CREATE | flags::EXCL,
+            table.family,
+            attributes,
+        );
     }
 
-    /// Adds an element. Nothing happens if it is there with the same value.
+    /// Adds an element. Nothing happens if it is there.
     pub(crate) fn add_element(&mut self, element: &Element) {
-        self.push(NEW_ELEMENT, flags::CREATE, element.table.family, element.write(true));
+        self.push(
+            NEW_ELEMENT,
+            flags::CREATE,
+            element.table.family,
+            element.write(),
+        );
     }
 
     /// Removes an element. Nothing happens if it is not there: it is added first, since kernels
     /// before 6.3 can't be told to remove what may be missing, and the whole batch would fail.
     pub(crate) fn delete_element(&mut self, element: &Element) {
         self.add_element(element);
-        self.push(DELETE_ELEMENT, 0, element.table.family, element.write(false));
+        self.push(DELETE_ELEMENT, 0, element.table.family, element.write());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -140,7 +163,11 @@ impl Batch {
     pub(super) fn into_frames(self) -> Vec<Frame> {
         let envelope = |kind| {
             let [high, low] = SUBSYSTEM.to_be_bytes();
-            Frame { kind, flags: flags::REQUEST, payload: vec![0, 0, high, low] }
+            Frame {
+                kind,
+                flags: flags::REQUEST,
+                payload: vec![0, 0, high, low],
+            }
         };
         let mut frames = vec![envelope(BATCH_BEGIN)];
         frames.extend(self.0);
@@ -153,14 +180,13 @@ impl Batch {
 }
 
 impl Element {
-    fn write(&self, with_value: bool) -> Writer {
-        let data = |bytes: &[u8]| Writer::default().bytes(1, bytes);
-        let mut element = Writer::default().nested(1, data(&self.key));
-        if let (true, Some(value)) = (with_value, &self.value) {
-            element = element.nested(2, data(value));
-        }
+    fn write(&self) -> Writer {
+        let element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
         let list = Writer::default().nested(1, element);
-        Writer::default().text(1, self.table.name).text(2, self.set).nested(3, list)
+        Writer::default()
+            .text(1, self.table.name)
+            .text(2, self.set)
+            .nested(3, list)
     }
 }
 
@@ -168,18 +194,29 @@ impl Element {
 pub(super) fn frame(kind: u16, flags: u16, family: Family, attributes: Vec<u8>) -> Frame {
     let mut payload = vec![family as u8, 0, 0, 0];
     payload.extend(attributes);
-    Frame { kind, flags: flags::REQUEST | flags, payload }
+    Frame {
+        kind,
+        flags: flags::REQUEST | flags,
+        payload,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TABLE: Table = Table { family: Family::Inet, name: "t" };
+    const TABLE: Table = Table {
+        family: Family::Inet,
+        name: "t",
+    };
 
     #[test]
     fn an_element_is_encoded_as_the_kernel_reads_it() {
-        let element = Element { table: TABLE, set: "s", key: vec![10, 0, 0, 1], value: None };
+        let element = Element {
+            table: TABLE,
+            set: "s",
+            key: vec![10, 0, 0, 1],
+        };
         let mut batch = Batch::default();
         batch.add_element(&element);
         let golden = [
@@ -199,7 +236,10 @@ mod tests {
         let frames = batch.into_frames();
         let kinds: Vec<u16> = frames.iter().map(|frame| frame.kind).collect();
         assert_eq!(kinds, [0x10, 0x0a02, 0x0a02, 0x11]);
-        let answered: Vec<bool> = frames.iter().map(|frame| frame.flags & flags::ACK != 0).collect();
+        let answered: Vec<bool> = frames
+            .iter()
+            .map(|frame| frame.flags & flags::ACK != 0)
+            .collect();
         assert_eq!(answered, [false, false, true, false]);
     }
 }

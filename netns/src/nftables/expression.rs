@@ -55,23 +55,50 @@ pub(crate) enum Verdict {
 /// One instruction of a rule.
 #[derive(Debug, Clone)]
 pub(crate) enum Expression {
-    Meta { key: MetaKey, into: Register },
-    Payload { base: Base, offset: u32, length: u32, into: Register },
+    Meta {
+        key: MetaKey,
+        into: Register,
+    },
+    Payload {
+        base: Base,
+        offset: u32,
+        length: u32,
+        into: Register,
+    },
     /// The state of the packet's connection, as a bit.
-    ConnectionState { into: Register },
-    Mask { register: Register, mask: Vec<u8> },
+    ConnectionState {
+        into: Register,
+    },
+    Mask {
+        register: Register,
+        mask: Vec<u8>,
+    },
     /// Compares a register with a value. A comparison with fewer bytes is one with a prefix.
-    Compare { register: Register, comparison: Comparison, value: Vec<u8> },
+    Compare {
+        register: Register,
+        comparison: Comparison,
+        value: Vec<u8>,
+    },
     /// Compares a register with zero: true if it is not.
-    NotZero { register: Register },
+    NotZero {
+        register: Register,
+    },
     /// Whether a set has the key in the registers; if inverted, whether it has not.
-    InSet { set: &'static str, key: Register, inverted: bool },
-    /// Replaces a key by what a map has for it.
-    Map { map: &'static str, key: Register, into: Register },
-    Immediate { into: Register, value: Vec<u8> },
+    InSet {
+        set: &'static str,
+        key: Register,
+        inverted: bool,
+    },
+    Immediate {
+        into: Register,
+        value: Vec<u8>,
+    },
     Verdict(Verdict),
     /// Sends the packet to the IPv4 address and port in these registers.
-    DestinationNat { address: Register, port: Register },
+    DestinationNat {
+        address: Register,
+        port: Register,
+    },
     Masquerade,
 }
 
@@ -83,7 +110,7 @@ impl Expression {
             Self::ConnectionState { .. } => "ct",
             Self::Mask { .. } => "bitwise",
             Self::Compare { .. } | Self::NotZero { .. } => "cmp",
-            Self::InSet { .. } | Self::Map { .. } => "lookup",
+            Self::InSet { .. } => "lookup",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -94,25 +121,31 @@ impl Expression {
         let empty = Writer::default();
         match self {
             Self::Meta { key, into } => empty.number(1, into.number()).number(2, *key as u32),
-            Self::Payload { base, offset, length, into } => empty
+            Self::Payload {
+                base,
+                offset,
+                length,
+                into,
+            } => empty
                 .number(1, into.number())
                 .number(2, *base as u32)
                 .number(3, *offset)
                 .number(4, *length),
             Self::ConnectionState { into } => empty.number(1, into.number()).number(2, 0),
             Self::Mask { register, mask } => mask_register(*register, mask),
-            Self::Compare { register, comparison, value } => {
-                compare(*register, *comparison as u32, value)
-            }
+            Self::Compare {
+                register,
+                comparison,
+                value,
+            } => compare(*register, *comparison as u32, value),
             Self::NotZero { register } => compare(*register, 1, &[0; 4]),
             Self::InSet { set, key, inverted } => empty
                 .text(1, set)
                 .number(2, key.number())
                 .number(5, u32::from(*inverted)),
-            Self::Map { map, key, into } => {
-                empty.text(1, map).number(2, key.number()).number(3, into.number())
+            Self::Immediate { into, value } => {
+                empty.number(1, into.number()).nested(2, data(value))
             }
-            Self::Immediate { into, value } => empty.number(1, into.number()).nested(2, data(value)),
             Self::Verdict(verdict) => empty.number(1, 0).nested(2, verdict.write()),
             Self::DestinationNat { address, port } => destination_nat(*address, *port),
             Self::Masquerade => empty,
@@ -141,7 +174,10 @@ fn data(value: &[u8]) -> Writer {
 }
 
 fn compare(register: Register, comparison: u32, value: &[u8]) -> Writer {
-    Writer::default().number(1, register.number()).number(2, comparison).nested(3, data(value))
+    Writer::default()
+        .number(1, register.number())
+        .number(2, comparison)
+        .nested(3, data(value))
 }
 
 fn mask_register(register: Register, mask: &[u8]) -> Writer {
@@ -166,10 +202,14 @@ fn destination_nat(address: Register, port: Register) -> Writer {
 
 /// A rule's instructions, as the list that the kernel takes.
 pub(crate) fn expression_list(expressions: &[Expression]) -> Vec<u8> {
-    let list = expressions.iter().fold(Writer::default(), |list, expression| {
-        let element = Writer::default().text(1, expression.name()).nested(2, expression.write());
-        list.nested(1, element)
-    });
+    let list = expressions
+        .iter()
+        .fold(Writer::default(), |list, expression| {
+            let element = Writer::default()
+                .text(1, expression.name())
+                .nested(2, expression.write());
+            list.nested(1, element)
+        });
     list.finish()
 }
 
@@ -200,7 +240,8 @@ mod tests {
         let jump = Expression::Verdict(Verdict::Jump("x"));
         let golden = [
             52, 0, 1, 0x80, // element
-            14, 0, 1, 0, b'i', b'm', b'm', b'e', b'd', b'i', b'a', b't', b'e', 0, 0, 0, // name
+            14, 0, 1, 0, b'i', b'm', b'm', b'e', b'd', b'i', b'a', b't', b'e', 0, 0,
+            0, // name
             32, 0, 2, 0x80, // data
             8, 0, 1, 0, 0, 0, 0, 0, // the verdict's register
             20, 0, 2, 0x80, 16, 0, 2, 0x80, // value, verdict
@@ -208,7 +249,10 @@ mod tests {
         ];
         let bytes = expression_list(&[jump]);
         assert_eq!(bytes[4..20], golden[4..20]);
-        assert_eq!(bytes[bytes.len() - 16..bytes.len() - 8], golden[golden.len() - 8..]);
+        assert_eq!(
+            bytes[bytes.len() - 16..bytes.len() - 8],
+            golden[golden.len() - 8..]
+        );
         assert_eq!(bytes[bytes.len() - 8..], [6, 0, 2, 0, b'x', 0, 0, 0]);
     }
 }

@@ -15,7 +15,9 @@ mod expression;
 mod socket;
 
 pub(crate) use batch::{Batch, Chain, Element, Hook, Set};
-pub(crate) use expression::{Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list};
+pub(crate) use expression::{
+    Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
+};
 pub(crate) use socket::NftSocket;
 
 /// A family of packets that a table is for.

@@ -4,9 +4,9 @@
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
+use super::Table;
 use super::attributes::Writer;
 use super::batch::{Batch, GET_ELEMENT, GET_TABLE, frame};
-use super::Table;
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
@@ -38,8 +38,12 @@ impl NftSocket {
             Err(error) if error.errno == Errno::ENOENT => return Ok(None),
             outcome => outcome?,
         };
-        let payload = messages.first().and_then(|(_, payload)| payload.get(FAMILY_HEADER..));
-        let userdata = payload.and_then(|bytes| find(bytes, USERDATA)).unwrap_or_default();
+        let payload = messages
+            .first()
+            .and_then(|(_, payload)| payload.get(FAMILY_HEADER..));
+        let userdata = payload
+            .and_then(|bytes| find(bytes, USERDATA))
+            .unwrap_or_default();
         // Type 0, length, text, zero.
         let text = match userdata {
             [0, _, text @ .., 0] => String::from_utf8_lossy(text).into_owned(),
@@ -54,8 +58,13 @@ impl NftSocket {
         let attributes = Writer::default().text(1, table.name).text(2, set).finish();
         let request = frame(GET_ELEMENT, flags::DUMP, table.family, attributes);
         let messages = self.0.request(&[request])?;
-        let lists = messages.iter().filter_map(|(_, payload)| find(payload.get(FAMILY_HEADER..)?, ELEMENTS));
-        Ok(lists.flat_map(Attributes).filter_map(|(_, element)| key(element)).collect())
+        let lists = messages
+            .iter()
+            .filter_map(|(_, payload)| find(payload.get(FAMILY_HEADER..)?, ELEMENTS));
+        Ok(lists
+            .flat_map(Attributes)
+            .filter_map(|(_, element)| key(element))
+            .collect())
     }
 }
 
@@ -66,5 +75,7 @@ fn key(element: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    Attributes(attributes)
+        .find(|(kind, _)| *kind == wanted)
+        .map(|(_, value)| value)
 }

@@ -7,25 +7,43 @@ use berth_netns::{FAILPOINTS, Network, NetworkConfig};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{Reached, Task, World, eni, request};
+use crate::world::{BEFORE_REMOVAL, Reached, Task, World, eni, request};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        ("after_a_crash_at_any_step_the_next_start_leaves_nothing", after_a_crash_at_any_step),
-        ("a_failure_at_any_step_of_attach_leaves_nothing", a_failure_at_any_step_of_attach),
-        ("a_failed_detach_keeps_the_address_and_can_be_repeated", a_failed_detach_can_be_repeated),
-        ("rules_that_someone_flushed_are_back_after_a_start", flushed_rules_are_back),
+        (
+            "after_a_crash_at_any_step_the_next_start_leaves_nothing",
+            after_a_crash_at_any_step,
+        ),
+        (
+            "a_failure_at_any_step_of_attach_leaves_nothing",
+            a_failure_at_any_step_of_attach,
+        ),
+        (
+            "a_failed_detach_keeps_the_address_and_can_be_repeated",
+            a_failed_detach_can_be_repeated,
+        ),
+        (
+            "rules_that_someone_flushed_are_back_after_a_start",
+            flushed_rules_are_back,
+        ),
         ("nft_agrees_that_the_tables_are_ours_and_whole", nft_agrees),
     ]
 }
 
 /// What a child process does: opens the network, attaches, detaches.
 pub fn child(action: &str, arguments: &[String]) -> ExitCode {
-    let [state_dir, run_dir] = arguments else { return ExitCode::from(2) };
+    let [state_dir, run_dir] = arguments else {
+        return ExitCode::from(2);
+    };
     let work = || -> berth_netns::Result<()> {
         let network = Network::open(NetworkConfig::new(state_dir, run_dir))?;
         network.attach(&request(1))?;
-        if action == "attach" { Ok(()) } else { network.detach(&eni(1)) }
+        if action == "attach" {
+            Ok(())
+        } else {
+            network.detach(&eni(1))
+        }
     };
     match work() {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,8 +73,12 @@ fn after_a_crash_at_any_step(world: &World) {
         assert_eq!(leaks::mounts(world), Vec::<String>::new(), "{step}");
         assert!(!leaks::links().contains(&eni(1).host_link()), "{step}");
         let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
-        let _server = two.listen(two.address, 80);
-        assert_eq!(one.connect(two.address, 80), Reached::Yes, "{step}: the network works");
+        two.serve(two.address, 80);
+        assert_eq!(
+            one.connect(two.address, 80),
+            Reached::Yes,
+            "{step}: the network works"
+        );
         one.detach(&network);
         two.detach(&network);
         drop(network);
@@ -69,7 +91,9 @@ fn a_failure_at_any_step_of_attach(world: &World) {
         let status = run_child(world, "attach", &format!("{step}:error"));
         assert_eq!(status.code(), Some(1), "{step}: {status}");
         let network = world.network();
-        network.wait_until_gone(&eni(1), std::time::Duration::from_secs(10)).expect("gone");
+        network
+            .wait_until_gone(&eni(1), BEFORE_REMOVAL)
+            .expect("gone");
         drop(network);
         leaks::check(world);
     }
@@ -83,7 +107,9 @@ fn a_failed_detach_can_be_repeated(world: &World) {
         let kept = network.list().expect("listed").len();
         assert_eq!(kept, usize::from(*step != "detach:address"), "{step}");
         network.detach(&eni(1)).expect("detached");
-        network.wait_until_gone(&eni(1), std::time::Duration::from_secs(10)).expect("gone");
+        network
+            .wait_until_gone(&eni(1), BEFORE_REMOVAL)
+            .expect("gone");
         drop(network);
         leaks::check(world);
     }
@@ -92,7 +118,7 @@ fn a_failed_detach_can_be_repeated(world: &World) {
 fn flushed_rules_are_back(world: &World) {
     let network = world.network();
     let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
-    let _server = two.listen(two.address, 80);
+    two.serve(two.address, 80);
     if leaks::nft_is_installed() {
         leaks::nft(&["flush", "ruleset"]);
     }
@@ -101,7 +127,7 @@ fn flushed_rules_are_back(world: &World) {
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
     if leaks::nft_is_installed() {
         assert_eq!(leaks::elements("set bridge berth sources"), 2);
-        assert_eq!(leaks::elements("map inet berth policies"), 2);
+        assert_eq!(leaks::elements("set inet berth default_group"), 2);
     }
     one.detach(&network);
     two.detach(&network);
@@ -120,8 +146,11 @@ fn nft_agrees(world: &World) {
     ] {
         assert!(inet.contains(line), "{line} is not in\n{inet}");
     }
-    assert!(inet.contains("10.231.0.4 : 0x00000001"), "{inet}");
+    assert!(inet.contains("elements = { 10.231.0.4 }"), "{inet}");
     let bridge = leaks::nft(&["list", "table", "bridge", "berth"]);
-    assert!(bridge.contains("\"eni-00000000001\" . 02:00:00:00:00:01 . 10.231.0.4"), "{bridge}");
+    assert!(
+        bridge.contains("\"eni-00000000001\" . 02:00:00:00:00:01 . 10.231.0.4"),
+        "{bridge}"
+    );
     task.detach(&network);
 }

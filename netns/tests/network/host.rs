@@ -11,25 +11,45 @@ use crate::world::{OUTSIDE, World};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        ("a_range_that_an_address_of_the_host_is_in_is_refused", an_address_overlaps),
-        ("a_range_that_a_route_of_the_host_covers_is_refused", a_route_overlaps),
-        ("a_link_with_the_bridges_name_is_refused", a_foreign_link_is_refused),
-        ("subnets_that_overlap_are_refused", subnets_that_overlap_are_refused),
-        ("undo_leaves_the_host_as_it_was", undo_leaves_the_host_as_it_was),
-        ("undo_of_what_was_never_opened_does_nothing", undo_of_nothing),
+        (
+            "a_range_that_an_address_of_the_host_is_in_is_refused",
+            an_address_overlaps,
+        ),
+        (
+            "a_range_that_a_route_of_the_host_covers_is_refused",
+            a_route_overlaps,
+        ),
+        (
+            "a_link_with_the_bridges_name_is_refused",
+            a_foreign_link_is_refused,
+        ),
+        (
+            "subnets_that_overlap_are_refused",
+            subnets_that_overlap_are_refused,
+        ),
+        (
+            "undo_leaves_the_host_as_it_was",
+            undo_leaves_the_host_as_it_was,
+        ),
+        (
+            "undo_of_what_was_never_opened_does_nothing",
+            undo_of_nothing,
+        ),
     ]
 }
 
 fn uplink() -> (RouteSocket, u32) {
     let mut socket = RouteSocket::open().expect("a socket");
-    let index = socket.link("uplink").expect("readable").expect("there").index;
+    let index = socket.index_of("uplink").expect("there");
     (socket, index)
 }
 
 fn an_address_overlaps(world: &World) {
     let (mut socket, uplink) = uplink();
     let address = "10.231.0.77/25".parse().expect("a network");
-    socket.send(&[add_address(uplink, address, true)]).expect("added");
+    socket
+        .send(&[add_address(uplink, address, true)])
+        .expect("added");
     let error = Network::open(world.config()).expect_err("refused");
     assert!(matches!(error, Error::Overlap { .. }));
     assert_eq!(
@@ -37,27 +57,48 @@ fn an_address_overlaps(world: &World) {
         "the range 10.231.0.0/24 of subnet-00000000000000001 overlaps 10.231.0.77/25, which the host \
          has on uplink; choose another range for the subnet"
     );
-    assert!(!leaks::links().contains(&"berth0".to_owned()), "nothing was made");
+    assert!(
+        !leaks::links().contains(&"berth0".to_owned()),
+        "nothing was made"
+    );
 }
 
 fn a_route_overlaps(world: &World) {
     let (mut socket, uplink) = uplink();
     let vpn = "10.224.0.0/11".parse().expect("a network");
-    socket.send(&[add_route(uplink, vpn, OUTSIDE)]).expect("added");
+    socket
+        .send(&[add_route(uplink, vpn, OUTSIDE)])
+        .expect("added");
     let error = Network::open(world.config()).expect_err("refused");
-    assert!(error.to_string().contains("overlaps 10.224.0.0/11, which the host has on uplink"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("overlaps 10.224.0.0/11, which the host has on uplink"),
+        "{error}"
+    );
     // Half of everything is as good as a default route, and overlaps nothing.
     let (mut socket, uplink) = self::uplink();
     let half = "0.0.0.0/1".parse().expect("a network");
-    socket.send(&[add_route(uplink, half, OUTSIDE)]).expect("added");
+    socket
+        .send(&[add_route(uplink, half, OUTSIDE)])
+        .expect("added");
     let id = Subnet::default_subnet().id().clone();
-    let elsewhere = Subnet::new(id, "10.9.8.0/24".parse().expect("a network"), "berth0").expect("valid");
-    Network::open(NetworkConfig { subnets: vec![elsewhere], ..world.config() }).expect("opened");
+    let elsewhere =
+        Subnet::new(id, "10.9.8.0/24".parse().expect("a network"), "berth0").expect("valid");
+    Network::open(NetworkConfig {
+        subnets: vec![elsewhere],
+        ..world.config()
+    })
+    .expect("opened");
 }
 
 fn a_foreign_link_is_refused(world: &World) {
     let mut socket = RouteSocket::open().expect("a socket");
-    let foreign = NewBridge { name: "berth0", mac: MacAddress([2, 0, 0, 0, 0, 5]), mtu: 1500 };
+    let foreign = NewBridge {
+        name: "berth0",
+        mac: MacAddress([2, 0, 0, 0, 0, 5]),
+        mtu: 1500,
+    };
     socket.add_bridge(&foreign).expect("made");
     let error = Network::open(world.config()).expect_err("refused");
     assert!(matches!(error, Error::ForeignLink { .. }), "{error}");
@@ -67,9 +108,16 @@ fn a_foreign_link_is_refused(world: &World) {
 
 fn subnets_that_overlap_are_refused(world: &World) {
     let id = "subnet-00000000000000002".parse().expect("valid");
-    let other = Subnet::new(id, "10.231.0.128/25".parse().expect("a network"), "berth1").expect("valid");
-    let config = NetworkConfig { subnets: vec![Subnet::default_subnet(), other], ..world.config() };
-    assert!(matches!(Network::open(config), Err(Error::SubnetsCollide(..))));
+    let other =
+        Subnet::new(id, "10.231.0.128/25".parse().expect("a network"), "berth1").expect("valid");
+    let config = NetworkConfig {
+        subnets: vec![Subnet::default_subnet(), other],
+        ..world.config()
+    };
+    assert!(matches!(
+        Network::open(config),
+        Err(Error::SubnetsCollide(..))
+    ));
 }
 
 fn undo_leaves_the_host_as_it_was(world: &World) {

@@ -11,12 +11,24 @@ use crate::world::World;
 
 /// Takes the network down and compares what is there with what was there before the test.
 pub fn check(world: &World) {
-    assert_eq!(allocations(world), Vec::<String>::new(), "addresses are left");
+    assert_eq!(
+        allocations(world),
+        Vec::<String>::new(),
+        "addresses are left"
+    );
     assert_eq!(mounts(world), Vec::<String>::new(), "mounts are left");
-    let links: Vec<String> = links().into_iter().filter(|name| name.starts_with("eni-")).collect();
+    let links: Vec<String> = links()
+        .into_iter()
+        .filter(|name| name.starts_with("eni-"))
+        .collect();
     assert_eq!(links, Vec::<String>::new(), "links are left");
     if nft_is_installed() {
-        assert_eq!(task_elements(), 0, "firewall elements are left: {}", nft(&["list", "ruleset"]));
+        assert_eq!(
+            task_elements(),
+            0,
+            "firewall elements are left: {}",
+            nft(&["list", "ruleset"])
+        );
     }
     Network::undo(&world.config()).expect("the network can be taken down");
     check_nothing(world);
@@ -32,57 +44,100 @@ pub fn check_nothing(world: &World) {
         let tables = nft(&["list", "tables"]);
         assert!(!tables.contains("berth"), "tables are left: {tables}");
     }
-    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("readable").trim(), "0");
+    assert_eq!(
+        fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+            .expect("readable")
+            .trim(),
+        "0"
+    );
     let state: Vec<String> = names_in(&world.state_dir());
-    assert!(state.is_empty() || state == ["lock"], "files are left: {state:?}");
-    assert_eq!(names_in(&world.run_dir()), Vec::<String>::new(), "files are left");
+    assert!(
+        state.is_empty() || state == ["lock"],
+        "files are left: {state:?}"
+    );
+    assert_eq!(
+        names_in(&world.run_dir()),
+        Vec::<String>::new(),
+        "files are left"
+    );
     fs::remove_dir_all(world.state_dir()).expect("ours");
     fs::remove_dir_all(world.run_dir()).expect("ours");
 }
 
 /// Kernels with tunnels built in give each namespace a link of each kind.
 fn is_born_with_a_namespace(name: &str) -> bool {
-    ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"].contains(&name)
+    [
+        "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0",
+    ]
+    .contains(&name)
 }
 
 pub fn links() -> Vec<String> {
-    let links = RouteSocket::open().expect("a socket").links().expect("readable");
+    let links = RouteSocket::open()
+        .expect("a socket")
+        .links()
+        .expect("readable");
     links.into_iter().map(|link| link.name).collect()
 }
 
 pub fn allocations(world: &World) -> Vec<String> {
     let folder = world.state_dir().join("addresses");
-    names_in(&folder).iter().flat_map(|subnet| names_in(&folder.join(subnet))).collect()
+    names_in(&folder)
+        .iter()
+        .flat_map(|subnet| names_in(&folder.join(subnet)))
+        .collect()
 }
 
 pub fn mounts(world: &World) -> Vec<String> {
     let all = fs::read_to_string("/proc/thread-self/mountinfo").expect("readable");
     let folder = world.folder().display().to_string();
-    all.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect()
+    all.lines()
+        .filter(|line| line.contains(&folder))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn names_in(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
     let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("readable").file_name();
-    entries.map(name).map(|name| name.to_string_lossy().into_owned()).collect()
+    entries
+        .map(name)
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 pub fn nft_is_installed() -> bool {
-    let silent = Command::new("nft").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let silent = Command::new("nft")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     silent.is_ok_and(|status| status.success())
 }
 
 /// What nft says, of the calling thread's namespace.
 pub fn nft(arguments: &[&str]) -> String {
-    let output = Command::new("nft").args(arguments).output().expect("nft runs");
-    assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("nft")
+        .args(arguments)
+        .output()
+        .expect("nft runs");
+    assert!(
+        output.status.success(),
+        "nft {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("text")
 }
 
 /// How many elements of the sets are tasks'.
 fn task_elements() -> usize {
     let tables = nft(&["list", "tables"]);
-    let sets = [("map inet berth policies", "inet berth"), ("set bridge berth sources", "bridge berth")];
+    let sets = [
+        ("set inet berth default_group", "inet berth"),
+        ("set bridge berth sources", "bridge berth"),
+    ];
     let present = sets.into_iter().filter(|(_, table)| tables.contains(table));
     present.map(|(set, _)| elements(set)).sum()
 }
@@ -93,6 +148,14 @@ pub fn elements(set: &str) -> usize {
     arguments.extend(set.split(' '));
     let json: serde_json::Value = serde_json::from_str(&nft(&arguments)).expect("JSON");
     let found = json["nftables"].as_array().into_iter().flatten();
-    let found = found.flat_map(|object| object.as_object().into_iter().flat_map(|object| object.values()));
-    found.filter_map(|object| object["elem"].as_array()).map(Vec::len).sum()
+    let found = found.flat_map(|object| {
+        object
+            .as_object()
+            .into_iter()
+            .flat_map(|object| object.values())
+    });
+    found
+        .filter_map(|object| object["elem"].as_array())
+        .map(Vec::len)
+        .sum()
 }

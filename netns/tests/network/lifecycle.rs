@@ -4,17 +4,38 @@ use berth_netns::{Error, Network, NetworkConfig, Subnet};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{Reached, Task, World, eni, request};
+use crate::world::{BEFORE_REMOVAL, Reached, Task, World, eni, request};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        ("detach_is_idempotent_and_frees_the_address", detach_is_idempotent),
-        ("an_exhausted_subnet_says_what_to_do", an_exhausted_subnet_says_what_to_do),
-        ("an_unknown_subnet_or_group_is_refused", an_unknown_subnet_or_group_is_refused),
-        ("an_interface_is_attached_once", an_interface_is_attached_once),
-        ("a_network_opened_again_keeps_its_tasks", a_network_opened_again_keeps_its_tasks),
-        ("reconcile_frees_the_dead_and_keeps_the_living", reconcile_frees_the_dead),
-        ("threads_attach_and_detach_at_the_same_time", threads_attach_at_the_same_time),
+        (
+            "detach_is_idempotent_and_frees_the_address",
+            detach_is_idempotent,
+        ),
+        (
+            "an_exhausted_subnet_says_what_to_do",
+            an_exhausted_subnet_says_what_to_do,
+        ),
+        (
+            "an_unknown_subnet_or_group_is_refused",
+            an_unknown_subnet_or_group_is_refused,
+        ),
+        (
+            "an_interface_is_attached_once",
+            an_interface_is_attached_once,
+        ),
+        (
+            "a_network_opened_again_keeps_its_tasks",
+            a_network_opened_again_keeps_its_tasks,
+        ),
+        (
+            "reconcile_frees_the_dead_and_keeps_the_living",
+            reconcile_frees_the_dead,
+        ),
+        (
+            "threads_attach_and_detach_at_the_same_time",
+            threads_attach_at_the_same_time,
+        ),
     ]
 }
 
@@ -23,6 +44,10 @@ fn detach_is_idempotent(world: &World) {
     let task = Task::attach(&network, 1);
     assert_eq!(network.list().expect("listed").len(), 1);
     assert_eq!(leaks::allocations(world), [task.address.to_string()]);
+    assert!(matches!(
+        network.wait_until_gone(&eni(1), BEFORE_REMOVAL),
+        Err(Error::StillAttached(_))
+    ));
     task.detach(&network);
     network.detach(&eni(1)).expect("again");
     network.detach(&eni(99)).expect("never attached");
@@ -31,13 +56,25 @@ fn detach_is_idempotent(world: &World) {
 
 fn an_exhausted_subnet_says_what_to_do(world: &World) {
     let id = Subnet::default_subnet().id().clone();
-    let small = Subnet::new(id, "10.231.0.0/28".parse().expect("a network"), "berth0").expect("valid");
-    let config = NetworkConfig { subnets: vec![small], ..world.config() };
+    let small =
+        Subnet::new(id, "10.231.0.0/28".parse().expect("a network"), "berth0").expect("valid");
+    let config = NetworkConfig {
+        subnets: vec![small],
+        ..world.config()
+    };
     let network = Network::open(config.clone()).expect("opened");
-    let tasks: Vec<Task> = (1..=11).map(|number| Task::attach(&network, number)).collect();
+    let tasks: Vec<Task> = (1..=11)
+        .map(|number| Task::attach(&network, number))
+        .collect();
     let error = network.attach(&request(12)).expect_err("full");
-    assert!(matches!(error, Error::AddressesExhausted { capacity: 11, .. }), "{error}");
-    assert!(error.to_string().contains("subnet-00000000000000001"), "{error}");
+    assert!(
+        matches!(error, Error::AddressesExhausted { capacity: 11, .. }),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("subnet-00000000000000001"),
+        "{error}"
+    );
     tasks.into_iter().for_each(|task| task.detach(&network));
     Task::attach(&network, 12).detach(&network);
 }
@@ -46,18 +83,31 @@ fn an_unknown_subnet_or_group_is_refused(world: &World) {
     let network = world.network();
     let mut wrong = request(1);
     wrong.subnet = "subnet-00000000000000009".parse().expect("valid");
-    assert!(matches!(network.attach(&wrong), Err(Error::UnknownSubnet(_))));
+    assert!(matches!(
+        network.attach(&wrong),
+        Err(Error::UnknownSubnet(_))
+    ));
     let mut wrong = request(1);
     wrong.security_groups = vec!["sg-00000000000000009".parse().expect("valid")];
-    assert!(matches!(network.attach(&wrong), Err(Error::UnknownSecurityGroup(_))));
+    assert!(matches!(
+        network.attach(&wrong),
+        Err(Error::UnknownSecurityGroup(_))
+    ));
 }
 
 fn an_interface_is_attached_once(world: &World) {
     let network = world.network();
     let (task, other) = (Task::attach(&network, 1), Task::attach(&network, 2));
-    assert!(matches!(network.attach(&request(1)), Err(Error::AlreadyAttached(_))));
-    let _server = task.listen(task.address, 80);
-    assert_eq!(other.connect(task.address, 80), Reached::Yes, "the first is undisturbed");
+    assert!(matches!(
+        network.attach(&request(1)),
+        Err(Error::AlreadyAttached(_))
+    ));
+    task.serve(task.address, 80);
+    assert_eq!(
+        other.connect(task.address, 80),
+        Reached::Yes,
+        "the first is undisturbed"
+    );
     task.detach(&network);
     other.detach(&network);
 }
@@ -65,14 +115,29 @@ fn an_interface_is_attached_once(world: &World) {
 fn a_network_opened_again_keeps_its_tasks(world: &World) {
     let network = world.network();
     let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
-    assert!(matches!(Network::open(world.config()), Err(Error::Locked { .. })));
-    assert!(matches!(Network::undo(&world.config()), Err(Error::Locked { .. })));
+    assert!(matches!(
+        Network::open(world.config()),
+        Err(Error::Locked { .. })
+    ));
+    assert!(matches!(
+        Network::undo(&world.config()),
+        Err(Error::Locked { .. })
+    ));
     drop(network);
-    assert!(matches!(Network::undo(&world.config()), Err(Error::InUse(2))));
+    assert!(matches!(
+        Network::undo(&world.config()),
+        Err(Error::InUse(2))
+    ));
     let network = world.network();
-    let report = network.reconcile(&[one.id.clone(), two.id.clone()]).expect("reconciled");
-    assert_eq!(report, berth_netns::Report::default(), "there was nothing to do");
-    let _server = two.listen(two.address, 80);
+    let report = network
+        .reconcile(&[one.id.clone(), two.id.clone()])
+        .expect("reconciled");
+    assert_eq!(
+        report,
+        berth_netns::Report::default(),
+        "there was nothing to do"
+    );
+    two.serve(two.address, 80);
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
     one.detach(&network);
     two.detach(&network);
@@ -80,16 +145,20 @@ fn a_network_opened_again_keeps_its_tasks(world: &World) {
 
 fn reconcile_frees_the_dead(world: &World) {
     let network = world.network();
-    let (alive, other, dead) =
-        (Task::attach(&network, 1), Task::attach(&network, 2), Task::attach(&network, 3));
-    let server = alive.listen(alive.address, 80);
-    let report = network.reconcile(&[eni(1), eni(2), eni(7)]).expect("reconciled");
+    let (alive, other, dead) = (
+        Task::attach(&network, 1),
+        Task::attach(&network, 2),
+        Task::attach(&network, 3),
+    );
+    alive.serve(alive.address, 80);
+    let report = network
+        .reconcile(&[eni(1), eni(2), eni(7)])
+        .expect("reconciled");
     assert_eq!(report.released.len(), 1);
     assert_eq!(report.lost, [eni(7)]);
     assert_eq!(other.connect(alive.address, 80), Reached::Yes);
     // Its namespace is still held by a descriptor; its link is gone nevertheless.
     assert!(!leaks::links().contains(&dead.id.host_link()));
-    drop(server);
     alive.detach(&network);
     other.detach(&network);
 }

@@ -4,6 +4,12 @@
 //! namespace, which is its host, and a mount namespace of its own. One static binary; what it can
 //! use of the machine, where it is there, is `nft`, as a second opinion on the firewall.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
+
 mod crashes;
 mod host;
 mod leaks;
@@ -43,7 +49,9 @@ fn main() -> ExitCode {
         ("crashes", crashes::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
-        cases.into_iter().map(move |(name, case)| trial(&format!("{group}::{name}"), case))
+        cases
+            .into_iter()
+            .map(move |(name, case)| trial(&format!("{group}::{name}"), case))
     });
     let needs_nft = "crashes::nft_agrees_that_the_tables_are_ours_and_whole";
     let trials = trials.map(|trial| {

@@ -24,7 +24,13 @@ pub struct Datagram {
 impl Datagram {
     pub fn frame(&self) -> Vec<u8> {
         let udp_length = u16::try_from(8 + self.text.len()).expect("short");
-        let mut udp = [4242u16.to_be_bytes(), self.port.to_be_bytes(), udp_length.to_be_bytes(), [0, 0]].concat();
+        let mut udp = [
+            4242u16.to_be_bytes(),
+            self.port.to_be_bytes(),
+            udp_length.to_be_bytes(),
+            [0, 0],
+        ]
+        .concat();
         udp.extend_from_slice(self.text);
         let mut ip = vec![0x45, 0];
         ip.extend((20 + udp_length).to_be_bytes());
@@ -38,7 +44,12 @@ impl Datagram {
 }
 
 /// A claim that an address has a MAC address.
-pub fn forged_arp(from_mac: MacAddress, claimed_mac: MacAddress, claimed: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+pub fn forged_arp(
+    from_mac: MacAddress,
+    claimed_mac: MacAddress,
+    claimed: Ipv4Addr,
+    to: Ipv4Addr,
+) -> Vec<u8> {
     let mut frame = ethernet(MacAddress([0xff; 6]), from_mac, ARP);
     frame.extend([0, 1, 8, 0, 6, 4, 0, 2]);
     frame.extend(claimed_mac.0);
@@ -53,7 +64,9 @@ fn ethernet(to: MacAddress, from: MacAddress, kind: u16) -> Vec<u8> {
 }
 
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -63,10 +76,17 @@ fn checksum(bytes: &[u8]) -> u16 {
 
 /// Sends a frame from a task's interface, as it is.
 pub fn transmit(task: &Task, frame: &[u8]) {
-    inside(&task.netns, || {
-        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).expect("root");
+    let netns = &task.netns;
+    inside(netns, || {
+        let socket = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .expect("root");
         let mut routes = berth_netns::netlink::RouteSocket::open().expect("a socket");
-        bind_to(&socket, routes.link("eth0").expect("readable").expect("there").index);
+        bind_to(&socket, routes.index_of("eth0").expect("there"));
         send(socket.as_raw_fd(), frame, MsgFlags::empty()).expect("sent");
     });
 }

@@ -1,6 +1,7 @@
 //! A test's own machine: a network namespace that plays the host, another that is a host outside,
 //! and private folders.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -22,6 +23,8 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const UPLINK_MTU: u32 = 1400;
 
+/// How long a link may take to go by itself, before it is removed.
+pub const BEFORE_REMOVAL: Duration = Duration::from_millis(500);
 /// How long something that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long we wait for something that must not happen.
@@ -52,9 +55,11 @@ impl World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may unshare");
         let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .expect("private mounts");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("berth-world-{}-{number}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("berth-world-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).expect("a temporary folder");
         let outside = new_namespace();
         connect_to_outside(&outside);
@@ -90,25 +95,33 @@ fn connect_to_outside(outside: &OwnedFd) {
         name: "uplink",
         bridge: None,
         peer_name: "eth0",
-        peer_index: 256,
         peer_mac: MacAddress([2, 0, 0, 0, 0, 9]),
         peer_netns: outside.as_fd(),
         mtu: UPLINK_MTU,
     };
     here.add_veth(&veth).expect("a veth pair");
-    let uplink = here.link("uplink").expect("readable").expect("made").index;
+    let uplink = here.index_of("uplink").expect("made");
+    let eth0 = there.index_of("eth0").expect("made");
     let net = |address| Ipv4Net::new(address, 24).expect("a length");
     let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).expect("a length");
-    let requests =
-        [bring_up(LOOPBACK), bring_up(uplink), add_address(uplink, net(HOST), true), add_route(uplink, everywhere, OUTSIDE)];
+    let requests = [
+        bring_up(LOOPBACK),
+        bring_up(uplink),
+        add_address(uplink, net(HOST), true),
+        add_route(uplink, everywhere, OUTSIDE),
+    ];
     // One by one: the order is that of the request, but a refusal would say less.
     for request in requests {
         here.send(&[request]).expect("configured");
     }
     // The outside host knows a way to the tasks: that they can't be reached is the firewall's doing.
     let tasks = Subnet::default_subnet().cidr();
-    let requests =
-        [bring_up(LOOPBACK), bring_up(256), add_address(256, net(OUTSIDE), true), add_route(256, tasks, HOST)];
+    let requests = [
+        bring_up(LOOPBACK),
+        bring_up(eth0),
+        add_address(eth0, net(OUTSIDE), true),
+        add_route(eth0, tasks, HOST),
+    ];
     for request in requests {
         there.send(&[request]).expect("configured");
     }
@@ -130,7 +143,9 @@ pub fn inside<T: Send>(netns: impl AsFd + Sync, work: impl FnOnce() -> T + Send)
             setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter");
             work()
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -140,6 +155,8 @@ pub struct Task {
     pub address: Ipv4Addr,
     pub mac: MacAddress,
     pub netns: OwnedFd,
+    /// Listeners that only the kernel serves. A socket keeps its namespace, so they end with it.
+    servers: RefCell<Vec<TcpListener>>,
 }
 
 impl Task {
@@ -151,26 +168,43 @@ impl Task {
     pub fn of(attachment: &Attachment) -> Self {
         let netns = File::open(&attachment.netns_path).expect("mounted").into();
         let eni = &attachment.eni;
-        Self { id: eni.id.clone(), address: eni.address, mac: eni.mac(), netns }
+        Self {
+            id: eni.id.clone(),
+            address: eni.address,
+            mac: eni.mac(),
+            netns,
+            servers: RefCell::default(),
+        }
     }
 
     /// Detaches, and waits until the link is gone.
     pub fn detach(self, network: &Network) {
         network.detach(&self.id).expect("detached");
-        drop(self.netns);
-        network.wait_until_gone(&self.id, PATIENCE).expect("gone");
+        drop((self.netns, self.servers));
+        network
+            .wait_until_gone(&self.id, BEFORE_REMOVAL)
+            .expect("gone");
     }
 
     pub fn listen(&self, address: impl Into<IpAddr> + Send, port: u16) -> TcpListener {
         listen_in(&self.netns, address, port)
     }
 
+    /// Listens until it is detached.
+    pub fn serve(&self, address: impl Into<IpAddr> + Send, port: u16) {
+        self.servers
+            .borrow_mut()
+            .push(listen_in(&self.netns, address, port));
+    }
+
     pub fn udp(&self, address: Ipv4Addr, port: u16) -> UdpSocket {
-        inside(&self.netns, || UdpSocket::bind((address, port)).expect("bound"))
+        let netns = &self.netns;
+        inside(netns, || UdpSocket::bind((address, port)).expect("bound"))
     }
 
     pub fn connect(&self, address: Ipv4Addr, port: u16) -> Reached {
-        inside(&self.netns, || connect(address, port))
+        let netns = &self.netns;
+        inside(netns, || connect(address, port))
     }
 }
 
@@ -218,13 +252,16 @@ pub fn listen_in(netns: &OwnedFd, address: impl Into<IpAddr> + Send, port: u16) 
 /// Takes a connection, answers with the address that it came from, and says what that was.
 pub fn accept(listener: &TcpListener) -> SocketAddr {
     let (mut stream, from) = listener.accept().expect("a connection");
-    stream.write_all(from.ip().to_string().as_bytes()).expect("written");
+    stream
+        .write_all(from.ip().to_string().as_bytes())
+        .expect("written");
     from
 }
 
 /// Connects and reads all that comes.
 pub fn fetch(address: Ipv4Addr, port: u16) -> String {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE).expect("connected");
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE)
+        .expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
