@@ -28,6 +28,12 @@ struct Rule {
     access: i32,
 }
 
+impl Rule {
+    fn is_unconditional(&self) -> bool {
+        (self.kind, self.major, self.minor, self.access) == (None, None, None, ALL)
+    }
+}
+
 /// What every container may do, whatever its configuration says: make any node, and use the devices
 /// that OCI lists as supplied by default.
 const DEFAULTS: [Rule; 11] = [
@@ -102,8 +108,9 @@ fn allows_everything(rules: &[Rule]) -> bool {
         if !rule.allow {
             return false;
         }
-        let Rule { kind: None, major: None, minor: None, access: ALL, .. } = rule else { continue };
-        return true;
+        if rule.is_unconditional() {
+            return true;
+        }
     }
     false
 }
@@ -128,6 +135,10 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
     ];
     for rule in rules.iter().rev() {
         program.extend(compile_rule(rule));
+        if rule.is_unconditional() {
+            // The kernel takes no program with instructions that can't be reached.
+            return program;
+        }
     }
     program.extend([alu(0xb7, RESULT, 0), EXIT]);
     program
