@@ -1,2 +1,6 @@
-//! Placeholder.
-fn main() {}
+//! The command `berth`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    berth_agent::cli::main()
+}

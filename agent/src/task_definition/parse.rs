@@ -1,6 +1,6 @@
 //! Taking a definition's members out of a request, by name and type.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Condition, ContainerDefinition, CpuUnits, Dependency, KeyValuePair, LaunchType,
@@ -335,11 +335,13 @@ fn log_configuration(mut members: Members) -> Result<LogConfiguration, ApiError>
     })
 }
 
-/// Applies `overrides.containerOverrides` of a RunTask to the task's own copy of its definition.
+/// Applies `overrides.containerOverrides` of a RunTask to the task's own copy of its definition,
+/// and returns them as a description gives them.
 pub fn container_overrides(
     mut overrides: Members,
     definition: &mut TaskDefinition,
-) -> Result<(), ApiError> {
+) -> Result<Value, ApiError> {
+    let mut described = Vec::new();
     for mut members in overrides.objects("containerOverrides")? {
         let path = members.path_of("name");
         let name = members.required_string("name")?;
@@ -355,6 +357,7 @@ pub fn container_overrides(
                 "{path} is '{name}', which is no container of the task definition"
             ))
         })?;
+        described.push(json!({"name": name, "command": command, "environment": environment}));
         if !command.is_empty() {
             container.command = command;
         }
@@ -365,5 +368,6 @@ pub fn container_overrides(
             container.environment.push(pair);
         }
     }
-    overrides.finish()
+    overrides.finish()?;
+    Ok(json!({"containerOverrides": described}))
 }

@@ -1,0 +1,43 @@
+//! `berth agent`: the engine and the ECS API, until it is told to stop.
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::session::Host;
+use super::{runtime, start_log};
+use crate::api::credentials::Credentials;
+use crate::api::server;
+use crate::config::{ApiAuth, Config};
+
+pub fn agent(config: Config) -> anyhow::Result<()> {
+    start_log(config.log_format, "info");
+    runtime()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let Some(host) = Host::open(&config).await? else {
+        bail!(
+            "another berth runs with {}: an agent, or a `berth run`",
+            config.run.display()
+        );
+    };
+    if config.api_auth == ApiAuth::Sigv4 {
+        Credentials::load_or_make(&config.credentials())?;
+    }
+    let listener = TcpListener::bind(config.api)
+        .await
+        .with_context(|| format!("listening for the ECS API on {}", config.api))?;
+    tracing::info!(api = %listener.local_addr()?, socket = %config.socket().display(), "ready");
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        result = server::serve_tcp(host.api.clone(), listener) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }?;
+    tracing::info!("stopping; tasks go on, and are found again at the next start");
+    Ok(())
+}

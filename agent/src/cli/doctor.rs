@@ -1,0 +1,252 @@
+//! `berth doctor`: what this host has and lacks, found out by trying; and undoing what berth
+//! changed on the host.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use berth_netns::{Network, NetworkConfig};
+use berth_runtime::cgroup::Cgroup;
+use nix::sched::{CloneFlags, unshare};
+use serde::Serialize;
+
+use crate::config::{Config, Limits};
+use crate::engine::network_config;
+
+/// The options of `berth doctor`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Remove the bridges, firewall tables, cgroups and settings that berth made on this host
+    #[arg(long)]
+    undo: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that the host needs.
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    good: bool,
+    /// What was found.
+    found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'static str>,
+}
+
+pub fn doctor(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
+    if args.undo {
+        return undo(config).map(|()| ExitCode::SUCCESS);
+    }
+    let checks = [
+        root(),
+        kernel(),
+        cgroups(config),
+        overlay(),
+        namespaces(),
+        network(),
+        file_system(config),
+    ];
+    if args.json {
+        println!("{}", serde_json::to_string(&checks)?);
+    } else {
+        checks.iter().for_each(show);
+    }
+    Ok(if checks.iter().all(|check| check.good) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn show(check: &Check) {
+    println!(
+        "{} {:<12} {}",
+        if check.good { "ok     " } else { "MISSING" },
+        check.name,
+        check.found
+    );
+    if let Some(advice) = check.advice {
+        println!("{:21}{advice}", "");
+    }
+}
+
+fn check(name: &'static str, result: Result<String, String>, advice: &'static str) -> Check {
+    match result {
+        Ok(found) => Check {
+            name,
+            good: true,
+            found,
+            advice: None,
+        },
+        Err(found) => Check {
+            name,
+            good: false,
+            found,
+            advice: Some(advice),
+        },
+    }
+}
+
+fn root() -> Check {
+    let uid = nix::unistd::geteuid();
+    let result = if uid.is_root() {
+        Ok("running as root".into())
+    } else {
+        Err(format!("running as user {uid}"))
+    };
+    check("root", result, "run it with sudo")
+}
+
+/// 5.14 has `cgroup.kill`, the newest thing that we can't do without.
+fn kernel() -> Check {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim().to_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let result = if version >= (5, 14) {
+        Ok(format!("Linux {release}"))
+    } else {
+        Err(format!("Linux {release}"))
+    };
+    check(
+        "kernel",
+        result,
+        "Linux 5.14 or newer is needed; 6.1 or newer is what the tests run on",
+    )
+}
+
+fn cgroups(config: &Config) -> Check {
+    let advice = "boot with the unified hierarchy (systemd.unified_cgroup_hierarchy=1), or run tasks without limits: \
+                  --limits best-effort";
+    let look = || {
+        let path = Path::new("/sys/fs/cgroup/cgroup.controllers");
+        let text = std::fs::read_to_string(path)
+            .map_err(|_| "/sys/fs/cgroup is not the unified hierarchy (cgroup v2)".to_owned())?;
+        let missing: Vec<_> = ["cpu", "memory", "pids"]
+            .into_iter()
+            .filter(|name| !text.split_whitespace().any(|c| c == *name))
+            .collect();
+        match (missing.as_slice(), config.limits) {
+            ([], _) => Ok(format!("cgroup v2 with {}", text.trim())),
+            (missing, Limits::BestEffort) => Ok(format!(
+                "cgroup v2 without {}; limits are best-effort",
+                missing.join(", ")
+            )),
+            (missing, Limits::Required) => Err(format!(
+                "cgroup v2 lacks the controllers {}",
+                missing.join(", ")
+            )),
+        }
+    };
+    check("cgroups", look(), advice)
+}
+
+fn overlay() -> Check {
+    let text = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let known = text
+        .lines()
+        .any(|line| line.split_whitespace().last() == Some("overlay"));
+    let module = module_exists("overlay");
+    let result = match (known, module) {
+        (true, _) => Ok("the kernel has overlayfs".into()),
+        (false, true) => Ok("overlayfs is a module that the kernel loads when it is needed".into()),
+        (false, false) => Err("the kernel has no overlayfs".into()),
+    };
+    check(
+        "overlayfs",
+        result,
+        "use a kernel with CONFIG_OVERLAY_FS, or: modprobe overlay",
+    )
+}
+
+fn module_exists(name: &str) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let list = PathBuf::from("/lib/modules")
+        .join(release.trim())
+        .join("modules.dep");
+    let file = format!("/{name}.ko");
+    std::fs::read_to_string(list).is_ok_and(|text| text.lines().any(|line| line.contains(&file)))
+}
+
+fn namespaces() -> Check {
+    let missing: Vec<_> = ["mnt", "pid", "net", "ipc", "uts", "cgroup", "user"]
+        .into_iter()
+        .filter(|name| !Path::new("/proc/self/ns").join(name).exists())
+        .collect();
+    let result = if missing.is_empty() {
+        Ok("all are there".into())
+    } else {
+        Err(format!("missing: {}", missing.join(", ")))
+    };
+    check(
+        "namespaces",
+        result,
+        "use a kernel with CONFIG_NAMESPACES and all below it",
+    )
+}
+
+/// Builds the whole network once, in a network namespace that vanishes with the thread.
+fn network() -> Check {
+    let built = std::thread::spawn(|| -> anyhow::Result<String> {
+        unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
+        let folder = std::env::temp_dir().join(format!("berth-doctor-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let opened = Network::open(NetworkConfig::new(folder.join("state"), folder.join("run")));
+        std::fs::remove_dir_all(&folder)?;
+        opened?;
+        Ok("bridge, addresses and nftables work".into())
+    });
+    let result = match built.join() {
+        Ok(result) => result.map_err(|error| format!("{error:#}")),
+        Err(_) => Err("the trial broke off".into()),
+    };
+    check(
+        "network",
+        result,
+        "use a kernel with CONFIG_BRIDGE, CONFIG_VETH and CONFIG_NF_TABLES, or load bridge, veth and nf_tables",
+    )
+}
+
+fn file_system(config: &Config) -> Check {
+    let look = || -> anyhow::Result<String> {
+        let mut existing = config.root.as_path();
+        while !existing.exists() {
+            existing = existing.parent().context("no part of the path exists")?;
+        }
+        let space = rustix::fs::statvfs(existing)?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
+        if free < 100 {
+            bail!("{free} MiB are free for {}", config.root.display());
+        }
+        Ok(format!("{free} MiB are free for {}", config.root.display()))
+    };
+    check(
+        "disk",
+        look().map_err(|error| format!("{error:#}")),
+        "free some space, or choose another folder with --root",
+    )
+}
+
+fn undo(config: &Config) -> anyhow::Result<()> {
+    Network::undo(&network_config(config)).context("removing the network")?;
+    for path in ["berth", "berth-supervisors"] {
+        if let Ok(cgroup) = Cgroup::open(path) {
+            cgroup
+                .remove()
+                .with_context(|| format!("removing the cgroup {path}"))?;
+        }
+    }
+    println!(
+        "bridges, firewall tables and cgroups are removed, and the settings are as they were before"
+    );
+    println!(
+        "images, logs and definitions stay in {}; remove that to forget them",
+        config.root.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Who answers the API for a verb: an agent that runs, or the same engine in this process.
+//!
+//! One engine at a time owns a state folder, by the lock on `<run>/engine.lock`. Whoever holds it
+//! answers on the unix socket. A second `berth run` without an agent is a client of the first; if
+//! that ends before, the second takes the engine up where it was left.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::api::client::Client;
+use crate::api::{Api, server};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::metadata;
+
+/// The engine in this process, with what it serves.
+pub struct Host {
+    /// Its API.
+    pub api: Api,
+    _lock: Flock<File>,
+}
+
+impl Host {
+    /// Takes the lock and opens the engine. `Ok(None)` where somebody else has it.
+    pub async fn open(config: &Config) -> anyhow::Result<Option<Self>> {
+        let Some(lock) = lock(config)? else {
+            return Ok(None);
+        };
+        // Listening comes before the work of opening: whoever finds the lock taken can connect.
+        let listener = server::listen_unix(&config.socket())?;
+        let engine = Engine::open(config.clone()).await?;
+        let api = Api::new(engine.clone());
+        let endpoint = metadata::listen().await?;
+        serve("the metadata endpoint", metadata::serve(engine, endpoint));
+        serve("the local API", server::serve_unix(api.clone(), listener));
+        Ok(Some(Self { api, _lock: lock }))
+    }
+}
+
+/// Runs a server in the background. One that ends has nothing left to do here: said, and over.
+fn serve(what: &'static str, server: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!("{what} ended: {error:#}");
+        }
+    });
+}
+
+fn lock(config: &Config) -> anyhow::Result<Option<Flock<File>>> {
+    let path = config.run.join("engine.lock");
+    let file = open_lock(&path, &config.run)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+fn open_lock(path: &Path, run: &Path) -> anyhow::Result<File> {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    if !nix::unistd::geteuid().is_root() {
+        bail!("berth needs root to make containers and networks: use sudo");
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run)
+        .with_context(|| format!("making {}", run.display()))?;
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))
+}
+
+/// Somebody who answers the API.
+pub struct Session {
+    /// To call it.
+    pub client: Client,
+    host: Option<Host>,
+}
+
+impl Session {
+    /// The agent that runs, or the engine in this process.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        // Between taking the lock and listening lies one system call of another process.
+        for _ in 0..50 {
+            if let Some(host) = Host::open(config).await? {
+                return Ok(Self {
+                    client: Client::Here(host.api.clone()),
+                    host: Some(host),
+                });
+            }
+            if let Some(client) = Client::of_agent(&config.socket()).await? {
+                return Ok(Self { client, host: None });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!(
+            "{} is locked by a process that doesn't answer",
+            config.run.join("engine.lock").display()
+        )
+    }
+
+    /// The engine, where it is in this process.
+    pub fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+}

@@ -1,0 +1,290 @@
+//! The engine: takes tasks, drives each through its life, and finds them again after a crash.
+//!
+//! Each task has a driver ([`lifecycle`]), a straight line of steps that react to events. A
+//! driver that starts on a task which has come some way already takes it from there: each step
+//! either finds its work done or does it again. So recovery is no code of its own.
+
+pub mod decide;
+mod files;
+mod lifecycle;
+mod plan;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use berth_netns::{EniId, Network, NetworkConfig};
+use tokio::sync::{broadcast, watch};
+
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::failpoint;
+use crate::id::{self, Timestamp};
+use crate::image::Images;
+use crate::store::{Store, StoreError};
+use crate::task::{StopCode, Task};
+
+pub use files::make_folder;
+pub use plan::{PUBLISH_TAG, publish};
+
+/// How long ECS keeps a stopped task in its answers.
+const KEEP_STOPPED: Duration = Duration::from_secs(3600);
+
+/// The tasks of one state folder. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    store: Store,
+    network: Arc<Network>,
+    images: Images,
+    tasks: Mutex<HashMap<String, Arc<Handle>>>,
+    /// Told the id of each task that has stopped.
+    stopped: broadcast::Sender<String>,
+    instance: String,
+    boot_id: String,
+}
+
+/// A task in the engine's hands: its record, for all to watch.
+pub struct Handle {
+    record: watch::Sender<Task>,
+}
+
+impl Handle {
+    fn new(task: Task) -> Arc<Self> {
+        Arc::new(Self {
+            record: watch::Sender::new(task),
+        })
+    }
+
+    /// The record as it is now.
+    pub fn task(&self) -> Task {
+        self.record.borrow().clone()
+    }
+
+    /// The record as it changes.
+    pub fn watch(&self) -> watch::Receiver<Task> {
+        self.record.subscribe()
+    }
+}
+
+impl Engine {
+    /// Opens the state folder and takes up the tasks that are in it.
+    /// [`StoreError::Locked`] is the cause where another process has it open.
+    pub async fn open(config: Config) -> anyhow::Result<Self> {
+        let inner = tokio::task::spawn_blocking(move || Inner::open(config)).await??;
+        let engine = Self {
+            inner: Arc::new(inner),
+        };
+        engine.recover()?;
+        Ok(engine)
+    }
+
+    /// The options.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The state database.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The image store.
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.inner.network
+    }
+
+    /// The id of the container instance that this host is.
+    pub fn instance(&self) -> &str {
+        &self.inner.instance
+    }
+
+    /// The boot of this host.
+    pub fn boot_id(&self) -> &str {
+        &self.inner.boot_id
+    }
+
+    /// Takes a task: puts it on record, then starts to drive it.
+    pub fn run(&self, task: Task) -> Result<Arc<Handle>, ApiError> {
+        self.inner.store.put_task(&task).map_err(ApiError::server)?;
+        failpoint::pass("task-recorded");
+        let handle = self.inner.insert(task);
+        lifecycle::drive(self.clone(), Arc::clone(&handle));
+        Ok(handle)
+    }
+
+    /// The task with that id.
+    pub fn task(&self, id: &str) -> Option<Arc<Handle>> {
+        self.inner.tasks().get(id).cloned()
+    }
+
+    /// All tasks that are known, the newest first.
+    pub fn tasks(&self) -> Vec<Arc<Handle>> {
+        let mut all: Vec<_> = self.inner.tasks().values().cloned().collect();
+        all.sort_by_key(|handle| std::cmp::Reverse(handle.record.borrow().moments.created));
+        all
+    }
+
+    /// Asks a task to stop. Its driver sees the wish on the record.
+    pub fn stop(&self, handle: &Handle, reason: &str) -> Result<Task, ApiError> {
+        if handle.record.borrow().is_stopped() {
+            return Ok(handle.task());
+        }
+        self.update(handle, |task| {
+            task.want_stop(StopCode::UserInitiated, reason)
+        })
+        .map_err(ApiError::server)?;
+        failpoint::pass("stop-recorded");
+        Ok(handle.task())
+    }
+
+    /// Waits until no task is left that isn't stopped.
+    pub async fn idle(&self) {
+        loop {
+            let mut stopped = self.inner.stopped.subscribe();
+            if self
+                .tasks()
+                .iter()
+                .all(|handle| handle.record.borrow().is_stopped())
+            {
+                return;
+            }
+            stopped.recv().await.ok();
+        }
+    }
+
+    /// Changes a task's record, on disk first.
+    fn update(&self, handle: &Handle, change: impl FnOnce(&mut Task)) -> Result<(), StoreError> {
+        let mut task = handle.task();
+        change(&mut task);
+        task.version += 1;
+        self.inner.store.put_task(&task)?;
+        handle.record.send_replace(task);
+        Ok(())
+    }
+
+    /// Changes a task's record in memory only: what a crash may lose, since it is found again.
+    fn update_in_memory(handle: &Handle, change: impl FnOnce(&mut Task)) {
+        handle.record.send_modify(|task| {
+            change(task);
+            task.version += 1;
+        });
+    }
+
+    /// Takes up every task that isn't stopped, after freeing what no task owns.
+    fn recover(&self) -> anyhow::Result<()> {
+        let live = self.inner.load()?;
+        files::remove_orphans(&self.inner.config, |id| {
+            live.iter().any(|handle| handle.record.borrow().id == id)
+        });
+        for handle in live {
+            lifecycle::drive(self.clone(), handle);
+        }
+        self.forget_old()
+    }
+
+    /// Removes the records and logs of tasks that stopped long ago.
+    fn forget_old(&self) -> anyhow::Result<()> {
+        let limit = Timestamp(Timestamp::now().0 - i64::try_from(KEEP_STOPPED.as_millis())?);
+        for handle in self.tasks() {
+            let task = handle.task();
+            if task.is_stopped() && task.moments.stopped.is_none_or(|at| at < limit) {
+                self.inner.store.remove_task(&task.id)?;
+                files::remove_folder(&self.inner.config.task_root(&task.id))?;
+                self.inner.tasks().remove(&task.id);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn open(config: Config) -> anyhow::Result<Self> {
+        files::make_folders(&config)?;
+        let store = Store::open(&config.root.join("state.redb"))?;
+        let images = Images::open(&config.root)?;
+        let network = Network::open(network_config(&config)).context("preparing the network")?;
+        let instance = store.identity("container-instance", id::random_128)?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("reading the boot id")?;
+        Ok(Self {
+            config,
+            store,
+            network: Arc::new(network),
+            images,
+            tasks: Mutex::new(HashMap::new()),
+            stopped: broadcast::Sender::new(64),
+            instance,
+            boot_id: boot_id.trim().to_owned(),
+        })
+    }
+
+    /// The map of tasks is changed by single inserts and removals: a thread that died in between
+    /// leaves it whole.
+    fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<Handle>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, task: Task) -> Arc<Handle> {
+        let id = task.id.clone();
+        let handle = Handle::new(task);
+        self.tasks().insert(id, Arc::clone(&handle));
+        handle
+    }
+
+    /// Loads all tasks, and lets the network free what belongs to none of the live ones, which
+    /// are returned.
+    fn load(&self) -> anyhow::Result<Vec<Arc<Handle>>> {
+        let mut live = Vec::new();
+        let mut enis: Vec<EniId> = Vec::new();
+        for task in self.store.tasks()? {
+            let (stopped, eni) = (task.is_stopped(), task.eni.id.clone());
+            let handle = self.insert(task);
+            if !stopped {
+                enis.push(
+                    eni.parse()
+                        .with_context(|| format!("the task's interface '{eni}'"))?,
+                );
+                live.push(handle);
+            }
+        }
+        let report = self
+            .network
+            .reconcile(&enis)
+            .context("freeing what earlier tasks left in the network")?;
+        tracing::debug!(?report, "the network is reconciled");
+        Ok(live)
+    }
+}
+
+/// Where the network keeps its files.
+pub fn network_config(config: &Config) -> NetworkConfig {
+    NetworkConfig::new(config.root.join("network"), config.run.clone())
+}
+
+/// Refuses paths that overlayfs' options or a unix socket's address couldn't hold.
+fn check_path(name: &str, path: &std::path::Path) -> anyhow::Result<()> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{name} is '{}', which is no UTF-8", path.display()))?;
+    if text.contains([',', ':', '\\', '\n']) {
+        bail!("{name} is '{text}'; overlayfs can't take a path with ',', ':' or '\\'");
+    }
+    // /tasks/<32 digits>/supervisor.sock is added to it; an address holds 108 bytes.
+    if text.len() > 48 {
+        bail!(
+            "{name} is '{text}'; it must have at most 48 bytes, to leave room for the names of sockets below it"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The task metadata endpoint, version 4: what a container asks at 169.254.170.2.
+//!
+//! The network translates port 80 of that address to [`berth_netns::METADATA_PORT`] of the same,
+//! where this listens. A caller names itself by the unguessable id in its path, and its address
+//! must be that of the task which the id belongs to: an id that leaks is no use elsewhere.
+//! Source: "Amazon ECS task metadata endpoint version 4" in the ECS developer guide.
+
+mod documents;
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::engine::Engine;
+use crate::task::{Container, Task};
+
+/// Takes the endpoint's address, which the network has put on its bridge.
+pub async fn listen() -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::from((berth_netns::METADATA_ADDRESS, berth_netns::METADATA_PORT));
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening for metadata on {address}"))
+}
+
+/// Serves the documents of that engine's tasks.
+pub async fn serve(engine: Engine, listener: TcpListener) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/v4/{id}", get(container))
+        .route("/v4/{id}/task", get(task))
+        .route("/v4/{id}/taskWithTags", get(task))
+        .with_state(engine);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    Ok(axum::serve(listener, service).await?)
+}
+
+async fn container(
+    engine: State<Engine>,
+    peer: ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+) -> Response {
+    match find(&engine, &id, peer.ip()) {
+        Some((task, container)) => document(documents::container(
+            &task,
+            &container,
+            &engine.config().place,
+        )),
+        None => not_found(format!(
+            "V4 container metadata handler: unable to get container ID from request: unable to get docker ID from v3 \
+             endpoint ID: {id}"
+        )),
+    }
+}
+
+async fn task(
+    engine: State<Engine>,
+    peer: ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+) -> Response {
+    match find(&engine, &id, peer.ip()) {
+        Some((task, _)) => document(documents::task(&task, &engine.config().place)),
+        None => not_found(format!(
+            "V4 task metadata handler: unable to get task arn from request: unable to get task Arn from v3 endpoint \
+             ID: {id}"
+        )),
+    }
+}
+
+/// The container with that endpoint id, if the caller is of its task.
+fn find(engine: &Engine, id: &str, caller: IpAddr) -> Option<(Task, Container)> {
+    let all = engine.tasks();
+    let task = all
+        .iter()
+        .map(|handle| handle.task())
+        .find(|t| t.containers.iter().any(|c| c.endpoint_id == id))?;
+    let address = task
+        .eni
+        .attached
+        .as_ref()
+        .filter(|_| !task.eni.detached)?
+        .address;
+    let container = task
+        .containers
+        .iter()
+        .find(|c| c.endpoint_id == id)?
+        .clone();
+    (caller == address).then_some((task, container))
+}
+
+fn document(value: Value) -> Response {
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        value.to_string(),
+    )
+        .into_response()
+}
+
+/// As the ECS agent has it, an error is a JSON string.
+fn not_found(message: String) -> Response {
+    (
+        StatusCode::NOT_FOUND,
+        [(header::CONTENT_TYPE, "application/json")],
+        json!(message).to_string(),
+    )
+        .into_response()
+}

@@ -1,0 +1,177 @@
+//! The OCI configuration of a container, from its plan and its root filesystem.
+
+use std::path::Path;
+
+use anyhow::Context;
+use berth_runtime::spec as oci;
+use oci_spec::runtime::{
+    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespaceType, LinuxResources, LinuxResourcesBuilder,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
+    UserBuilder,
+};
+
+use super::protocol::{Plan, PlannedContainer, task_cgroup};
+use super::user::{self, User};
+
+/// The period of the CPU quota, in microseconds: ECS's own.
+const CPU_PERIOD: u64 = 100_000;
+
+/// The configuration of one container whose root filesystem is mounted at `rootfs`.
+pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> anyhow::Result<Spec> {
+    let user = user::resolve(rootfs, &container.user)?;
+    let mut spec = oci::container(oci::default_capabilities());
+    spec.set_root(Some(
+        RootBuilder::default()
+            .path(rootfs)
+            .readonly(container.readonly)
+            .build()?,
+    ));
+    spec.set_hostname(Some(plan.hostname.clone()));
+    let base = spec
+        .process()
+        .clone()
+        .context("the default configuration has no process")?;
+    let mut process = base;
+    process.set_terminal(Some(false));
+    process.set_args(Some(container.args.clone()));
+    process.set_env(Some(environment(plan, container, &user)));
+    process.set_cwd(container.cwd.clone().into());
+    process.set_user(
+        UserBuilder::default()
+            .uid(user.uid)
+            .gid(user.gid)
+            .additional_gids(user.groups)
+            .build()?,
+    );
+    process.set_rlimits(Some(rlimits(container)?));
+    spec.set_process(Some(process));
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        mounts.push(oci::bind(
+            &plan.etc.join(name),
+            &Path::new("/etc").join(name),
+            &["bind", "rw", "nosuid", "nodev"],
+        ));
+    }
+    spec.set_mounts(Some(mounts));
+    oci::join_namespace(&mut spec, LinuxNamespaceType::Network, &plan.netns);
+    let mut linux = spec
+        .linux()
+        .clone()
+        .context("the default configuration has no linux part")?;
+    linux.set_cgroups_path(Some(
+        format!("/{}/{}", task_cgroup(&plan.task), container.name).into(),
+    ));
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    limit_container(&mut resources, container)?;
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+    Ok(spec)
+}
+
+/// The process that `berth exec` runs: as the container's own, but for its arguments.
+pub fn exec_process(
+    container: &Spec,
+    args: &[String],
+    terminal: bool,
+) -> anyhow::Result<oci_spec::runtime::Process> {
+    let mut process = match container.process() {
+        Some(process) => process.clone(),
+        None => ProcessBuilder::default().build()?,
+    };
+    process.set_args(Some(args.to_vec()));
+    process.set_terminal(Some(terminal));
+    if terminal {
+        let mut env = process.env().clone().unwrap_or_default();
+        if !env.iter().any(|pair| pair.starts_with("TERM=")) {
+            env.push("TERM=xterm".into());
+        }
+        process.set_env(Some(env));
+    }
+    Ok(process)
+}
+
+fn environment(plan: &Plan, container: &PlannedContainer, user: &User) -> Vec<String> {
+    let has = |name: &str| {
+        container
+            .env
+            .iter()
+            .any(|pair| pair.split('=').next() == Some(name))
+    };
+    let mut env = Vec::with_capacity(container.env.len() + 3);
+    if !has("PATH") {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    }
+    if !has("HOSTNAME") {
+        env.push(format!("HOSTNAME={}", plan.hostname));
+    }
+    if !has("HOME") {
+        env.push(format!("HOME={}", user.home));
+    }
+    env.extend(container.env.iter().cloned());
+    env
+}
+
+fn rlimits(container: &PlannedContainer) -> anyhow::Result<Vec<PosixRlimit>> {
+    let limit = |(name, soft, hard): &(String, i64, i64)| {
+        // -1 is setrlimit's RLIM_INFINITY, all bits set.
+        let typ: PosixRlimitType =
+            serde_json::from_value(format!("RLIMIT_{}", name.to_uppercase()).into())?;
+        Ok(PosixRlimitBuilder::default()
+            .typ(typ)
+            .soft(soft.cast_unsigned())
+            .hard(hard.cast_unsigned())
+            .build()?)
+    };
+    container.ulimits.iter().map(limit).collect()
+}
+
+fn limit_container(
+    resources: &mut LinuxResources,
+    container: &PlannedContainer,
+) -> anyhow::Result<()> {
+    // ECS counts anything below 2 shares as 2.
+    let shares = u64::from(container.cpu_shares).max(2);
+    resources.set_cpu(Some(LinuxCpuBuilder::default().shares(shares).build()?));
+    let mut memory = LinuxMemoryBuilder::default();
+    if let Some(bytes) = container.memory.and_then(|bytes| i64::try_from(bytes).ok()) {
+        // Memory and swap together: no swap, as on Fargate.
+        memory = memory.limit(bytes).swap(bytes);
+    }
+    if let Some(bytes) = container
+        .memory_reservation
+        .and_then(|bytes| i64::try_from(bytes).ok())
+    {
+        memory = memory.reservation(bytes);
+    }
+    if container.memory.is_some() || container.memory_reservation.is_some() {
+        resources.set_memory(Some(memory.build()?));
+    }
+    Ok(())
+}
+
+/// The limits of the task as a whole.
+pub fn task_resources(plan: &Plan) -> anyhow::Result<LinuxResources> {
+    let mut resources = LinuxResourcesBuilder::default().build()?;
+    // The builder's own default lists devices; the task's cgroup has no say in those.
+    resources.set_devices(None);
+    if let Some(units) = plan.cpu_units {
+        let quota = i64::from(units) * i64::try_from(CPU_PERIOD)? / 1024;
+        resources.set_cpu(Some(
+            LinuxCpuBuilder::default()
+                .quota(quota)
+                .period(CPU_PERIOD)
+                .build()?,
+        ));
+    }
+    if let Some(bytes) = plan.memory {
+        let bytes = i64::try_from(bytes)?;
+        resources.set_memory(Some(
+            LinuxMemoryBuilder::default()
+                .limit(bytes)
+                .swap(bytes)
+                .build()?,
+        ));
+    }
+    Ok(resources)
+}
