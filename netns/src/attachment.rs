@@ -16,6 +16,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -25,8 +26,8 @@ use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{
-    NetlinkError, NewVeth, add_address, add_blackhole, add_forwarding_entry, add_neighbour,
-    add_route, bring_port_up, bring_up,
+    LinkWatch, NetlinkError, NewVeth, add_address, add_blackhole, add_forwarding_entry,
+    add_neighbour, add_route, bring_port_up, bring_up,
 };
 use crate::network::{Bridge, Network};
 use crate::security_group::{self, SecurityGroupId};
@@ -35,6 +36,9 @@ use crate::sysctls;
 
 /// The name of a task's interface, as on ECS.
 const INTERFACE: &str = "eth0";
+
+/// How long the kernel may take to notice that a link is up.
+const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a task wants of the network.
 #[derive(Debug, Clone)]
@@ -101,6 +105,7 @@ impl Network {
         self.firewall().admit(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
         self.open_port(eni, bridge)?;
+        self.wait_until_operational(eni, bridge, &mut namespace)?;
         reached(failpoint::ATTACH_PORT)
     }
 
@@ -163,6 +168,37 @@ impl Network {
             add_neighbour(bridge.index, eni.address, eni.mac()),
         ];
         routes.send(&requests).doing(doing)
+    }
+
+    /// The kernel notices a little after links have come up that they have, and drops what is sent
+    /// before: a task's first connection would take a second, until TCP tries again.
+    ///
+    /// To ask is mostly enough: since Linux 6.7 the kernel then looks at once.
+    fn wait_until_operational(
+        &self,
+        eni: &Eni,
+        bridge: &Bridge,
+        namespace: &mut Namespace,
+    ) -> Result<()> {
+        let port = eni.id.host_link();
+        let doing = || format!("wait until the port {port} carries packets");
+        for name in [port.as_str(), bridge.subnet.bridge()] {
+            let link = self.routes().link(name).doing(doing)?;
+            if link.is_some_and(|link| link.operational) {
+                continue;
+            }
+            // It listens before it looks again, so that no change falls in between.
+            let mut watch = LinkWatch::open().doing(doing)?;
+            let link = self.routes().link(name).doing(doing)?;
+            let operational = link.is_some_and(|link| link.operational);
+            let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
+            if !operational && !watch.wait_until_operational(name, deadline).doing(doing)? {
+                return Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing);
+            }
+        }
+        // The other end came up in the same moment, and is noticed together with the port.
+        namespace.inside.link(INTERFACE).doing(doing)?;
+        Ok(())
     }
 
     fn forget_neighbour(&self, eni: &Eni) -> Result<()> {

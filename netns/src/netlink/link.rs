@@ -21,6 +21,9 @@ use crate::eni::MacAddress;
 /// The index of the loopback link, in every network namespace.
 pub const LOOPBACK: u32 = 1;
 
+/// `IF_OPER_UP`.
+const OPERATIONAL: u8 = 6;
+
 /// A link, as far as we look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -34,6 +37,8 @@ pub struct Link {
     pub mtu: u32,
     /// The bridge that it is a port of.
     pub bridge: Option<u32>,
+    /// Whether it carries packets: it is up, and so is what it is connected to.
+    pub operational: bool,
     /// Its kind: `bridge`, `veth`; a physical link has none.
     pub kind: Option<String>,
 }
@@ -47,6 +52,7 @@ impl Link {
             mac: None,
             mtu: 0,
             bridge: None,
+            operational: false,
             kind: None,
         };
         for (kind, value) in Attributes(payload.get(16..)?) {
@@ -55,6 +61,7 @@ impl Link {
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddress),
                 libc::IFLA_MTU => link.mtu = number(value)?,
                 libc::IFLA_MASTER => link.bridge = number(value),
+                libc::IFLA_OPERSTATE => link.operational = value == [OPERATIONAL],
                 libc::IFLA_LINKINFO => link.kind = info_kind(value),
                 _ => {}
             }
@@ -292,13 +299,33 @@ impl LinkWatch {
         name: &str,
         deadline: Instant,
     ) -> Result<bool, NetlinkError> {
+        self.wait(deadline, |kind, link| {
+            kind == libc::RTM_DELLINK && link.name == name
+        })
+    }
+
+    /// Waits until a link carries packets: whether it did before the deadline.
+    pub(crate) fn wait_until_operational(
+        &mut self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<bool, NetlinkError> {
+        self.wait(deadline, |kind, link| {
+            kind == libc::RTM_NEWLINK && link.name == name && link.operational
+        })
+    }
+
+    fn wait(
+        &mut self,
+        deadline: Instant,
+        expected: impl Fn(u16, &Link) -> bool,
+    ) -> Result<bool, NetlinkError> {
         loop {
             let messages = self.0.listen(deadline)?;
-            let gone = |(kind, payload): &(u16, Vec<u8>)| {
-                *kind == libc::RTM_DELLINK
-                    && Link::read(payload).is_some_and(|link| link.name == name)
-            };
-            if messages.iter().any(gone) {
+            let mut links = messages
+                .iter()
+                .filter_map(|(kind, payload)| Some((*kind, Link::read(payload)?)));
+            if links.any(|(kind, link)| expected(kind, &link)) {
                 return Ok(true);
             }
             if Instant::now() >= deadline {
