@@ -29,17 +29,40 @@ impl ExitStatus {
     }
 }
 
-/// A child process. Dropping it leaves it running.
+/// A child process. Dropping it leaves it running, unless it is part of a container that hasn't been
+/// started yet.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
     pidfd: OwnedFd,
     console: Option<OwnedFd>,
+    kill_on_drop: bool,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.kill_on_drop {
+            // One that is gone already is as wanted.
+            let _killed = self.kill(Signal::SIGKILL).is_ok();
+            let _reaped = self.wait().is_ok();
+        }
+    }
 }
 
 impl Child {
+    /// A process that runs on its own.
     pub(crate) fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, console: None }
+        Self { pid, pidfd, console: None, kill_on_drop: false }
+    }
+
+    /// A process that is being made: it is killed unless it is released.
+    pub(crate) fn in_the_making(pid: Pid, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, console: None, kill_on_drop: true }
+    }
+
+    /// From now on dropping it leaves it running.
+    pub(crate) fn release(&mut self) {
+        self.kill_on_drop = false;
     }
 
     pub(crate) fn set_console(&mut self, master: OwnedFd) {

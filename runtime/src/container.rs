@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, Spec};
@@ -11,7 +10,7 @@ use oci_spec::runtime::{Linux, Spec};
 use crate::cgroup::{Cgroup, Limits, Warning};
 use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
-use crate::launch::{Assistance, await_exec, destroy, launch};
+use crate::launch::{Assistance, Launched, await_exec, launch};
 use crate::plan::{Context, Gate, Plan, Stdio, process_plan, root_mount};
 use crate::sys::process;
 use crate::{ContainerId, channel, config, seccomp};
@@ -73,8 +72,9 @@ impl<'a> CreateOptions<'a> {
 /// Dropping it undoes everything: the process is killed, the cgroup removed.
 #[derive(Debug)]
 pub struct Created {
-    /// Always there, until it is handed on.
-    parts: Option<(Container, OwnedFd)>,
+    container: Container,
+    channel: OwnedFd,
+    /// The program's, for messages.
     name: String,
     warnings: Vec<Warning>,
 }
@@ -101,23 +101,17 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
     let gate = options.start_socket.map_or(Gate::Channel, Gate::Socket);
 
     let (cgroup, warnings) = make_cgroup(&linux, options.id, options.limits)?;
-    let context = Context { bundle: options.bundle, cgroup: cgroup.get()? };
+    let context = Context { bundle: options.bundle, cgroup: &cgroup.cgroup };
     let mut plan = Plan::for_container(options.spec, root, process_plan, gate, &context)?;
     let assistance = Assistance {
-        cgroup: cgroup.get()?.directory(),
+        cgroup: cgroup.cgroup.directory(),
         seccomp: linux.seccomp().as_ref(),
         uid_mappings: linux.uid_mappings().as_deref().unwrap_or_default(),
         gid_mappings: linux.gid_mappings().as_deref().unwrap_or_default(),
         oom_score_adj: process.oom_score_adj(),
     };
-    let launched = launch(&mut plan, &assistance)?;
-    let (child, channel) = launched.into_parts().ok_or_else(unclonable_channel)?;
-    let container = Container { child, cgroup: cgroup.keep()? };
-    Ok(Created { parts: Some((container, channel)), name, warnings })
-}
-
-fn unclonable_channel() -> Error {
-    Error::system("fcntl", Errno::EMFILE, "keep the channel to the container")
+    let Launched { child, channel } = launch(&mut plan, &assistance)?;
+    Ok(Created { container: Container { child, cgroup }, channel, name, warnings })
 }
 
 fn root_path(spec: &Spec) -> Result<PathBuf, Error> {
@@ -143,57 +137,44 @@ fn make_cgroup(
     if cgroup.is_populated()? {
         return Err(Error::CgroupInUse { path });
     }
-    let guard = CgroupGuard(Some(cgroup));
-    let mut warnings = Vec::new();
+    let guard = CgroupGuard { cgroup, remove_on_drop: true };
     let resources = linux.resources().clone().unwrap_or_default();
-    warnings.extend(guard.get()?.apply(&resources, limits)?);
+    let mut warnings = guard.cgroup.apply(&resources, limits)?;
     let devices = resources.devices().as_deref().unwrap_or_default();
-    warnings.extend(guard.get()?.allow_devices(devices, limits)?);
+    warnings.extend(guard.cgroup.allow_devices(devices, limits)?);
     Ok((guard, warnings))
 }
 
-/// Removes the cgroup again unless it is kept.
-struct CgroupGuard(Option<Cgroup>);
-
-impl CgroupGuard {
-    fn get(&self) -> Result<&Cgroup, Error> {
-        self.0.as_ref().ok_or_else(Self::gone)
-    }
-
-    fn keep(mut self) -> Result<Cgroup, Error> {
-        self.0.take().ok_or_else(Self::gone)
-    }
-
-    fn gone() -> Error {
-        Error::system("open", Errno::ENOENT, "use the container's cgroup")
-    }
+/// A cgroup that is removed again, unless the container gets as far as being started.
+#[derive(Debug)]
+struct CgroupGuard {
+    cgroup: Cgroup,
+    remove_on_drop: bool,
 }
 
 impl Drop for CgroupGuard {
     fn drop(&mut self) {
-        // The error that brought us here is the one to be reported.
-        let _removed = self.0.take().map(Cgroup::remove).transpose().is_ok();
+        if self.remove_on_drop {
+            // The error that brought us here is the one to be reported.
+            let _removed = self.cgroup.remove().is_ok();
+        }
     }
 }
 
 impl Created {
-    fn container(&self) -> Option<&Container> {
-        self.parts.as_ref().map(|(container, _)| container)
-    }
-
     /// The process id of the container's first process.
     pub fn pid(&self) -> Pid {
-        self.container().map_or(Pid::from_raw(0), Container::pid)
+        self.container.pid()
     }
 
     /// Readable once the process has ended.
-    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.container().map(Container::pidfd)
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.container.pidfd()
     }
 
     /// The container's cgroup.
-    pub fn cgroup(&self) -> Option<&Cgroup> {
-        self.container().map(Container::cgroup)
+    pub fn cgroup(&self) -> &Cgroup {
+        self.container.cgroup()
     }
 
     /// The limits that aren't in force, with [`Limits::BestEffort`].
@@ -203,46 +184,32 @@ impl Created {
 
     /// The master of the container's terminal, if it has one and nobody has taken it yet.
     pub fn take_console(&mut self) -> Option<OwnedFd> {
-        self.parts.as_mut().and_then(|(container, _)| container.take_console())
+        self.container.take_console()
     }
 
     /// Runs the program. On failure the container is gone, as if it had been dropped.
     pub fn start(mut self) -> Result<Container, StartError> {
-        let taken = self.parts.take();
-        let (container, channel) = taken.ok_or_else(unclonable_channel)?;
-        let name = std::mem::take(&mut self.name);
-        let started = channel::go_on(channel.as_fd())
-            .map_err(|errno| Error::system("sendmsg", errno, "start the container"))
-            .and_then(|()| await_exec(channel.as_fd(), &name));
-        match started {
-            Ok(()) => Ok(container),
-            Err(error) => {
-                container.destroy();
-                Err(error)
-            }
-        }
+        channel::go_on(self.channel.as_fd())
+            .map_err(|errno| Error::system("sendmsg", errno, "start the container"))?;
+        await_exec(self.channel.as_fd(), &self.name)?;
+        self.container.release();
+        Ok(self.container)
     }
 
     /// Lets go of it: it stays, waiting to be started through the socket of
     /// [`CreateOptions::start_socket`].
-    pub fn detach(mut self) -> Option<Container> {
-        self.parts.take().map(|(container, _)| container)
-    }
-}
-
-impl Drop for Created {
-    fn drop(&mut self) {
-        if let Some((container, _)) = self.parts.take() {
-            container.destroy();
-        }
+    pub fn detach(mut self) -> Container {
+        self.container.release();
+        self.container
     }
 }
 
 /// A container that runs, or has run. Dropping it leaves it as it is.
 #[derive(Debug)]
 pub struct Container {
+    // The order is that of dropping: the process goes before its cgroup.
     child: Child,
-    cgroup: Cgroup,
+    cgroup: CgroupGuard,
 }
 
 impl Container {
@@ -252,7 +219,8 @@ impl Container {
         let pidfd = process::open_pidfd(pid).map_err(|errno| {
             Error::system("pidfd_open", errno, format!("take up the container of process {pid}"))
         })?;
-        Ok(Self { child: Child::new(pid, pidfd), cgroup: Cgroup::of(pid)? })
+        let cgroup = CgroupGuard { cgroup: Cgroup::of(pid)?, remove_on_drop: false };
+        Ok(Self { child: Child::new(pid, pidfd), cgroup })
     }
 
     /// The process id of its first process.
@@ -272,7 +240,7 @@ impl Container {
 
     /// Its cgroup.
     pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
+        &self.cgroup.cgroup
     }
 
     /// The master of its terminal, if it has one and nobody has taken it yet.
@@ -287,7 +255,7 @@ impl Container {
 
     /// Kills every process of it.
     pub fn kill_all(&self) -> Result<(), Error> {
-        Ok(self.cgroup.kill()?)
+        Ok(self.cgroup().kill()?)
     }
 
     /// Waits for its first process to end.
@@ -302,12 +270,11 @@ impl Container {
 
     /// Kills what is left of it and removes its cgroup.
     pub fn delete(self) -> Result<(), Error> {
-        Ok(self.cgroup.remove()?)
+        Ok(self.cgroup().remove()?)
     }
 
-    fn destroy(self) {
-        destroy(&self.child);
-        // Whoever let go of it can't be told; a cgroup left behind is found by the next `create`.
-        let _removed = self.cgroup.remove().is_ok();
+    fn release(&mut self) {
+        self.child.release();
+        self.cgroup.remove_on_drop = false;
     }
 }

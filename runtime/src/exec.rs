@@ -15,7 +15,7 @@ use crate::cgroup::Cgroup;
 use crate::child::Child;
 use crate::config;
 use crate::error::Error;
-use crate::launch::{Assistance, await_exec, destroy, launch};
+use crate::launch::{Assistance, Launched, await_exec, launch};
 use crate::plan::{Gate, Join, Namespaces, Plan, Stdio, process_plan};
 use crate::seccomp;
 use crate::sys::process;
@@ -76,11 +76,9 @@ pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
         gid_mappings: &[],
         oom_score_adj: options.process.oom_score_adj(),
     };
-    let launched = launch(&mut plan, &assistance)?;
-    let (child, channel) = launched
-        .into_parts()
-        .ok_or_else(|| not_there(target, "fcntl", Errno::EMFILE))?;
-    await_exec(channel.as_fd(), &name).inspect_err(|_| destroy(&child))?;
+    let Launched { mut child, channel } = launch(&mut plan, &assistance)?;
+    await_exec(channel.as_fd(), &name)?;
+    child.release();
     Ok(child)
 }
 

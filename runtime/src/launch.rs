@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
 
@@ -26,39 +25,12 @@ pub(crate) struct Assistance<'a> {
     pub(crate) oom_score_adj: Option<i32>,
 }
 
-/// A process that is set up, and waits at its gate or is about to execute its program.
+/// A process that is set up, and waits at its gate or is about to execute its program. Dropping it
+/// kills it.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    child: Option<Child>,
-    channel: OwnedFd,
-}
-
-impl Launched {
-    pub(crate) fn into_parts(mut self) -> Option<(Child, OwnedFd)> {
-        let child = self.child.take()?;
-        // The channel can't be moved out of a type that has a destructor.
-        let channel = self.channel.try_clone().ok()?;
-        Some((child, channel))
-    }
-
-    fn child(&mut self) -> Option<&mut Child> {
-        self.child.as_mut()
-    }
-}
-
-/// A process that nobody has taken over is killed.
-impl Drop for Launched {
-    fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            destroy(&child);
-        }
-    }
-}
-
-/// Kills and reaps; one that is gone already is as wanted.
-pub(crate) fn destroy(child: &Child) {
-    let _killed = child.kill(Signal::SIGKILL).is_ok();
-    let _reaped = child.wait().is_ok();
+    pub(crate) child: Child,
+    pub(crate) channel: OwnedFd,
 }
 
 /// Clones the child of the plan and helps it until it is ready.
@@ -69,7 +41,7 @@ pub(crate) fn launch(plan: &mut Plan, assistance: &Assistance) -> Result<Launche
         true => clone_child(plan, &ours, childs, assistance.cgroup)?,
         false => clone_by_helper(plan, &ours, childs, assistance.cgroup)?,
     };
-    let mut launched = Launched { child: Some(child), channel: ours };
+    let mut launched = Launched { child, channel: ours };
     // A child that has failed has closed the channel, so helping it fails too; what counts then is
     // what it reported.
     let helped = assist(plan, &launched, assistance);
@@ -90,7 +62,7 @@ fn clone_child(
     let channel = Channel { own: childs.as_fd(), parents: ours.as_raw_fd() };
     let Cloned { pid, pidfd } = clone3(&args, || init::run(plan, &channel))
         .map_err(|errno| Error::system("clone3", errno, "make the container's process"))?;
-    Ok(Child::new(pid, pidfd))
+    Ok(Child::in_the_making(pid, pidfd))
 }
 
 /// The helper shares our descriptors, so the pidfd that its clone gives is ours. It leaves at once.
@@ -111,7 +83,7 @@ fn clone_by_helper(
     match channel::next_report(ours.as_fd()).map_err(failed("recvmsg"))? {
         Some(Report::Cloned { pid, pidfd }) => {
             let pidfd = adopt_descriptor(pidfd).map_err(failed("fcntl"))?;
-            Ok(Child::new(Pid::from_raw(pid), pidfd))
+            Ok(Child::in_the_making(Pid::from_raw(pid), pidfd))
         }
         Some(Report::Failed(failure)) => Err(InitError::new(failure, plan).into()),
         _ => Err(Error::Died { pid: helper.pid, how: "as a helper".to_owned() }),
@@ -119,7 +91,7 @@ fn clone_by_helper(
 }
 
 fn assist(plan: &Plan, launched: &Launched, assistance: &Assistance) -> Result<(), Error> {
-    let Some(child) = &launched.child else { return Ok(()) };
+    let child = &launched.child;
     let channel = launched.channel.as_fd();
     if plan.namespaces.new_user {
         write_proc(child.pid(), "uid_map", &id_map(assistance.uid_mappings))?;
@@ -165,7 +137,7 @@ fn await_ready(plan: &Plan, launched: &mut Launched) -> Result<(), Error> {
     loop {
         let report = channel::next_report(launched.channel.as_fd())
             .map_err(|errno| Error::system("recvmsg", errno, "hear from the container's process"))?;
-        let Some(child) = launched.child() else { return Ok(()) };
+        let child = &mut launched.child;
         match report {
             Some(Report::Console(master)) => child.set_console(master),
             Some(Report::Ready) => return Ok(()),

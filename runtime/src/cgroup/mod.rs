@@ -187,7 +187,7 @@ impl Cgroup {
     }
 
     /// Kills what is left and removes the cgroup with those below it.
-    pub fn remove(self) -> Result<(), Error> {
+    pub fn remove(&self) -> Result<(), Error> {
         if self.is_populated()? {
             self.kill()?;
         }
@@ -197,9 +197,8 @@ impl Cgroup {
 
     /// Removes the cgroup if it and those below are empty, and those above it up to `keep` levels
     /// from the root, as far as they are empty too.
-    pub fn remove_with_empty_parents(self, keep: usize) -> Result<(), Error> {
-        let path = self.path.clone();
+    pub fn remove_with_empty_parents(&self, keep: usize) -> Result<(), Error> {
         self.remove()?;
-        tree::remove_empty_parents(&path, keep)
+        tree::remove_empty_parents(&self.path, keep)
     }
 }

@@ -123,7 +123,7 @@ fn state_of(
         rootfs: bundle.join(root),
         bundle,
         created: time::now(),
-        cgroup: created.cgroup().map(|cgroup| cgroup.path().to_owned()).unwrap_or_default(),
+        cgroup: created.cgroup().path().to_owned(),
         config,
     })
 }
