@@ -1,0 +1,47 @@
+//! Debian packages that the rig needs: installed if they are missing.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// For whatever runs in the virtual machine.
+pub const FOR_VM: &[&str] = &["qemu-system-x86", "kmod", "busybox-static", "nftables", "iproute2"];
+
+/// For the end-to-end tests on this host.
+pub const FOR_TESTS: &[&str] = &["busybox-static", "nftables", "iproute2", "skopeo", "docker-registry", "awscli"];
+
+/// For the benchmarks.
+pub const FOR_BENCHES: &[&str] = &["busybox-static", "iproute2", "podman", "docker.io", "crun", "hyperfine"];
+
+/// Installs those that are missing.
+pub fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let missing: Vec<&&str> = packages.iter().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    crate::say(&format!("installing {}", missing.iter().map(|p| **p).collect::<Vec<_>>().join(" ")));
+    apt(&["update", "-q"])?;
+    let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
+    args.extend(missing.iter().map(|package| **package));
+    apt(&args)
+}
+
+fn is_installed(package: &str) -> bool {
+    let status = Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]).stderr(Stdio::null()).output();
+    status.is_ok_and(|output| output.stdout == b"install ok installed")
+}
+
+/// Runs `apt-get`, and shows what it printed if it fails.
+pub fn apt(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("apt-get")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .output()
+        .context("running apt-get: the rig installs what it needs on Debian")?;
+    if !output.status.success() {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        bail!("apt-get {}: {}\n{out}{err}", args.join(" "), output.status);
+    }
+    Ok(())
+}

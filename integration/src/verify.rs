@@ -1,0 +1,164 @@
+//! `cargo verify`: every test. On this host what can run here, and in the virtual machine what
+//! needs cgroup v2 controllers or an older kernel.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::build::TestBinary;
+use crate::payload::Payload;
+use crate::tally::{Outcome, Tally};
+use crate::vm::{Boot, Vm};
+use crate::{aws, build, image, packages, say, vm};
+
+/// How long all tests may take in the virtual machine.
+const PATIENCE: Duration = Duration::from_secs(25 * 60);
+
+/// The tests that the machine runs: those that ask the kernel for something. The rest would only
+/// be slower there.
+const IN_MACHINE: [&str; 3] = ["runtime/", "netns/", "integration/e2e"];
+
+/// Runs them all. Whether none failed.
+pub fn verify() -> anyhow::Result<bool> {
+    packages::install(packages::FOR_VM)?;
+    packages::install(packages::FOR_TESTS)?;
+    let mut tally = Tally::default();
+    check_source(&mut tally)?;
+    say("building the tests");
+    let berth = build::program("berth-agent", "berth", false)?;
+    let runtime = build::program("berth-runtime", "berth-runtime", false)?;
+    let tests = build::tests()?;
+    let rootfs = image::busybox()?;
+    for test in &tests {
+        natively(test, &berth, &runtime, &rootfs, &mut tally)?;
+    }
+    doc_tests(&mut tally)?;
+    let machine = in_machine(&tests, &berth, &runtime, &rootfs, &mut tally);
+    if let Err(error) = machine {
+        println!("the virtual machine: {error:#}");
+        tally.note("the virtual machine".into(), Outcome::Failed);
+    }
+    aws::test(&berth, &rootfs, &mut tally)?;
+    // What can run in one of the places must have: a skip would hide that it didn't.
+    if std::env::var_os("CI").is_some() && tally.skipped() > 0 {
+        println!("tests were skipped where all of them can run");
+        tally.note("nothing is skipped".into(), Outcome::Failed);
+    }
+    Ok(tally.report())
+}
+
+fn check_source(tally: &mut Tally) -> anyhow::Result<()> {
+    let checks: [(&str, &[&str]); 3] = [
+        ("format", &["fmt", "--all", "--check"]),
+        ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+        ("documentation", &["doc", "--workspace", "--no-deps", "--quiet"]),
+    ];
+    for (name, args) in checks {
+        say(&format!("checking: cargo {}", args.join(" ")));
+        let outcome = if build::run(args)? { Outcome::Passed } else { Outcome::Failed };
+        tally.note(format!("source::{name}"), outcome);
+    }
+    Ok(())
+}
+
+/// Runs a test program here. Its output is shown as it comes, so that a failing test's is whole.
+fn natively(
+    test: &TestBinary,
+    berth: &Path,
+    runtime: &Path,
+    rootfs: &Path,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    say(&format!("{} on this host", test.name));
+    let mut child = Command::new(&test.path)
+        .arg("--test-threads=1")
+        .current_dir(&test.folder)
+        .env("BERTH", berth)
+        .env("BERTH_RUNTIME", runtime)
+        .env("BERTH_BUSYBOX", "/bin/busybox")
+        .env("BERTH_ROOTFS", rootfs)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("running {}", test.path.display()))?;
+    let mut seen = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        use std::io::BufRead;
+        for line in std::io::BufReader::new(stdout).lines() {
+            let line = line?;
+            println!("{line}");
+            seen.push_str(&line);
+            tally.read(&test.name, &line);
+        }
+    }
+    let status = child.wait()?;
+    let outcome = if status.success() { Outcome::Passed } else { Outcome::Failed };
+    // A program that dies reports no failed test.
+    if !status.success() || seen.is_empty() {
+        println!("{}: {status}", test.name);
+        tally.note(format!("{} as a whole", test.name), outcome);
+    }
+    Ok(())
+}
+
+fn doc_tests(tally: &mut Tally) -> anyhow::Result<()> {
+    say("the examples in the documentation");
+    let good = build::run(&["test", "--workspace", "--doc", "--quiet"])?;
+    tally.note("source::examples".into(), if good { Outcome::Passed } else { Outcome::Failed });
+    Ok(())
+}
+
+fn in_machine(
+    tests: &[TestBinary],
+    berth: &Path,
+    runtime: &Path,
+    rootfs: &Path,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let kernel = vm::kernel()?;
+    let payload = Payload::new("tests", &kernel)?;
+    vm::add_init(&payload)?;
+    payload.program(berth, "bin/berth")?;
+    payload.program(runtime, "bin/berth-runtime")?;
+    payload.file(rootfs, "rootfs.tar")?;
+    let mut start = String::from(
+        "export BERTH=/bin/berth BERTH_RUNTIME=/bin/berth-runtime BERTH_BUSYBOX=/bin/busybox BERTH_ROOTFS=/rootfs.tar \
+         BERTH_RIG_MACHINE=1\n",
+    );
+    let chosen = tests.iter().filter(|test| IN_MACHINE.iter().any(|start| test.name.starts_with(start)));
+    for (i, test) in chosen.enumerate() {
+        payload.program(&test.path, &format!("tests/{i}"))?;
+        start.push_str(&format!(
+            "echo 'RIG-SUITE {}'\n/tests/{i} --test-threads=1 < /dev/null 2>&1; echo \"RIG-STATUS $?\"\n",
+            test.name
+        ));
+    }
+    payload.script("start", &start)?;
+    let payload = payload.pack()?;
+    say("booting the virtual machine");
+    let vm = Vm::boot(&Boot { payload: &payload, forward: None })?;
+    let mut suite = String::new();
+    let mut unfinished = false;
+    let result = vm.finish(PATIENCE, |line| {
+        if let Some(name) = line.strip_prefix("RIG-SUITE ") {
+            suite = name.to_owned();
+            unfinished = true;
+            say(&format!("{name} in the virtual machine"));
+        } else if let Some(status) = line.strip_prefix("RIG-STATUS ") {
+            unfinished = false;
+            if status.trim() != "0" {
+                println!("{suite}: exit code {status}");
+                tally.note(format!("{suite} as a whole"), Outcome::Failed);
+            }
+        } else {
+            println!("{line}");
+            tally.read(&suite, line);
+        }
+    });
+    if unfinished {
+        tally.note(format!("{suite} as a whole"), Outcome::Failed);
+    }
+    result.map(drop)
+}
