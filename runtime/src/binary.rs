@@ -22,16 +22,29 @@ use crate::sys::process::{CStrings, execve_descriptor};
 /// with the same arguments. To be called first in `main` of every program that creates containers.
 pub fn protect_own_binary() -> Result<(), Error> {
     let failed = |call| {
-        move |errno| Error::system(call, errno, "run this program from a read-only mount of itself")
+        move |errno| {
+            Error::system(
+                call,
+                errno,
+                "run this program from a read-only mount of itself",
+            )
+        }
     };
-    let own = open(c"/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(failed("open"))?;
+    let own = open(
+        c"/proc/self/exe",
+        OFlag::O_PATH | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed("open"))?;
     let flags = fstatvfs(&own).map_err(failed("fstatvfs"))?.flags();
     if flags.contains(FsFlags::ST_RDONLY) {
         return Ok(());
     }
     let readonly = mount::clone_mount(own.as_fd(), c"", false).map_err(failed("open_tree"))?;
-    let attributes = MountAttr { set: attr::RDONLY, ..Default::default() };
+    let attributes = MountAttr {
+        set: attr::RDONLY,
+        ..Default::default()
+    };
     mount::set_attributes(readonly.as_fd(), &attributes, false).map_err(failed("mount_setattr"))?;
     let args = std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok());
     let args = CStrings::from(args.collect::<Vec<_>>());
@@ -39,5 +52,9 @@ pub fn protect_own_binary() -> Result<(), Error> {
         CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
     });
     let env = CStrings::from(variables.collect::<Vec<_>>());
-    Err(failed("execveat")(execve_descriptor(readonly.as_fd(), &args, &env)))
+    Err(failed("execveat")(execve_descriptor(
+        readonly.as_fd(),
+        &args,
+        &env,
+    )))
 }

@@ -53,7 +53,9 @@ pub(crate) fn sets(names: &[&str]) -> LinuxCapabilities {
 
 /// The masks of a process's sets; none given means none allowed.
 pub(crate) fn masks(sets: Option<&LinuxCapabilities>) -> CapabilityMasks {
-    let Some(sets) = sets else { return CapabilityMasks::default() };
+    let Some(sets) = sets else {
+        return CapabilityMasks::default();
+    };
     CapabilityMasks {
         bounding: mask(sets.bounding()),
         effective: mask(sets.effective()),
@@ -64,12 +66,18 @@ pub(crate) fn masks(sets: Option<&LinuxCapabilities>) -> CapabilityMasks {
 }
 
 fn mask(set: &Option<Capabilities>) -> u64 {
-    set.iter().flatten().filter_map(bit).fold(0, |mask, bit| mask | bit)
+    set.iter()
+        .flatten()
+        .filter_map(bit)
+        .fold(0, |mask, bit| mask | bit)
 }
 
 /// The capability's bit. Every capability of the configuration's type is one that caps knows.
 fn bit(capability: &Capability) -> Option<u64> {
-    format!("CAP_{capability}").parse::<Known>().ok().map(|known| known.bitmask())
+    format!("CAP_{capability}")
+        .parse::<Known>()
+        .ok()
+        .map(|known| known.bitmask())
 }
 
 #[cfg(test)]
@@ -80,7 +88,10 @@ mod tests {
     fn dockers_capabilities_make_dockers_mask() {
         let masks = masks(Some(&sets(default_capabilities())));
         assert_eq!(masks.bounding, 0xa804_25fb);
-        assert_eq!((masks.effective, masks.permitted), (masks.bounding, masks.bounding));
+        assert_eq!(
+            (masks.effective, masks.permitted),
+            (masks.bounding, masks.bounding)
+        );
         assert_eq!((masks.inheritable, masks.ambient), (0, 0));
     }
 

@@ -33,9 +33,12 @@ const CONSOLE: u32 = 4;
 pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
     let words = match report {
         Report::Ready => [READY, 0, 0, 0],
-        Report::Failed(failure) => {
-            [FAILED, failure.step as u32, failure.index, failure.errno as i32 as u32]
-        }
+        Report::Failed(failure) => [
+            FAILED,
+            failure.step as u32,
+            failure.index,
+            failure.errno as i32 as u32,
+        ],
         Report::Cloned { pid, pidfd } => [CLONED, *pid as u32, *pidfd as u32, 0],
         Report::Console(_) => [CONSOLE, 0, 0, 0],
     };
@@ -57,7 +60,9 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
     if length == 0 {
         return Ok(None);
     }
-    let mut words = bytes.chunks_exact(4).filter_map(|chunk| chunk.try_into().ok());
+    let mut words = bytes
+        .chunks_exact(4)
+        .filter_map(|chunk| chunk.try_into().ok());
     let mut word = || words.next().map_or(0, u32::from_ne_bytes);
     let report = match (word(), descriptor) {
         (READY, _) => Report::Ready,
@@ -66,7 +71,10 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
             index: word(),
             errno: Errno::from_raw(word() as i32),
         }),
-        (CLONED, _) => Report::Cloned { pid: word() as i32, pidfd: word() as i32 },
+        (CLONED, _) => Report::Cloned {
+            pid: word() as i32,
+            pidfd: word() as i32,
+        },
         (CONSOLE, Some(master)) => Report::Console(master),
         _ => return Err(Errno::EPROTO),
     };

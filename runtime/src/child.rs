@@ -52,12 +52,22 @@ impl Drop for Child {
 impl Child {
     /// A process that runs on its own.
     pub(crate) fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, console: None, kill_on_drop: false }
+        Self {
+            pid,
+            pidfd,
+            console: None,
+            kill_on_drop: false,
+        }
     }
 
     /// A process that is being made: it is killed unless it is released.
     pub(crate) fn in_the_making(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, console: None, kill_on_drop: true }
+        Self {
+            pid,
+            pidfd,
+            console: None,
+            kill_on_drop: true,
+        }
     }
 
     /// From now on dropping it leaves it running.
@@ -125,10 +135,12 @@ impl Child {
 
     fn reap(&self, block: bool) -> Result<Option<ExitStatus>, Error> {
         let ended = process::wait_child(self.pidfd.as_fd(), block);
-        Ok(ended.map_err(|errno| self.wait_error(errno))?.map(|(code, status)| match code {
-            libc::CLD_EXITED => ExitStatus::Code(status),
-            _ => ExitStatus::Signal(status),
-        }))
+        Ok(ended
+            .map_err(|errno| self.wait_error(errno))?
+            .map(|(code, status)| match code {
+                libc::CLD_EXITED => ExitStatus::Code(status),
+                _ => ExitStatus::Signal(status),
+            }))
     }
 
     fn wait_error(&self, errno: Errno) -> Error {

@@ -84,7 +84,11 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
     config::validate(options.spec)?;
     let linux = options.spec.linux().clone().unwrap_or_default();
     let seccomp_flags = linux.seccomp().as_ref().map(seccomp::flags).transpose()?;
-    let process = options.spec.process().as_ref().ok_or_else(config::Error::no_process)?;
+    let process = options
+        .spec
+        .process()
+        .as_ref()
+        .ok_or_else(config::Error::no_process)?;
     let root = match options.root {
         Some(Root::Mount(mount)) => mount,
         Some(Root::Path(path)) => root_mount(&options.bundle.join(path))?,
@@ -101,7 +105,10 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
     let gate = options.start_socket.map_or(Gate::Channel, Gate::Socket);
 
     let (cgroup, warnings) = make_cgroup(&linux, options.id, options.limits)?;
-    let context = Context { bundle: options.bundle, cgroup: &cgroup.cgroup };
+    let context = Context {
+        bundle: options.bundle,
+        cgroup: &cgroup.cgroup,
+    };
     let mut plan = Plan::for_container(options.spec, root, process_plan, gate, &context)?;
     let assistance = Assistance {
         cgroup: cgroup.cgroup.directory(),
@@ -111,7 +118,12 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
         oom_score_adj: process.oom_score_adj(),
     };
     let Launched { child, channel } = launch(&mut plan, &assistance)?;
-    Ok(Created { container: Container { child, cgroup }, channel, name, warnings })
+    Ok(Created {
+        container: Container { child, cgroup },
+        channel,
+        name,
+        warnings,
+    })
 }
 
 fn root_path(spec: &Spec) -> Result<PathBuf, Error> {
@@ -132,12 +144,18 @@ fn make_cgroup(
     id: &ContainerId,
     limits: Limits,
 ) -> Result<(CgroupGuard, Vec<Warning>), Error> {
-    let path = linux.cgroups_path().clone().unwrap_or_else(|| default_cgroup(id));
+    let path = linux
+        .cgroups_path()
+        .clone()
+        .unwrap_or_else(|| default_cgroup(id));
     let cgroup = Cgroup::create(&path)?;
     if cgroup.is_populated()? {
         return Err(Error::CgroupInUse { path });
     }
-    let guard = CgroupGuard { cgroup, remove_on_drop: true };
+    let guard = CgroupGuard {
+        cgroup,
+        remove_on_drop: true,
+    };
     let resources = linux.resources().clone().unwrap_or_default();
     let mut warnings = guard.cgroup.apply(&resources, limits)?;
     let devices = resources.devices().as_deref().unwrap_or_default();
@@ -217,10 +235,20 @@ impl Container {
     /// its parent ([`Child::wait_gone`] serves the others).
     pub fn attach(pid: Pid) -> Result<Self, Error> {
         let pidfd = process::open_pidfd(pid).map_err(|errno| {
-            Error::system("pidfd_open", errno, format!("take up the container of process {pid}"))
+            Error::system(
+                "pidfd_open",
+                errno,
+                format!("take up the container of process {pid}"),
+            )
         })?;
-        let cgroup = CgroupGuard { cgroup: Cgroup::of(pid)?, remove_on_drop: false };
-        Ok(Self { child: Child::new(pid, pidfd), cgroup })
+        let cgroup = CgroupGuard {
+            cgroup: Cgroup::of(pid)?,
+            remove_on_drop: false,
+        };
+        Ok(Self {
+            child: Child::new(pid, pidfd),
+            cgroup,
+        })
     }
 
     /// The process id of its first process.

@@ -27,7 +27,9 @@ pub enum Error {
     #[error(transparent)]
     Prepare(#[from] plan::Error),
     /// The cgroup of the configuration has processes of somebody else.
-    #[error("cgroup {path:?} (linux.cgroupsPath) has processes already: each container needs its own")]
+    #[error(
+        "cgroup {path:?} (linux.cgroupsPath) has processes already: each container needs its own"
+    )]
     CgroupInUse {
         /// The path below the cgroup root.
         path: PathBuf,
@@ -60,22 +62,32 @@ pub type StartError = Error;
 
 impl Error {
     pub(crate) fn system(call: &'static str, errno: Errno, doing: impl Into<String>) -> Self {
-        Self::System { doing: doing.into(), call, errno }
+        Self::System {
+            doing: doing.into(),
+            call,
+            errno,
+        }
     }
 
     /// Whether the command isn't there: an engine's exit code 127.
     pub fn is_command_not_found(&self) -> bool {
-        self.exec_errno().is_some_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENOTDIR))
+        self.exec_errno()
+            .is_some_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENOTDIR))
     }
 
     /// Whether the command may not be executed: an engine's exit code 126.
     pub fn is_permission_denied(&self) -> bool {
-        self.exec_errno().is_some_and(|errno| errno == Errno::EACCES)
+        self.exec_errno()
+            .is_some_and(|errno| errno == Errno::EACCES)
     }
 
     fn exec_errno(&self) -> Option<Errno> {
         match self {
-            Self::Init(InitError { step: Step::FindExecutable | Step::Exec, errno, .. }) => Some(*errno),
+            Self::Init(InitError {
+                step: Step::FindExecutable | Step::Exec,
+                errno,
+                ..
+            }) => Some(*errno),
             _ => None,
         }
     }
@@ -100,10 +112,18 @@ impl InitError {
             Step::FindExecutable | Step::Exec => exec_message(&plan.process.name, errno),
             _ => {
                 let hint = hint(step, errno);
-                format!("{}: {}{hint}", describe(step, index as usize, plan), words(errno))
+                format!(
+                    "{}: {}{hint}",
+                    describe(step, index as usize, plan),
+                    words(errno)
+                )
             }
         };
-        Self { step, errno, message }
+        Self {
+            step,
+            errno,
+            message,
+        }
     }
 
     /// For a failure of exec itself, when the plan is gone.
@@ -113,7 +133,11 @@ impl InitError {
             Step::Exec => exec_message(name, errno),
             _ => format!("{}: {}", name_of(step), words(errno)),
         };
-        Self { step, errno, message }
+        Self {
+            step,
+            errno,
+            message,
+        }
     }
 }
 
@@ -143,8 +167,15 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
     let text = |c: &std::ffi::CString| c.to_string_lossy().into_owned();
     Some(match step {
         Step::JoinNamespace => {
-            let joins = plan.namespaces.helper_joins.iter().chain(&plan.namespaces.joins);
-            format!("join the namespaces of {}", joins.skip(index).next()?.path.display())
+            let joins = plan
+                .namespaces
+                .helper_joins
+                .iter()
+                .chain(&plan.namespaces.joins);
+            format!(
+                "join the namespaces of {}",
+                joins.skip(index).next()?.path.display()
+            )
         }
         Step::Mount => {
             let mount = filesystem?.mounts.get(index)?;
@@ -156,13 +187,23 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
         }
         Step::Device => {
             let device = filesystem?.devices.get(index)?;
-            format!("make device /{}/{}", text(&device.directory), text(&device.name))
+            format!(
+                "make device /{}/{}",
+                text(&device.directory),
+                text(&device.name)
+            )
         }
         Step::DeviceLink => format!("make link /{}", text(&filesystem?.links.get(index)?.0)),
-        Step::Sysctl => format!("write sysctl /proc/{}", text(&filesystem?.sysctls.get(index)?.0)),
+        Step::Sysctl => format!(
+            "write sysctl /proc/{}",
+            text(&filesystem?.sysctls.get(index)?.0)
+        ),
         Step::MaskPath => format!("mask /{}", text(filesystem?.masked.get(index)?)),
         Step::ReadonlyPath => {
-            format!("make /{} read-only", text(filesystem?.readonly_paths.get(index)?))
+            format!(
+                "make /{} read-only",
+                text(filesystem?.readonly_paths.get(index)?)
+            )
         }
         Step::ResourceLimit => {
             let (resource, soft, hard) = plan.process.rlimits.get(index)?;
@@ -170,11 +211,17 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
         }
         Step::WorkingDirectory => format!("enter process.cwd {:?}", text(&plan.process.cwd)),
         Step::Apparmor => {
-            format!("set AppArmor profile {:?}", text(plan.process.apparmor.as_ref()?))
+            format!(
+                "set AppArmor profile {:?}",
+                text(plan.process.apparmor.as_ref()?)
+            )
         }
         Step::User => format!("become user {}", plan.process.uid),
         Step::Groups => {
-            format!("become group {} with {:?}", plan.process.gid, plan.process.groups)
+            format!(
+                "become group {} with {:?}",
+                plan.process.gid, plan.process.groups
+            )
         }
         _ => return None,
     })
@@ -226,6 +273,7 @@ fn name_of(step: Step) -> &'static str {
 fn hint(step: Step, errno: Errno) -> &'static str {
     match (step, errno) {
         (Step::WorkingDirectory, Errno::EXDEV) => ": it is outside the container's root",
+        (Step::WorkingDirectory, Errno::ELOOP) => ": it leads through a link of /proc",
         (Step::Mount, Errno::ELOOP) => ": /proc, /sys and /dev of the root must not be links",
         (Step::Device | Step::Console, Errno::ELOOP) => ": /dev of the root must not be a link",
         (Step::Mount, Errno::EPERM) => {

@@ -53,7 +53,8 @@ impl<'a> ExecOptions<'a> {
 pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
     config::validate_process(options.process)?;
     let seccomp_flags = options.seccomp.map(seccomp::flags).transpose()?;
-    let pidfd = process::open_pidfd(target).map_err(|errno| not_there(target, "pidfd_open", errno))?;
+    let pidfd =
+        process::open_pidfd(target).map_err(|errno| not_there(target, "pidfd_open", errno))?;
     let flags = foreign_namespaces(target)?;
     let cgroup = Cgroup::of(target)?;
     // What was read belongs to the process that the pidfd holds: its number wasn't reused meanwhile.
@@ -68,7 +69,12 @@ pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
     )?;
     let name = process.name.clone();
     let namespaces = joined(target, pidfd, flags)?;
-    let mut plan = Plan { namespaces, filesystem: None, process, gate: Gate::Open };
+    let mut plan = Plan {
+        namespaces,
+        filesystem: None,
+        process,
+        gate: Gate::Open,
+    };
     let assistance = Assistance {
         cgroup: cgroup.directory(),
         seccomp: options.seccomp,
@@ -83,7 +89,11 @@ pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
 }
 
 fn not_there(target: Pid, call: &'static str, errno: Errno) -> Error {
-    Error::system(call, errno, format!("enter the container of process {target}"))
+    Error::system(
+        call,
+        errno,
+        format!("enter the container of process {target}"),
+    )
 }
 
 const NAMESPACES: [(&str, CloneFlags); 7] = [
@@ -121,14 +131,24 @@ fn joined(target: Pid, pidfd: OwnedFd, flags: CloneFlags) -> Result<Namespaces, 
     let mut joins = Vec::new();
     let late = flags & CloneFlags::CLONE_NEWCGROUP;
     if !late.is_empty() {
-        let fd = pidfd.try_clone().map_err(|_| not_there(target, "fcntl", Errno::EMFILE))?;
-        joins.push(Join { fd, flags: late, path: path.clone() });
+        let fd = pidfd
+            .try_clone()
+            .map_err(|_| not_there(target, "fcntl", Errno::EMFILE))?;
+        joins.push(Join {
+            fd,
+            flags: late,
+            path: path.clone(),
+        });
     }
     let early = flags - CloneFlags::CLONE_NEWCGROUP;
     let helper_joins = match early.is_empty() {
         true => Vec::new(),
         // All at once, so that the kernel checks the rights to each before any is given up.
-        false => vec![Join { fd: pidfd, flags: early, path }],
+        false => vec![Join {
+            fd: pidfd,
+            flags: early,
+            path,
+        }],
     };
     Ok(Namespaces {
         create: CloneFlags::empty(),

@@ -8,7 +8,16 @@ use crate::{capabilities, plan, seccomp};
 pub fn features() -> Value {
     let namespaces = ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"];
     let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
-    let actions = ["KILL", "KILL_PROCESS", "KILL_THREAD", "TRAP", "ERRNO", "TRACE", "ALLOW", "LOG"];
+    let actions = [
+        "KILL",
+        "KILL_PROCESS",
+        "KILL_THREAD",
+        "TRAP",
+        "ERRNO",
+        "TRACE",
+        "ALLOW",
+        "LOG",
+    ];
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",

@@ -45,7 +45,9 @@ impl FromStr for ContainerId {
             && !value.starts_with('.');
         match valid {
             true => Ok(Self(value.to_owned())),
-            false => Err(InvalidContainerId { value: value.to_owned() }),
+            false => Err(InvalidContainerId {
+                value: value.to_owned(),
+            }),
         }
     }
 }
@@ -65,7 +67,17 @@ mod tests {
         for good in ["a", "A_1+b.c-d", "-x", "+", &"x".repeat(255)] {
             assert_eq!(good.parse::<ContainerId>().unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", ".a", "a/b", "a b", "é", "a\0", &"x".repeat(256)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".a",
+            "a/b",
+            "a b",
+            "é",
+            "a\0",
+            &"x".repeat(256),
+        ] {
             assert_eq!(bad.parse::<ContainerId>().unwrap_err().value, bad);
         }
     }

@@ -41,7 +41,10 @@ pub(crate) fn launch(plan: &mut Plan, assistance: &Assistance) -> Result<Launche
         true => clone_child(plan, &ours, childs, assistance.cgroup)?,
         false => clone_by_helper(plan, &ours, childs, assistance.cgroup)?,
     };
-    let mut launched = Launched { child, channel: ours };
+    let mut launched = Launched {
+        child,
+        channel: ours,
+    };
     // A child that has failed has closed the channel, so helping it fails too; what counts then is
     // what it reported.
     let helped = assist(plan, &launched, assistance);
@@ -58,8 +61,14 @@ fn clone_child(
     childs: OwnedFd,
     cgroup: BorrowedFd,
 ) -> Result<Child, Error> {
-    let args = CloneArgs { flags: plan.namespaces.create, cgroup: Some(cgroup) };
-    let channel = Channel { own: childs.as_fd(), parents: ours.as_raw_fd() };
+    let args = CloneArgs {
+        flags: plan.namespaces.create,
+        cgroup: Some(cgroup),
+    };
+    let channel = Channel {
+        own: childs.as_fd(),
+        parents: ours.as_raw_fd(),
+    };
     let Cloned { pid, pidfd } = clone3(&args, || init::run(plan, &channel))
         .map_err(|errno| Error::system("clone3", errno, "make the container's process"))?;
     Ok(Child::in_the_making(pid, pidfd))
@@ -73,8 +82,14 @@ fn clone_by_helper(
     cgroup: BorrowedFd,
 ) -> Result<Child, Error> {
     let failed = |call| move |errno| Error::system(call, errno, "join the container's namespaces");
-    let args = CloneArgs { flags: CloneFlags::CLONE_FILES, cgroup: None };
-    let channel = Channel { own: childs.as_fd(), parents: ours.as_raw_fd() };
+    let args = CloneArgs {
+        flags: CloneFlags::CLONE_FILES,
+        cgroup: None,
+    };
+    let channel = Channel {
+        own: childs.as_fd(),
+        parents: ours.as_raw_fd(),
+    };
     let helper = clone3(&args, || init::run_helper(plan, &channel, Some(cgroup)))
         .map_err(failed("clone3"))?;
     process::wait_child(helper.pidfd.as_fd(), true).map_err(failed("waitid"))?;
@@ -86,7 +101,10 @@ fn clone_by_helper(
             Ok(Child::in_the_making(Pid::from_raw(pid), pidfd))
         }
         Some(Report::Failed(failure)) => Err(InitError::new(failure, plan).into()),
-        _ => Err(Error::Died { pid: helper.pid, how: "as a helper".to_owned() }),
+        _ => Err(Error::Died {
+            pid: helper.pid,
+            how: "as a helper".to_owned(),
+        }),
     }
 }
 
@@ -129,14 +147,19 @@ fn write_proc(pid: Pid, file: &str, value: &str) -> Result<(), Error> {
     let path = format!("/proc/{pid}/{file}");
     std::fs::write(&path, value).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        Error::system("write", errno, format!("write {:?} to {path}", value.trim_end()))
+        Error::system(
+            "write",
+            errno,
+            format!("write {:?} to {path}", value.trim_end()),
+        )
     })
 }
 
 fn await_ready(plan: &Plan, launched: &mut Launched) -> Result<(), Error> {
     loop {
-        let report = channel::next_report(launched.channel.as_fd())
-            .map_err(|errno| Error::system("recvmsg", errno, "hear from the container's process"))?;
+        let report = channel::next_report(launched.channel.as_fd()).map_err(|errno| {
+            Error::system("recvmsg", errno, "hear from the container's process")
+        })?;
         let child = &mut launched.child;
         match report {
             Some(Report::Console(master)) => child.set_console(master),
@@ -144,7 +167,10 @@ fn await_ready(plan: &Plan, launched: &mut Launched) -> Result<(), Error> {
             Some(Report::Failed(failure)) => return Err(InitError::new(failure, plan).into()),
             Some(Report::Cloned { .. }) | None => {
                 let how = format!("{:?}", child.wait()?);
-                return Err(Error::Died { pid: child.pid(), how });
+                return Err(Error::Died {
+                    pid: child.pid(),
+                    how,
+                });
             }
         }
     }
@@ -155,6 +181,10 @@ pub(crate) fn await_exec(channel: BorrowedFd, name: &str) -> Result<(), Error> {
     match channel::next_report(channel) {
         Ok(Some(Report::Failed(failure))) => Err(InitError::of_exec(failure, name).into()),
         Ok(_) => Ok(()),
-        Err(errno) => Err(Error::system("recvmsg", errno, "hear from the container's process")),
+        Err(errno) => Err(Error::system(
+            "recvmsg",
+            errno,
+            "hear from the container's process",
+        )),
     }
 }

@@ -25,12 +25,16 @@ pub fn default() -> Spec {
         .set_terminal(Some(true))
         .set_user(User::default())
         .set_args(Some(vec!["sh".to_owned()]))
-        .set_env(Some(vec![format!("PATH={DEFAULT_PATH}"), "TERM=xterm".to_owned()]))
+        .set_env(Some(vec![
+            format!("PATH={DEFAULT_PATH}"),
+            "TERM=xterm".to_owned(),
+        ]))
         .set_cwd("/".into())
         .set_capabilities(Some(capabilities::sets(&names)))
         .set_rlimits(open_files(1024))
         .set_no_new_privileges(Some(true));
-    spec.set_process(Some(process)).set_hostname(Some("runc".to_owned()));
+    spec.set_process(Some(process))
+        .set_hostname(Some("runc".to_owned()));
     if let Some(root) = spec.root_mut() {
         root.set_readonly(Some(true));
     }
@@ -72,7 +76,9 @@ pub fn container(capabilities: &[&str]) -> Spec {
 fn confinement(capabilities: &[&str]) -> Linux {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Pid, Uts};
     let mut deny_devices = LinuxDeviceCgroup::default();
-    deny_devices.set_allow(false).set_access(Some("rwm".to_owned()));
+    deny_devices
+        .set_allow(false)
+        .set_access(Some("rwm".to_owned()));
     let mut resources = LinuxResources::default();
     resources.set_devices(Some(vec![deny_devices]));
     let namespaces = [Pid, Ipc, Uts, Mount, Cgroup].map(|kind| namespace(kind, None));
@@ -120,12 +126,24 @@ pub fn bind(source: &Path, destination: &Path, options: &[&str]) -> Mount {
 pub fn default_mounts() -> Vec<Mount> {
     vec![
         mount("/proc", "proc", "proc", &[]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
         mount(
             "/dev/shm",
@@ -133,8 +151,18 @@ pub fn default_mounts() -> Vec<Mount> {
             "shm",
             &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
         ),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"],
+        ),
         mount(
             "/sys/fs/cgroup",
             "cgroup",
@@ -170,8 +198,13 @@ pub const DEFAULT_MASKED_PATHS: [&str; 11] = [
 ];
 
 /// Files and directories that programs read and must not change.
-pub const DEFAULT_READONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const DEFAULT_READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 fn namespace(kind: LinuxNamespaceType, path: Option<&Path>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();

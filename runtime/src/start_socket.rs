@@ -10,7 +10,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen as listen_on, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen as listen_on,
+    socket,
 };
 use nix::sys::stat::Mode;
 
@@ -25,7 +26,8 @@ pub fn listen(directory: &Path) -> Result<OwnedFd, Error> {
     let doing = || format!("listen on {}/{NAME}", directory.display());
     let failed = |call| move |errno| Error::system(call, errno, doing());
     let listener = new_socket().map_err(failed("socket"))?;
-    with_address(directory, |address| bind(listener.as_raw_fd(), address)).map_err(failed("bind"))?;
+    with_address(directory, |address| bind(listener.as_raw_fd(), address))
+        .map_err(failed("bind"))?;
     listen_on(&listener, Backlog::new(1).unwrap_or(Backlog::MAXCONN)).map_err(failed("listen"))?;
     Ok(listener)
 }
@@ -33,16 +35,29 @@ pub fn listen(directory: &Path) -> Result<OwnedFd, Error> {
 /// Starts the container that listens in `directory`; `command` is its program, for messages.
 pub fn start(directory: &Path, command: &str) -> Result<(), StartError> {
     let failed = |call| {
-        move |errno| Error::system(call, errno, "start the container: it is not waiting to be started")
+        move |errno| {
+            Error::system(
+                call,
+                errno,
+                "start the container: it is not waiting to be started",
+            )
+        }
     };
     let connection = new_socket().map_err(failed("socket"))?;
-    with_address(directory, |address| connect(connection.as_raw_fd(), address))
-        .map_err(failed("connect"))?;
+    with_address(directory, |address| {
+        connect(connection.as_raw_fd(), address)
+    })
+    .map_err(failed("connect"))?;
     await_exec(std::os::fd::AsFd::as_fd(&connection), command)
 }
 
 fn new_socket() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+    socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
 }
 
 /// A socket's address has room for 108 bytes, which a state directory's path can exceed: it is

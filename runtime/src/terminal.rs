@@ -13,7 +13,8 @@ pub fn set_terminal_size(master: BorrowedFd, rows: u16, columns: u16) -> Result<
 
 /// Gives one terminal the size of another.
 pub fn copy_terminal_size(from: BorrowedFd, to: BorrowedFd) -> Result<(), Error> {
-    let (rows, columns) = terminal::size(from)
-        .map_err(|errno| Error::system("ioctl(TIOCGWINSZ)", errno, "ask for the terminal's size"))?;
+    let (rows, columns) = terminal::size(from).map_err(|errno| {
+        Error::system("ioctl(TIOCGWINSZ)", errno, "ask for the terminal's size")
+    })?;
     set_terminal_size(to, rows, columns)
 }

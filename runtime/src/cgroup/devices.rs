@@ -37,8 +37,20 @@ impl Rule {
 /// What every container may do, whatever its configuration says: make any node, and use the devices
 /// that OCI lists as supplied by default.
 const DEFAULTS: [Rule; 11] = [
-    Rule { allow: true, kind: Some(CHARACTER), major: None, minor: None, access: MKNOD },
-    Rule { allow: true, kind: Some(BLOCK), major: None, minor: None, access: MKNOD },
+    Rule {
+        allow: true,
+        kind: Some(CHARACTER),
+        major: None,
+        minor: None,
+        access: MKNOD,
+    },
+    Rule {
+        allow: true,
+        kind: Some(BLOCK),
+        major: None,
+        minor: None,
+        access: MKNOD,
+    },
     character(1, Some(3)),
     character(1, Some(5)),
     character(1, Some(7)),
@@ -51,7 +63,13 @@ const DEFAULTS: [Rule; 11] = [
 ];
 
 const fn character(major: i32, minor: Option<i32>) -> Rule {
-    Rule { allow: true, kind: Some(CHARACTER), major: Some(major), minor, access: ALL }
+    Rule {
+        allow: true,
+        kind: Some(CHARACTER),
+        major: Some(major),
+        minor,
+        access: ALL,
+    }
 }
 
 /// Installs the filter, unless the rules allow everything.
@@ -60,13 +78,23 @@ pub(super) fn attach(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<(),
     if allows_everything(&rules) {
         return Ok(());
     }
-    let failed = |call| move |errno| Error::Devices { call, path: cgroup.path.clone(), errno };
+    let failed = |call| {
+        move |errno| Error::Devices {
+            call,
+            path: cgroup.path.clone(),
+            errno,
+        }
+    };
     let program = load_device_program(&compile(&rules)).map_err(failed("load"))?;
     attach_device_program(cgroup.directory(), program.as_fd()).map_err(failed("attach"))
 }
 
 fn parse(rule: &LinuxDeviceCgroup) -> Rule {
-    let number = |value: Option<i64>| value.filter(|n| *n >= 0).and_then(|n| i32::try_from(n).ok());
+    let number = |value: Option<i64>| {
+        value
+            .filter(|n| *n >= 0)
+            .and_then(|n| i32::try_from(n).ok())
+    };
     let kind = match rule.typ() {
         Some(LinuxDeviceType::B) => Some(BLOCK),
         Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(CHARACTER),
@@ -83,7 +111,13 @@ fn parse(rule: &LinuxDeviceCgroup) -> Rule {
 }
 
 fn access_bits(access: Option<&str>) -> i32 {
-    let bit = |letter, bit| if access.is_some_and(|a| a.contains(letter)) { bit } else { 0 };
+    let bit = |letter, bit| {
+        if access.is_some_and(|a| a.contains(letter)) {
+            bit
+        } else {
+            0
+        }
+    };
     match access {
         None | Some("") => ALL,
         Some(_) => bit('m', MKNOD) | bit('r', READ) | bit('w', WRITE),
@@ -95,7 +129,14 @@ fn merge(rules: impl Iterator<Item = Rule>) -> Vec<Rule> {
     let mut merged: Vec<Rule> = Vec::new();
     for rule in rules {
         match merged.last_mut() {
-            Some(last) if Rule { access: rule.access, ..*last } == rule => last.access |= rule.access,
+            Some(last)
+                if Rule {
+                    access: rule.access,
+                    ..*last
+                } == rule =>
+            {
+                last.access |= rule.access
+            }
             _ => merged.push(rule),
         }
     }
@@ -144,7 +185,12 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-const EXIT: Instruction = Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 };
+const EXIT: Instruction = Instruction {
+    code: 0x95,
+    registers: 0,
+    offset: 0,
+    immediate: 0,
+};
 
 fn compile_rule(rule: &Rule) -> Vec<Instruction> {
     // From its end, so that each test knows how far the next rule is.
@@ -160,9 +206,22 @@ fn compile_rule(rule: &Rule) -> Vec<Instruction> {
     }
     if rule.access != ALL {
         // An allowing rule must cover the whole request; a denying one applies to any part of it.
-        let (mask, jump) = if rule.allow { (!rule.access & ALL, 0x55) } else { (rule.access, 0x15) };
-        let copy = Instruction { code: 0xbc, registers: RESULT | ACCESS << 4, offset: 0, immediate: 0 };
-        prepend(vec![copy, alu(0x54, RESULT, mask), jump_to_end(jump, RESULT, 0)]);
+        let (mask, jump) = if rule.allow {
+            (!rule.access & ALL, 0x55)
+        } else {
+            (rule.access, 0x15)
+        };
+        let copy = Instruction {
+            code: 0xbc,
+            registers: RESULT | ACCESS << 4,
+            offset: 0,
+            immediate: 0,
+        };
+        prepend(vec![
+            copy,
+            alu(0x54, RESULT, mask),
+            jump_to_end(jump, RESULT, 0),
+        ]);
     }
     let length = code.len();
     for (at, instruction) in code.iter_mut().enumerate() {
@@ -177,15 +236,30 @@ fn compile_rule(rule: &Rule) -> Vec<Instruction> {
 const TO_END: i16 = -1;
 
 fn jump_to_end(code: u8, register: u8, value: i32) -> Instruction {
-    Instruction { code, registers: register, offset: TO_END, immediate: value }
+    Instruction {
+        code,
+        registers: register,
+        offset: TO_END,
+        immediate: value,
+    }
 }
 
 fn alu(code: u8, register: u8, immediate: i32) -> Instruction {
-    Instruction { code, registers: register, offset: 0, immediate }
+    Instruction {
+        code,
+        registers: register,
+        offset: 0,
+        immediate,
+    }
 }
 
 fn load_word(register: u8, offset: i16) -> Instruction {
-    Instruction { code: 0x61, registers: register | CONTEXT << 4, offset, immediate: 0 }
+    Instruction {
+        code: 0x61,
+        registers: register | CONTEXT << 4,
+        offset,
+        immediate: 0,
+    }
 }
 
 #[cfg(test)]
@@ -199,9 +273,14 @@ mod tests {
         loop {
             let step = program[at];
             at += 1;
-            let (to, from) = (usize::from(step.registers & 15), usize::from(step.registers >> 4));
+            let (to, from) = (
+                usize::from(step.registers & 15),
+                usize::from(step.registers >> 4),
+            );
             match step.code {
-                0x61 => registers[to] = [kind | access << 16, major, minor][step.offset as usize / 4],
+                0x61 => {
+                    registers[to] = [kind | access << 16, major, minor][step.offset as usize / 4]
+                }
                 0x54 => registers[to] &= step.immediate,
                 0x74 => registers[to] >>= step.immediate,
                 0xb7 => registers[to] = step.immediate,
@@ -257,7 +336,9 @@ mod tests {
 
     #[test]
     fn a_privileged_container_gets_no_program() {
-        assert!(allows_everything(&rules(r#"[{"allow": true, "access": "rwm"}]"#)));
+        assert!(allows_everything(&rules(
+            r#"[{"allow": true, "access": "rwm"}]"#
+        )));
         assert!(!allows_everything(&rules(
             r#"[{"allow": true, "access": "rwm"}, {"allow": false, "type": "b", "access": "w"}]"#
         )));

@@ -121,8 +121,13 @@ impl Error {
 
 fn hint(field: &str) -> &'static str {
     match field {
-        "memory.kernel" | "memory.kernelTCP" | "memory.swappiness" | "memory.disableOOMKiller"
-        | "cpu.realtimeRuntime" | "cpu.realtimePeriod" | "network" => ": cgroup v2 has no such limit",
+        "memory.kernel"
+        | "memory.kernelTCP"
+        | "memory.swappiness"
+        | "memory.disableOOMKiller"
+        | "cpu.realtimeRuntime"
+        | "cpu.realtimePeriod"
+        | "network" => ": cgroup v2 has no such limit",
         _ => " by this runtime",
     }
 }

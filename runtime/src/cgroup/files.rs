@@ -33,7 +33,8 @@ pub(super) fn write(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), Erro
         errno,
     };
     let mut open = open(cgroup, file, OFlag::O_WRONLY)?;
-    open.write_all(value.as_bytes()).map_err(|error| refused(errno_of(&error)))
+    open.write_all(value.as_bytes())
+        .map_err(|error| refused(errno_of(&error)))
 }
 
 /// The number after `name` in a file of "name number" lines; zero if there is none.
@@ -56,7 +57,12 @@ fn open(cgroup: &Cgroup, file: &str, flags: OFlag) -> Result<File, Error> {
 }
 
 pub(super) fn error(cgroup: &Cgroup, call: &'static str, file: &str, errno: Errno) -> Error {
-    Error::File { call, path: cgroup.path.clone(), file: file.to_owned(), errno }
+    Error::File {
+        call,
+        path: cgroup.path.clone(),
+        file: file.to_owned(),
+        errno,
+    }
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

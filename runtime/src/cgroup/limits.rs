@@ -14,7 +14,11 @@ pub(super) struct Write {
 
 impl Write {
     fn new(controller: &'static str, file: &str, value: impl ToString) -> Self {
-        Self { controller: Some(controller), file: file.to_owned(), value: value.to_string() }
+        Self {
+            controller: Some(controller),
+            file: file.to_owned(),
+            value: value.to_string(),
+        }
     }
 }
 
@@ -41,7 +45,9 @@ pub(super) fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
         }
     }
     let unified = resources.unified().iter().flatten();
-    let mut unified: Vec<_> = unified.map(|(file, value)| unified_write(file, value)).collect::<Result<_, _>>()?;
+    let mut unified: Vec<_> = unified
+        .map(|(file, value)| unified_write(file, value))
+        .collect::<Result<_, _>>()?;
     unified.sort_by(|a, b| a.file.cmp(&b.file));
     writes.append(&mut unified);
     Ok(writes)
@@ -50,9 +56,18 @@ pub(super) fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
 fn refuse_unsupported(resources: &LinuxResources) -> Result<(), Error> {
     let given = [
         ("blockIO", resources.block_io().is_some()),
-        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty())),
+        (
+            "hugepageLimits",
+            resources
+                .hugepage_limits()
+                .as_ref()
+                .is_some_and(|l| !l.is_empty()),
+        ),
         ("network", resources.network().is_some()),
-        ("rdma", resources.rdma().as_ref().is_some_and(|r| !r.is_empty())),
+        (
+            "rdma",
+            resources.rdma().as_ref().is_some_and(|r| !r.is_empty()),
+        ),
     ];
     refuse_given(&given)
 }
@@ -66,8 +81,14 @@ fn refuse_given(given: &[(&'static str, bool)]) -> Result<(), Error> {
 
 fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<(), Error> {
     refuse_given(&[
-        ("cpu.realtimeRuntime", cpu.realtime_runtime().is_some_and(|runtime| runtime != 0)),
-        ("cpu.realtimePeriod", cpu.realtime_period().is_some_and(|period| period != 0)),
+        (
+            "cpu.realtimeRuntime",
+            cpu.realtime_runtime().is_some_and(|runtime| runtime != 0),
+        ),
+        (
+            "cpu.realtimePeriod",
+            cpu.realtime_period().is_some_and(|period| period != 0),
+        ),
     ])?;
     if let Some(idle) = cpu.idle() {
         writes.push(Write::new("cpu", "cpu.idle", idle));
@@ -95,31 +116,56 @@ fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<(), Error> {
 
 fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<(), Error> {
     refuse_given(&[
-        ("memory.kernel", memory.kernel().is_some_and(|limit| limit > 0)),
-        ("memory.kernelTCP", memory.kernel_tcp().is_some_and(|limit| limit > 0)),
+        (
+            "memory.kernel",
+            memory.kernel().is_some_and(|limit| limit > 0),
+        ),
+        (
+            "memory.kernelTCP",
+            memory.kernel_tcp().is_some_and(|limit| limit > 0),
+        ),
         ("memory.swappiness", memory.swappiness().is_some()),
-        ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
+        (
+            "memory.disableOOMKiller",
+            memory.disable_oom_killer() == Some(true),
+        ),
     ])?;
     let limit = memory.limit().filter(|limit| *limit != 0);
     if let Some(limit) = limit {
         writes.push(Write::new("memory", "memory.max", bytes_or_max(limit)));
     }
     if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
-        writes.push(Write::new("memory", "memory.swap.max", swap_alone(swap, limit)?));
+        writes.push(Write::new(
+            "memory",
+            "memory.swap.max",
+            swap_alone(swap, limit)?,
+        ));
     }
     if let Some(reservation) = memory.reservation().filter(|reservation| *reservation != 0) {
-        writes.push(Write::new("memory", "memory.low", bytes_or_max(reservation)));
+        writes.push(Write::new(
+            "memory",
+            "memory.low",
+            bytes_or_max(reservation),
+        ));
     }
     Ok(())
 }
 
 fn bytes_or_max(bytes: i64) -> String {
-    if bytes < 0 { "max".to_owned() } else { bytes.to_string() }
+    if bytes < 0 {
+        "max".to_owned()
+    } else {
+        bytes.to_string()
+    }
 }
 
 /// OCI's swap counts memory and swap together, as v1 did; v2 counts swap alone.
 fn swap_alone(swap: i64, limit: Option<i64>) -> Result<String, Error> {
-    let wrong = |expected| Error::Value { field: "memory.swap", value: swap.to_string(), expected };
+    let wrong = |expected| Error::Value {
+        field: "memory.swap",
+        value: swap.to_string(),
+        expected,
+    };
     match limit {
         _ if swap < 0 => Ok("max".to_owned()),
         None | Some(..=-1) => Err(wrong("needs memory.limit beside it, which it includes")),
@@ -151,7 +197,11 @@ fn unified_write(file: &str, value: &str) -> Result<Write, Error> {
         Some("misc") => Some("misc"),
         _ => None,
     };
-    Ok(Write { controller, file: file.to_owned(), value: value.to_owned() })
+    Ok(Write {
+        controller,
+        file: file.to_owned(),
+        value: value.to_owned(),
+    })
 }
 
 /// The weight that gives the proportions of v1's shares: 2 → 1, 1024 → 100, 262144 → 10000.
@@ -177,12 +227,22 @@ mod tests {
     fn lines(json: &str) -> Result<Vec<String>, Error> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let writes = writes(&resources)?;
-        Ok(writes.iter().map(|write| format!("{} = {}", write.file, write.value)).collect())
+        Ok(writes
+            .iter()
+            .map(|write| format!("{} = {}", write.file, write.value))
+            .collect())
     }
 
     #[test]
     fn shares_become_weights_on_runcs_curve() {
-        let pairs = [(2, 1), (1024, 100), (262_144, 10_000), (512, 59), (2048, 170), (1, 1)];
+        let pairs = [
+            (2, 1),
+            (1024, 100),
+            (262_144, 10_000),
+            (512, 59),
+            (2048, 174),
+            (1, 1),
+        ];
         for (shares, weight) in pairs {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
@@ -194,18 +254,31 @@ mod tests {
             "memory": {"limit": 1000, "swap": 1500, "reservation": 500}, "pids": {"limit": 10},
             "unified": {"memory.high": "900"}}"#;
         let want = [
-            "cpu.weight = 100", "cpu.max = 50000 100000", "cpuset.cpus = 0-1", "memory.max = 1000",
-            "memory.swap.max = 500", "memory.low = 500", "pids.max = 10", "memory.high = 900",
+            "cpu.weight = 100",
+            "cpu.max = 50000 100000",
+            "cpuset.cpus = 0-1",
+            "memory.max = 1000",
+            "memory.swap.max = 500",
+            "memory.low = 500",
+            "pids.max = 10",
+            "memory.high = 900",
         ];
         assert_eq!(lines(json).unwrap(), want);
     }
 
     #[test]
     fn no_limit_is_not_written() {
-        let json = r#"{"cpu": {"shares": 0, "quota": 0}, "memory": {"limit": 0}, "pids": {"limit": 0}}"#;
+        let json =
+            r#"{"cpu": {"shares": 0, "quota": 0}, "memory": {"limit": 0}, "pids": {"limit": 0}}"#;
         assert!(lines(json).unwrap().is_empty());
-        assert_eq!(lines(r#"{"memory": {"limit": -1}}"#).unwrap(), ["memory.max = max"]);
-        assert_eq!(lines(r#"{"cpu": {"quota": -1, "period": 50000}}"#).unwrap(), ["cpu.max = max 50000"]);
+        assert_eq!(
+            lines(r#"{"memory": {"limit": -1}}"#).unwrap(),
+            ["memory.max = max"]
+        );
+        assert_eq!(
+            lines(r#"{"cpu": {"quota": -1, "period": 50000}}"#).unwrap(),
+            ["cpu.max = max 50000"]
+        );
     }
 
     #[test]
@@ -213,9 +286,15 @@ mod tests {
         for (json, field) in [
             (r#"{"memory": {"swap": 100, "limit": 200}}"#, "memory.swap"),
             (r#"{"memory": {"swap": 100}}"#, "memory.swap"),
-            (r#"{"memory": {"disableOOMKiller": true}}"#, "memory.disableOOMKiller"),
+            (
+                r#"{"memory": {"disableOOMKiller": true}}"#,
+                "memory.disableOOMKiller",
+            ),
             (r#"{"blockIO": {"weight": 10}}"#, "blockIO"),
-            (r#"{"unified": {"../cgroup.procs": "1"}}"#, "../cgroup.procs"),
+            (
+                r#"{"unified": {"../cgroup.procs": "1"}}"#,
+                "../cgroup.procs",
+            ),
         ] {
             let message = lines(json).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");

@@ -80,8 +80,10 @@ impl Cgroup {
     /// Opens the cgroup that a process is in.
     pub fn of(pid: Pid) -> Result<Self, Error> {
         let file = format!("/proc/{pid}/cgroup");
-        let text = std::fs::read_to_string(&file)
-            .map_err(|source| Error::Membership { file: file.clone(), source })?;
+        let text = std::fs::read_to_string(&file).map_err(|source| Error::Membership {
+            file: file.clone(),
+            source,
+        })?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::"));
         Self::open(path.ok_or(Error::NotUnified { file })?)
     }
@@ -97,11 +99,7 @@ impl Cgroup {
     }
 
     /// Applies limits, all but the device rules. The warnings are what `BestEffort` let pass.
-    pub fn apply(
-        &self,
-        resources: &LinuxResources,
-        mode: Limits,
-    ) -> Result<Vec<Warning>, Error> {
+    pub fn apply(&self, resources: &LinuxResources, mode: Limits) -> Result<Vec<Warning>, Error> {
         let mut warnings = Vec::new();
         for write in limits::writes(resources)? {
             match self.write_limit(&write) {
@@ -144,7 +142,11 @@ impl Cgroup {
     /// The processes here, not those in cgroups below.
     pub fn processes(&self) -> Result<Vec<Pid>, Error> {
         let pids = files::read(self, "cgroup.procs")?;
-        Ok(pids.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
+        Ok(pids
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .map(Pid::from_raw)
+            .collect())
     }
 
     /// What the memory controller has counted; zero where it isn't enabled.

@@ -17,9 +17,11 @@ const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
 /// Makes the directories of a path, below the root.
 pub(super) fn create(path: &Path) -> Result<(OwnedFd, PathBuf), Error> {
-    walk(path, |above, name, so_far| match mkdirat(above, name, Mode::from_bits_truncate(0o755)) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(directory_error("mkdir", so_far, errno)),
+    walk(path, |above, name, so_far| {
+        match mkdirat(above, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(directory_error("mkdir", so_far, errno)),
+        }
     })
 }
 
@@ -50,11 +52,17 @@ fn names(path: &Path) -> Result<Vec<&OsStr>, Error> {
         match component {
             Component::RootDir => {}
             Component::Normal(name) => names.push(name),
-            _ => return Err(Error::Path { path: path.to_owned() }),
+            _ => {
+                return Err(Error::Path {
+                    path: path.to_owned(),
+                });
+            }
         }
     }
     match names.is_empty() {
-        true => Err(Error::Path { path: path.to_owned() }),
+        true => Err(Error::Path {
+            path: path.to_owned(),
+        }),
         false => Ok(names),
     }
 }
@@ -78,13 +86,19 @@ fn open_directory(above: BorrowedFd, name: &OsStr) -> nix::Result<OwnedFd> {
 ///
 /// `file` is what the controller is wanted for, to be named if there is no such controller.
 pub(super) fn enable_above(path: &Path, controller: &str, file: &str) -> Result<(), Error> {
-    let mut cgroup = Cgroup { directory: root()?, path: PathBuf::new() };
+    let mut cgroup = Cgroup {
+        directory: root()?,
+        path: PathBuf::new(),
+    };
     for name in names(path)? {
         enable(&cgroup, controller, file)?;
         let below = cgroup.path.join(name);
         let directory = open_directory(cgroup.directory.as_fd(), name)
             .map_err(|errno| directory_error("open", &below, errno))?;
-        cgroup = Cgroup { directory, path: below };
+        cgroup = Cgroup {
+            directory,
+            path: below,
+        };
     }
     Ok(())
 }
@@ -112,7 +126,9 @@ fn enable(cgroup: &Cgroup, controller: &str, file: &str) -> Result<(), Error> {
 /// Removes a cgroup with all below it, which must be empty of processes.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
-        return Err(Error::Path { path: path.to_owned() });
+        return Err(Error::Path {
+            path: path.to_owned(),
+        });
     };
     let above = match above.as_os_str().is_empty() {
         true => root()?,
@@ -129,8 +145,8 @@ fn remove_below(above: BorrowedFd, name: &OsStr, path: &Path) -> Result<(), Erro
         Err(errno) => return Err(directory_error("rmdir", path, errno)),
     }
     for below in directories_in(above, name, path)? {
-        let directory = open_directory(above, name)
-            .map_err(|errno| directory_error("open", path, errno))?;
+        let directory =
+            open_directory(above, name).map_err(|errno| directory_error("open", path, errno))?;
         remove_below(directory.as_fd(), &below, &path.join(&below))?;
     }
     match unlinkat(above, name, UnlinkatFlags::RemoveDir) {
@@ -180,5 +196,10 @@ pub(super) fn remove_empty_parents(path: &Path, keep: usize) -> Result<(), Error
 }
 
 fn directory_error(call: &'static str, path: &Path, errno: Errno) -> Error {
-    Error::File { call, path: path.to_owned(), file: String::new(), errno }
+    Error::File {
+        call,
+        path: path.to_owned(),
+        file: String::new(),
+        errno,
+    }
 }

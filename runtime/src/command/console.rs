@@ -15,12 +15,24 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 /// Sends a terminal's master to whoever listens on a stream socket.
 pub(crate) fn send(path: &Path, master: BorrowedFd) -> Result<()> {
     let to = || format!("--console-socket {}", path.display());
-    let connection = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let connection = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     connect(connection.as_raw_fd(), &UnixAddr::new(path)?).with_context(to)?;
     let descriptors = [master.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let text = [IoSlice::new(b"/dev/ptmx")];
-    sendmsg::<()>(connection.as_raw_fd(), &text, &rights, MsgFlags::empty(), None).with_context(to)?;
+    sendmsg::<()>(
+        connection.as_raw_fd(),
+        &text,
+        &rights,
+        MsgFlags::empty(),
+        None,
+    )
+    .with_context(to)?;
     Ok(())
 }
 
@@ -39,7 +51,11 @@ impl Relay {
             cfmakeraw(&mut raw);
             tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw)?;
         }
-        let relay = Self { master: master.into(), saved, input_open: true };
+        let relay = Self {
+            master: master.into(),
+            saved,
+            input_open: true,
+        };
         relay.copy_size()?;
         Ok(relay)
     }
@@ -47,7 +63,10 @@ impl Relay {
     /// Gives the container's terminal the size of ours.
     pub(crate) fn copy_size(&self) -> Result<()> {
         match self.saved {
-            Some(_) => Ok(berth_runtime::copy_terminal_size(std::io::stdin().as_fd(), self.master.as_fd())?),
+            Some(_) => Ok(berth_runtime::copy_terminal_size(
+                std::io::stdin().as_fd(),
+                self.master.as_fd(),
+            )?),
             None => Ok(()),
         }
     }
@@ -72,7 +91,9 @@ impl Relay {
             let mut buffer = [0; 4096];
             match nix::unistd::read(stdin_fd(), &mut buffer) {
                 Ok(0) | Err(Errno::EIO) => self.input_open = false,
-                Ok(length) => self.master.write_all(buffer.get(..length).unwrap_or_default())?,
+                Ok(length) => self
+                    .master
+                    .write_all(buffer.get(..length).unwrap_or_default())?,
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("read standard input"),
             }

@@ -92,7 +92,10 @@ fn prepare(
     }
     let bundle = fs::canonicalize(&options.bundle)
         .with_context(|| format!("--bundle {}", options.bundle.display()))?;
-    let file = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+    let file = options
+        .config
+        .clone()
+        .unwrap_or_else(|| bundle.join("config.json"));
     let spec = config::load(&file)?;
     let mut create = CreateOptions::new(&options.id, &spec, &bundle);
     create.limits = global.limits.into();
@@ -115,7 +118,11 @@ fn state_of(
     config: oci_spec::runtime::Spec,
 ) -> Result<State> {
     let pid = created.pid().as_raw();
-    let root = config.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    let root = config
+        .root()
+        .as_ref()
+        .map(|root| root.path().clone())
+        .unwrap_or_default();
     Ok(State {
         id: options.id.to_string(),
         pid,
@@ -131,7 +138,9 @@ fn state_of(
 fn hand_over_console(created: &mut Created, options: &Create) -> Result<()> {
     match (created.take_console(), &options.console_socket) {
         (Some(master), Some(socket)) => console::send(socket, master.as_fd()),
-        (Some(_), None) => bail!("process.terminal is true: --console-socket must say where it goes"),
+        (Some(_), None) => {
+            bail!("process.terminal is true: --console-socket must say where it goes")
+        }
         (None, Some(_)) => bail!("--console-socket needs process.terminal to be true"),
         (None, None) => Ok(()),
     }
@@ -139,11 +148,16 @@ fn hand_over_console(created: &mut Created, options: &Create) -> Result<()> {
 
 /// Written whole or not at all: engines watch for the file.
 fn write_pid_file(options: &Create, pid: i32) -> Result<()> {
-    options.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid))
+    options
+        .pid_file
+        .as_deref()
+        .map_or(Ok(()), |path| write_pid(path, pid))
 }
 
 pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<()> {
-    let name = path.file_name().with_context(|| format!("--pid-file {}: no file", path.display()))?;
+    let name = path
+        .file_name()
+        .with_context(|| format!("--pid-file {}: no file", path.display()))?;
     let new = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
     fs::write(&new, pid.to_string())
         .and_then(|()| fs::rename(&new, path))
@@ -153,23 +167,34 @@ pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<()> {
 /// Creates a container, starts it, and waits for it unless detached.
 pub(crate) fn run(global: &Global, options: &Run) -> Result<ExitCode> {
     // Blocked before there is anything to forward them to, so that none is lost.
-    let signals = if options.detach { None } else { Some(forwarded_signals()?) };
+    let signals = if options.detach {
+        None
+    } else {
+        Some(forwarded_signals()?)
+    };
     let directory = StateDirectory::make(global, &options.create.id)?;
-    let started = prepare(global, &options.create, &directory, false).and_then(|(mut created, state)| {
-        let own_terminal = !options.detach && options.create.console_socket.is_none();
-        let console = if own_terminal { created.take_console() } else { None };
-        if console.is_none() {
-            hand_over_console(&mut created, &options.create)?;
-        }
-        write_pid_file(&options.create, state.pid)?;
-        directory.save(&state)?;
-        Ok((created.start()?, console))
-    });
+    let started =
+        prepare(global, &options.create, &directory, false).and_then(|(mut created, state)| {
+            let own_terminal = !options.detach && options.create.console_socket.is_none();
+            let console = if own_terminal {
+                created.take_console()
+            } else {
+                None
+            };
+            if console.is_none() {
+                hand_over_console(&mut created, &options.create)?;
+            }
+            write_pid_file(&options.create, state.pid)?;
+            directory.save(&state)?;
+            Ok((created.start()?, console))
+        });
     let (container, console) = match started {
         Ok(started) => started,
         Err(error) => return undo_on_error(Err(error), directory),
     };
-    let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+    let Some(signals) = signals else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let status = attend(container.init(), &signals, console);
     if !options.keep {
         container.delete()?;
@@ -183,13 +208,26 @@ pub(crate) fn forwarded_signals() -> Result<SignalFd> {
     let mut signals = SigSet::all();
     // Those that say something about this process itself.
     for own in [
-        Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP,
-        Signal::SIGABRT, Signal::SIGSYS, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE, Signal::SIGURG,
+        Signal::SIGCHLD,
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGILL,
+        Signal::SIGFPE,
+        Signal::SIGTRAP,
+        Signal::SIGABRT,
+        Signal::SIGSYS,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGPIPE,
+        Signal::SIGURG,
     ] {
         signals.remove(own);
     }
     signals.thread_block()?;
-    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    Ok(SignalFd::with_flags(
+        &signals,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
 }
 
 /// Waits for a process, passing signals on to it and its terminal's text both ways.
@@ -207,7 +245,10 @@ pub(crate) fn attend(child: &Child, signals: &SignalFd, console: Option<OwnedFd>
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("poll"),
         }
-        let ready: Vec<bool> = waits.iter().map(|wait| wait.any().unwrap_or(false)).collect();
+        let ready: Vec<bool> = waits
+            .iter()
+            .map(|wait| wait.any().unwrap_or(false))
+            .collect();
         drop(waits);
         forward(child, signals, terminal.as_ref())?;
         if let Some(relay) = &mut terminal {

@@ -47,15 +47,31 @@ pub(crate) fn list(global: &Global, options: &List) -> Result<()> {
     }
     let mut output = std::io::stdout().lock();
     if !options.quiet {
-        writeln!(output, "{:<24} {:>8} {:<8} {:<40} CREATED", "ID", "PID", "STATUS", "BUNDLE")?;
+        writeln!(
+            output,
+            "{:<24} {:>8} {:<8} {:<40} CREATED",
+            "ID", "PID", "STATUS", "BUNDLE"
+        )?;
     }
     for container in &containers {
-        let text = |field: &str| container.get(field).and_then(Value::as_str).unwrap_or_default();
-        let pid = container.get("pid").and_then(Value::as_i64).unwrap_or_default();
-        let (id, status, bundle, created) = (text("id"), text("status"), text("bundle"), text("created"));
+        let text = |field: &str| {
+            container
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let pid = container
+            .get("pid")
+            .and_then(Value::as_i64)
+            .unwrap_or_default();
+        let (id, status, bundle, created) =
+            (text("id"), text("status"), text("bundle"), text("created"));
         match options.quiet {
             true => writeln!(output, "{id}")?,
-            false => writeln!(output, "{id:<24} {pid:>8} {status:<8} {bundle:<40} {created}")?,
+            false => writeln!(
+                output,
+                "{id:<24} {pid:>8} {status:<8} {bundle:<40} {created}"
+            )?,
         }
     }
     Ok(())
@@ -73,7 +89,9 @@ fn containers(global: &Global) -> Result<Vec<Value>> {
     }
     ids.sort();
     let directories = ids.iter().map(|id| StateDirectory::of(global, id));
-    Ok(directories.filter_map(|directory| Some(directory.describe(&directory.load().ok()?))).collect())
+    Ok(directories
+        .filter_map(|directory| Some(directory.describe(&directory.load().ok()?)))
+        .collect())
 }
 
 #[derive(Debug, Args)]

@@ -75,7 +75,11 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
     let mut settings = ExecOptions::new(&process);
     settings.seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
     settings.preserve_fds = options.preserve_fds;
-    let signals = if options.detach { None } else { Some(forwarded_signals()?) };
+    let signals = if options.detach {
+        None
+    } else {
+        Some(forwarded_signals()?)
+    };
     let mut child = berth_runtime::exec(Pid::from_raw(state.pid), settings)?;
     if let Some(file) = &options.pid_file {
         write_pid(file, child.pid().as_raw())?;
@@ -106,8 +110,13 @@ fn process(options: &Exec, config: &Spec) -> Result<Process> {
     if options.command.is_empty() {
         bail!("exec needs a command, or --process");
     }
-    let mut process = config.process().clone().context("the container has no process")?;
-    process.set_args(Some(options.command.clone())).set_terminal(Some(options.tty));
+    let mut process = config
+        .process()
+        .clone()
+        .context("the container has no process")?;
+    process
+        .set_args(Some(options.command.clone()))
+        .set_terminal(Some(options.tty));
     let env = process.env_mut().get_or_insert_with(Vec::new);
     env.extend(options.env.iter().cloned());
     if let Some(cwd) = &options.cwd {
@@ -159,16 +168,29 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
         .iter()
         .map(|name| {
             let bare = name.strip_prefix("CAP_").unwrap_or(name);
-            bare.parse().ok().with_context(|| format!("--cap {name:?}: no capability has this name"))
+            bare.parse()
+                .ok()
+                .with_context(|| format!("--cap {name:?}: no capability has this name"))
         })
         .collect::<Result<Capabilities>>()?;
     let mut sets = process.capabilities().clone().unwrap_or_default();
     let with = |set: &Option<Capabilities>| {
-        Some(set.iter().flatten().chain(&added).copied().collect::<Capabilities>())
+        Some(
+            set.iter()
+                .flatten()
+                .chain(&added)
+                .copied()
+                .collect::<Capabilities>(),
+        )
     };
-    let (bounding, effective, permitted) =
-        (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
-    sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+    let (bounding, effective, permitted) = (
+        with(sets.bounding()),
+        with(sets.effective()),
+        with(sets.permitted()),
+    );
+    sets.set_bounding(bounding)
+        .set_effective(effective)
+        .set_permitted(permitted);
     process.set_capabilities(Some(sets));
     Ok(())
 }
@@ -181,7 +203,21 @@ mod tests {
     fn users_are_numbers_to_their_last_digit() {
         assert_eq!(parse_user("1000").unwrap(), (1000, 0));
         assert_eq!(parse_user("1000:50").unwrap(), (1000, 50));
-        for bad in ["", ":", "1000:", ":0", "root", "1000x", "+1", "-1", "0x0", "1:2:3", " 1", "4294967296", "4294967295"] {
+        for bad in [
+            "",
+            ":",
+            "1000:",
+            ":0",
+            "root",
+            "1000x",
+            "+1",
+            "-1",
+            "0x0",
+            "1:2:3",
+            " 1",
+            "4294967296",
+            "4294967295",
+        ] {
             assert!(parse_user(bad).is_err(), "{bad:?}");
         }
     }

@@ -15,10 +15,19 @@ pub(crate) fn start(global: &Global, id: &ContainerId) -> Result<()> {
     let state = directory.load()?;
     match directory.status(&state) {
         Status::Created => {}
-        other => bail!("cannot start container {id}: it is {}, not created", other.name()),
+        other => bail!(
+            "cannot start container {id}: it is {}, not created",
+            other.name()
+        ),
     }
-    let args = state.config.process().as_ref().and_then(|process| process.args().as_ref());
-    let command = args.and_then(|args| args.first()).map_or("", String::as_str);
+    let args = state
+        .config
+        .process()
+        .as_ref()
+        .and_then(|process| process.args().as_ref());
+    let command = args
+        .and_then(|args| args.first())
+        .map_or("", String::as_str);
     let started = start_socket::start(directory.path(), command);
     directory.forget_start_socket()?;
     Ok(started?)
@@ -47,7 +56,9 @@ fn parse_signal(text: &str) -> Result<i32, String> {
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
     let signal = format!("SIG{name}").parse::<Signal>();
-    signal.map(|signal| signal as i32).map_err(|_| "no signal has this name".to_owned())
+    signal
+        .map(|signal| signal as i32)
+        .map_err(|_| "no signal has this name".to_owned())
 }
 
 /// Sends a signal to a container.
@@ -99,7 +110,10 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
     let status = directory.status(&state);
     // OCI allows only the deletion of stopped containers; engines delete created ones too.
     if status == Status::Running && !options.force {
-        bail!("cannot delete container {}: it is running; stop it or use --force", options.id);
+        bail!(
+            "cannot delete container {}: it is running; stop it or use --force",
+            options.id
+        );
     }
     if let Some(container) = state.container()? {
         container.init().kill(Signal::SIGKILL)?;

@@ -30,7 +30,12 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Where the state of containers is kept
-    #[arg(long, value_name = "DIR", default_value = "/run/berth-runtime", env = "BERTH_RUNTIME_ROOT")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/berth-runtime",
+        env = "BERTH_RUNTIME_ROOT"
+    )]
     root: PathBuf,
     /// Write errors to this file too
     #[arg(long, value_name = "FILE")]

@@ -25,19 +25,47 @@ fn what_is_wrong_is_named() {
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj"),
         ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
-        ("/process/rlimits", json!([{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]), "rlimits[0]"),
-        ("/hooks", json!({"prestart": [{"path": "/x"}]}), "hooks.prestart"),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]),
+            "rlimits[0]",
+        ),
+        (
+            "/hooks",
+            json!({"prestart": [{"path": "/x"}]}),
+            "hooks.prestart",
+        ),
         ("/linux/namespaces", twice, "linux.namespaces[2]"),
         ("/linux/namespaces", json!([{"type": "pid"}]), "type mount"),
-        ("/linux/namespaces", json!([{"type": "mount"}, {"type": "time"}, {"type": "uts"}]), "time"),
+        (
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "time"}, {"type": "uts"}]),
+            "time",
+        ),
         ("/linux/namespaces", json!([{"type": "mount"}]), "hostname"),
         ("/linux/cgroupsPath", json!("/a/../b"), "linux.cgroupsPath"),
         ("/linux/cgroupsPath", json!("system.slice:x:y"), "systemd"),
-        ("/linux/sysctl", json!({"kernel.panic": "1"}), "kernel.panic"),
-        ("/linux/sysctl", json!({"net.ipv4.../../x": "1"}), "linux.sysctl"),
+        (
+            "/linux/sysctl",
+            json!({"kernel.panic": "1"}),
+            "kernel.panic",
+        ),
+        (
+            "/linux/sysctl",
+            json!({"net.ipv4.../../x": "1"}),
+            "linux.sysctl",
+        ),
         ("/linux/rootfsPropagation", json!("odd"), "odd"),
-        ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality"),
-        ("/mounts", json!([{"destination": "/", "type": "tmpfs"}]), "mounts[0].destination"),
+        (
+            "/linux/personality",
+            json!({"domain": "LINUX"}),
+            "linux.personality",
+        ),
+        (
+            "/mounts",
+            json!([{"destination": "/", "type": "tmpfs"}]),
+            "mounts[0].destination",
+        ),
         ("/mounts", proc("/proc"), "mounts[0].destination"),
         ("/mounts", proc("/proc/self/attr"), "mounts[0].destination"),
         ("/mounts", proc("/x/../proc/sys"), "mounts[0].destination"),
@@ -60,6 +88,8 @@ fn what_is_wrong_is_named() {
 #[test]
 fn a_user_namespace_needs_root_mapped() {
     let namespaces = json!([{"type": "mount"}, {"type": "user"}, {"type": "uts"}]);
-    let message = with("/linux/namespaces", namespaces).unwrap_err().to_string();
+    let message = with("/linux/namespaces", namespaces)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("linux.uidMappings"), "{message}");
 }

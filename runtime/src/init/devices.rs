@@ -43,12 +43,22 @@ fn make_node(root: BorrowedFd, device: &DeviceStep) -> nix::Result<()> {
         Err(errno) => return Err(errno),
     }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    fchownat(&directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+    fchownat(
+        &directory,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
 }
 
 /// What is there already, in an image's own /dev, must be the very device.
 fn same_device(directory: BorrowedFd, device: &DeviceStep) -> nix::Result<()> {
-    let stat = fstatat(directory, device.name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let stat = fstatat(
+        directory,
+        device.name.as_c_str(),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    )?;
     let same_kind = stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
     match same_kind && stat.st_rdev == device.number {
         true => Ok(()),
@@ -59,8 +69,16 @@ fn same_device(directory: BorrowedFd, device: &DeviceStep) -> nix::Result<()> {
 /// Makes links such as /dev/stdin; what exists is left alone.
 pub(super) fn make_links(root: BorrowedFd, links: &[(CString, CString)]) -> Result<(), Failure> {
     let make = |name: &CStr, target: &CStr| {
-        let directory = paths::open(root, c"dev", OFlag::O_PATH | OFlag::O_DIRECTORY, Links::Refused)?;
-        let name = name.to_bytes_with_nul().strip_prefix(b"dev/").ok_or(Errno::EINVAL)?;
+        let directory = paths::open(
+            root,
+            c"dev",
+            OFlag::O_PATH | OFlag::O_DIRECTORY,
+            Links::Refused,
+        )?;
+        let name = name
+            .to_bytes_with_nul()
+            .strip_prefix(b"dev/")
+            .ok_or(Errno::EINVAL)?;
         let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::EINVAL)?;
         match symlinkat(target, &directory, name) {
             Err(Errno::EEXIST) => Ok(()),

@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, stat, umask};
-use nix::unistd::chdir;
+use nix::unistd::fchdir;
 
 use super::step::{Failure, Step};
 use crate::plan::ProcessPlan;
@@ -23,9 +24,11 @@ pub(super) fn limit_resources(plan: &ProcessPlan) -> Result<(), Failure> {
 pub(super) fn give_up_rights(plan: &ProcessPlan) -> Result<(), Failure> {
     // As root first, who can pass directories that the user can't; but a directory that only the user
     // may enter (on a network file system) needs the user.
-    let entered_as_root = match chdir(plan.cwd.as_c_str()) {
+    let entered_as_root = match enter_working_directory(plan) {
         Err(Errno::EACCES) => false,
-        other => other.map(|()| true).map_err(Failure::of(Step::WorkingDirectory))?,
+        other => other
+            .map(|()| true)
+            .map_err(Failure::of(Step::WorkingDirectory))?,
     };
     if plan.no_new_privileges {
         credentials::set_no_new_privileges().map_err(Failure::of(Step::NoNewPrivileges))?;
@@ -35,12 +38,22 @@ pub(super) fn give_up_rights(plan: &ProcessPlan) -> Result<(), Failure> {
     }
     become_user(plan)?;
     if !entered_as_root {
-        chdir(plan.cwd.as_c_str()).map_err(Failure::of(Step::WorkingDirectory))?;
+        enter_working_directory(plan).map_err(Failure::of(Step::WorkingDirectory))?;
     }
     verify_working_directory().map_err(Failure::of(Step::WorkingDirectory))
 }
 
-/// A working directory such as /proc/self/fd/7 may be one of the host's (CVE-2024-21626).
+/// A path such as /proc/self/fd/7 would lead to whatever a descriptor is open on, be it the host's
+/// (CVE-2024-21626): such links aren't followed.
+fn enter_working_directory(plan: &ProcessPlan) -> nix::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    fchdir(openat2(AT_FDCWD, plan.cwd.as_c_str(), how)?)
+}
+
+/// And if one were followed all the same, it would show here.
 fn verify_working_directory() -> nix::Result<()> {
     match process::current_directory_is_reachable() {
         Ok(true) => Ok(()),

@@ -15,7 +15,7 @@ mod root;
 pub(crate) mod step;
 mod terminal;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -38,26 +38,33 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel) -> i32 {
     // While the parent's end were open here too, its death would not show.
     process::close_inherited(channel.parents);
     let (failure, starter) = set_up_and_execute(plan, channel.own);
-    give_up(failure, starter.as_ref().map_or(channel.own, OwnedFd::as_fd))
+    give_up(
+        failure,
+        starter.as_ref().map_or(channel.own, OwnedFd::as_fd),
+    )
 }
 
 /// A helper that joins namespaces, clones the child into them as a sibling of itself, and leaves.
-pub(crate) fn run_helper(
-    plan: &mut Plan,
-    channel: &Channel,
-    cgroup: Option<BorrowedFd>,
-) -> i32 {
+pub(crate) fn run_helper(plan: &mut Plan, channel: &Channel, cgroup: Option<BorrowedFd>) -> i32 {
     let mut cloned = || {
         isolate().map_err(Failure::of(Step::Isolate))?;
         namespaces::join(&plan.namespaces.helper_joins)?;
         let flags = plan.namespaces.create | CloneFlags::CLONE_PARENT;
-        let own = Channel { own: channel.own, parents: channel.parents };
+        let own = Channel {
+            own: channel.own,
+            parents: channel.parents,
+        };
         let args = CloneArgs { flags, cgroup };
         clone3(&args, || run(plan, &own)).map_err(Failure::of(Step::Clone))
     };
     match cloned() {
         Ok(child) => {
-            let report = Report::Cloned { pid: child.pid.as_raw(), pidfd: child.pidfd.as_raw_fd() };
+            // The descriptor is the parent's too, so it stays open.
+            let pidfd = child.pidfd.into_raw_fd();
+            let report = Report::Cloned {
+                pid: child.pid.as_raw(),
+                pidfd,
+            };
             channel::report(channel.own, &report).map_or(1, |()| 0)
         }
         Err(failure) => give_up(failure, channel.own),
@@ -142,13 +149,17 @@ fn build_filesystem(
 
 /// The filter's program comes last, since the parent compiled it meanwhile.
 fn receive_filter(process: &mut ProcessPlan, channel: BorrowedFd) -> nix::Result<()> {
-    let Some(filter) = &mut process.seccomp else { return Ok(()) };
+    let Some(filter) = &mut process.seccomp else {
+        return Ok(());
+    };
     let buffer = seccomp::as_bytes_mut(&mut filter.buffer);
     let (length, _) = socket::receive(channel, buffer)?;
     if length == 0 {
         return Err(Errno::EPIPE);
     }
-    filter.buffer.truncate(length / size_of::<seccomp::Instruction>());
+    filter
+        .buffer
+        .truncate(length / size_of::<seccomp::Instruction>());
     Ok(())
 }
 

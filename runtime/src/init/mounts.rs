@@ -26,8 +26,18 @@ fn mount_one(root: BorrowedFd, step: &MountStep) -> nix::Result<()> {
     let new;
     let tree = match &step.source {
         MountSource::Bind { tree, .. } => tree.as_fd(),
-        MountSource::New { fstype, options, attributes, inherit_mode } => {
-            new = make(fstype, options, *attributes, inherit_mode.then_some(target.as_fd()))?;
+        MountSource::New {
+            fstype,
+            options,
+            attributes,
+            inherit_mode,
+        } => {
+            new = make(
+                fstype,
+                options,
+                *attributes,
+                inherit_mode.then_some(target.as_fd()),
+            )?;
             new.as_fd()
         }
     };
@@ -38,10 +48,16 @@ fn mount_one(root: BorrowedFd, step: &MountStep) -> nix::Result<()> {
 /// The target is a descriptor from here on: what is swapped in at its path changes nothing.
 fn open_target(root: BorrowedFd, step: &MountStep) -> nix::Result<OwnedFd> {
     let kind = match step.source {
-        MountSource::Bind { directory: false, .. } => Kind::File,
+        MountSource::Bind {
+            directory: false, ..
+        } => Kind::File,
         _ => Kind::Directory,
     };
-    let links = if step.strict { Links::Refused } else { Links::Inside };
+    let links = if step.strict {
+        Links::Refused
+    } else {
+        Links::Inside
+    };
     let target = paths::open_or_make(root, &step.target, kind, links)?;
     // Processes base decisions on what /proc tells them, so an image or volume must not fake it. The
     // path was checked with the configuration; a link into /proc shows only here.
@@ -79,7 +95,10 @@ fn octal(mode: u32, digits: &mut [u8; 6]) -> &CStr {
 
 fn set_after_attaching(tree: BorrowedFd, step: &MountStep) -> nix::Result<()> {
     if step.propagation != 0 {
-        let attributes = MountAttr { propagation: step.propagation, ..Default::default() };
+        let attributes = MountAttr {
+            propagation: step.propagation,
+            ..Default::default()
+        };
         mount::set_attributes(tree, &attributes, false)?;
     }
     if !step.recursive.is_empty() {

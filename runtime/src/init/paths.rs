@@ -41,7 +41,9 @@ pub(crate) fn open(
     if links == Links::Refused {
         resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
     }
-    let mut how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+    let mut how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(resolve);
     if flags.contains(OFlag::O_CREAT) {
         how = how.mode(Mode::from_bits_truncate(0o644));
     }
@@ -89,7 +91,10 @@ struct PathBuffer {
 
 impl PathBuffer {
     fn new(path: &[u8]) -> nix::Result<Self> {
-        let mut buffer = Self { bytes: [0; libc::PATH_MAX as usize], length: 0 };
+        let mut buffer = Self {
+            bytes: [0; libc::PATH_MAX as usize],
+            length: 0,
+        };
         buffer.append(path)?;
         Ok(buffer)
     }
@@ -97,7 +102,10 @@ impl PathBuffer {
     fn append(&mut self, text: &[u8]) -> nix::Result<()> {
         let end = self.length + text.len();
         // One byte stays for the terminator.
-        let space = self.bytes.get_mut(self.length..end).ok_or(Errno::ENAMETOOLONG)?;
+        let space = self
+            .bytes
+            .get_mut(self.length..end)
+            .ok_or(Errno::ENAMETOOLONG)?;
         if end == libc::PATH_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -107,7 +115,11 @@ impl PathBuffer {
     }
 
     /// The path up to `end`, as a C string, for the time of a call.
-    fn prefix<T>(&mut self, end: usize, call: impl FnOnce(&CStr) -> nix::Result<T>) -> nix::Result<T> {
+    fn prefix<T>(
+        &mut self,
+        end: usize,
+        call: impl FnOnce(&CStr) -> nix::Result<T>,
+    ) -> nix::Result<T> {
         let byte = self.bytes.get_mut(end).ok_or(Errno::ENAMETOOLONG)?;
         let saved = std::mem::replace(byte, 0);
         let text = self.bytes.get(..=end).ok_or(Errno::ENAMETOOLONG)?;
@@ -174,7 +186,9 @@ impl PathBuffer {
 
     fn last_name_start(&self) -> usize {
         let text = self.bytes.get(..self.length).unwrap_or_default();
-        text.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1)
+        text.iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or(0, |slash| slash + 1)
     }
 
     /// Makes every directory above the position `until`, and opens the last.

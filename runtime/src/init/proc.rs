@@ -26,7 +26,9 @@ impl PrivateProc {
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_XDEV
             | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        let how = OpenHow::new().flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC).resolve(resolve);
+        let how = OpenHow::new()
+            .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+            .resolve(resolve);
         let file = openat2(self.0.as_fd(), path, how)?;
         let bytes = value.to_bytes();
         match nix::unistd::write(&file, bytes)? {
@@ -43,7 +45,8 @@ pub(super) fn write_sysctls(sysctls: &[(CString, CString)]) -> Result<(), Failur
     }
     let proc = PrivateProc::open().map_err(Failure::of(Step::Sysctl))?;
     for (index, (path, value)) in sysctls.iter().enumerate() {
-        proc.write(path, value).map_err(Failure::of_item(Step::Sysctl, index))?;
+        proc.write(path, value)
+            .map_err(Failure::of_item(Step::Sysctl, index))?;
     }
     Ok(())
 }

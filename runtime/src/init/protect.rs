@@ -21,7 +21,9 @@ pub(super) fn mask(root: BorrowedFd, paths: &[CString]) -> Result<(), Failure> {
     }
     let mut covers = Covers::open().map_err(Failure::of(Step::MaskPath))?;
     for (index, path) in paths.iter().enumerate() {
-        covers.cover(root, path).map_err(Failure::of_item(Step::MaskPath, index))?;
+        covers
+            .cover(root, path)
+            .map_err(Failure::of_item(Step::MaskPath, index))?;
     }
     Ok(())
 }
@@ -90,14 +92,19 @@ fn make_one_readonly(root: BorrowedFd, path: &CStr) -> nix::Result<()> {
         other => other?,
     };
     let tree = mount::clone_mount(target.as_fd(), c"", true)?;
-    let readonly = MountAttr { set: attr::RDONLY, ..Default::default() };
+    let readonly = MountAttr {
+        set: attr::RDONLY,
+        ..Default::default()
+    };
     mount::set_attributes(tree.as_fd(), &readonly, true)?;
     mount::attach(tree.as_fd(), target.as_fd())
 }
 
 /// Names the profile that exec will put the process under.
 pub(super) fn set_apparmor_profile(plan: &ProcessPlan) -> nix::Result<()> {
-    let Some(profile) = &plan.apparmor else { return Ok(()) };
+    let Some(profile) = &plan.apparmor else {
+        return Ok(());
+    };
     let proc = PrivateProc::open()?;
     match proc.write(c"thread-self/attr/apparmor/exec", profile) {
         // Before Linux 5.8 the file of all security modules was AppArmor's.

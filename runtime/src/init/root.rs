@@ -29,7 +29,10 @@ pub(super) fn attach(root: BorrowedFd) -> Result<(), Failure> {
 /// Makes it read-only if wanted, and our root; the host's tree goes away.
 pub(super) fn finish(root: BorrowedFd, plan: &Filesystem) -> Result<(), Failure> {
     if plan.readonly {
-        let readonly = MountAttr { set: attr::RDONLY, ..Default::default() };
+        let readonly = MountAttr {
+            set: attr::RDONLY,
+            ..Default::default()
+        };
         mount::set_attributes(root, &readonly, false).map_err(Failure::of(Step::ReadonlyRoot))?;
     }
     pivot(root).map_err(Failure::of(Step::PivotRoot))?;

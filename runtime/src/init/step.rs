@@ -109,7 +109,11 @@ impl Failure {
 
     /// For use with `map_err`: a failure of one item of a step.
     pub(crate) fn of_item(step: Step, index: usize) -> impl Fn(Errno) -> Self {
-        move |errno| Self { step, index: index as u32, errno }
+        move |errno| Self {
+            step,
+            index: index as u32,
+            errno,
+        }
     }
 }
 

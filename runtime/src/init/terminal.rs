@@ -98,4 +98,3 @@ fn give_to_user(stream: BorrowedFd, plan: &ProcessPlan) -> nix::Result<()> {
         other => other,
     }
 }
-

@@ -12,8 +12,14 @@ use super::{DeviceStep, Error, c_string, inside, inside_c};
 use crate::sys::mount::clone_mount;
 
 /// The nodes that every container has: (name, major, minor).
-const DEFAULTS: [(&str, u64, u64); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEFAULTS: [(&str, u64, u64); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 const LINKS: [(&str, &str); 5] = [
     ("dev/fd", "/proc/self/fd"),
@@ -24,22 +30,36 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 pub(super) fn links() -> Result<Vec<(CString, CString)>, Error> {
-    LINKS.iter().map(|(name, target)| Ok((c_string(*name)?, c_string(*target)?))).collect()
+    LINKS
+        .iter()
+        .map(|(name, target)| Ok((c_string(*name)?, c_string(*target)?)))
+        .collect()
 }
 
 /// The default nodes and those of the configuration, which replace a default of the same path.
 pub(super) fn devices(spec: &Spec, in_user_namespace: bool) -> Result<Vec<DeviceStep>, Error> {
     let linux = spec.linux().as_ref();
-    let listed = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let listed = linux
+        .and_then(|linux| linux.devices().as_deref())
+        .unwrap_or_default();
     let mut nodes: Vec<Node> = listed.iter().map(Node::from).collect();
     for (name, major, minor) in DEFAULTS {
         let path = Path::new("dev").join(name);
         if !nodes.iter().any(|node| node.path == path) {
             let number = makedev(major, minor);
-            nodes.push(Node { path, mode: libc::S_IFCHR | 0o666, number, uid: 0, gid: 0 });
+            nodes.push(Node {
+                path,
+                mode: libc::S_IFCHR | 0o666,
+                number,
+                uid: 0,
+                gid: 0,
+            });
         }
     }
-    nodes.into_iter().map(|node| node.plan(in_user_namespace)).collect()
+    nodes
+        .into_iter()
+        .map(|node| node.plan(in_user_namespace))
+        .collect()
 }
 
 struct Node {
@@ -89,12 +109,19 @@ impl Node {
             let doing = format!("open the host's device {} to bind it", path.display());
             move |errno| Error::new(call, errno, doing)
         };
-        let node = open(&path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(failed("open"))?;
+        let node = open(
+            &path,
+            OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(failed("open"))?;
         let stat = fstatat(&node, c"", AtFlags::AT_EMPTY_PATH).map_err(failed("fstatat"))?;
-        let same = stat.st_mode & libc::S_IFMT == self.mode & libc::S_IFMT && stat.st_rdev == self.number;
+        let same =
+            stat.st_mode & libc::S_IFMT == self.mode & libc::S_IFMT && stat.st_rdev == self.number;
         if !same {
-            return Err(failed("fstatat (another device)")(nix::errno::Errno::ENODEV));
+            return Err(failed("fstatat (another device)")(
+                nix::errno::Errno::ENODEV,
+            ));
         }
         clone_mount(node.as_fd(), c"", false).map_err(failed("open_tree"))
     }

@@ -12,9 +12,21 @@ use crate::sys::mount::{MountAttr, clone_mount, set_attributes};
 
 /// Opens the directory that becomes the root, as a detached mount of its own.
 pub(crate) fn root_mount(path: &Path) -> Result<OwnedFd, Error> {
-    let failed = |call| move |errno| Error::new(call, errno, format!("open the root filesystem {}", path.display()));
-    let directory = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(failed("open"))?;
+    let failed = |call| {
+        move |errno| {
+            Error::new(
+                call,
+                errno,
+                format!("open the root filesystem {}", path.display()),
+            )
+        }
+    };
+    let directory = open(
+        path,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed("open"))?;
     clone_mount(directory.as_fd(), c"", true).map_err(failed("open_tree"))
 }
 
@@ -25,7 +37,10 @@ pub(super) fn filesystem(
     context: &Context,
 ) -> Result<Filesystem, Error> {
     // Without this the container's root would stay a peer of the host's mount that it was taken from.
-    let private = MountAttr { propagation: libc::MS_PRIVATE, ..Default::default() };
+    let private = MountAttr {
+        propagation: libc::MS_PRIVATE,
+        ..Default::default()
+    };
     set_attributes(root.as_fd(), &private, true)
         .map_err(|errno| Error::new("mount_setattr", errno, "make the root filesystem private"))?;
     let linux = spec.linux().as_ref();
@@ -41,11 +56,25 @@ pub(super) fn filesystem(
     let makes_dev = !listed.iter().any(|mount| is_bound_dev(mount));
     Ok(Filesystem {
         root,
-        readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
-        propagation: mounts::propagation_named(linux.and_then(|l| l.rootfs_propagation().as_deref())),
+        readonly: spec
+            .root()
+            .as_ref()
+            .and_then(|root| root.readonly())
+            .unwrap_or(false),
+        propagation: mounts::propagation_named(
+            linux.and_then(|l| l.rootfs_propagation().as_deref()),
+        ),
         mounts,
-        devices: if makes_dev { devices::devices(spec, in_user_namespace)? } else { Vec::new() },
-        links: if makes_dev { devices::links()? } else { Vec::new() },
+        devices: if makes_dev {
+            devices::devices(spec, in_user_namespace)?
+        } else {
+            Vec::new()
+        },
+        links: if makes_dev {
+            devices::links()?
+        } else {
+            Vec::new()
+        },
         sysctls: sysctls(spec)?,
         masked: paths(linux.and_then(|linux| linux.masked_paths().as_deref()))?,
         readonly_paths: paths(linux.and_then(|linux| linux.readonly_paths().as_deref()))?,
@@ -58,7 +87,10 @@ fn is_bound_dev(mount: &oci_spec::runtime::Mount) -> bool {
 }
 
 fn sysctls(spec: &Spec) -> Result<Vec<(std::ffi::CString, std::ffi::CString)>, Error> {
-    let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let sysctls = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.sysctl().as_ref());
     sysctls
         .into_iter()
         .flatten()
@@ -85,5 +117,9 @@ pub(crate) fn sysctl_path(name: &str) -> String {
 }
 
 fn paths(paths: Option<&[String]>) -> Result<Vec<std::ffi::CString>, Error> {
-    paths.unwrap_or_default().iter().map(|path| inside_c(Path::new(path))).collect()
+    paths
+        .unwrap_or_default()
+        .iter()
+        .map(|path| inside_c(Path::new(path)))
+        .collect()
 }

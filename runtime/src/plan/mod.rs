@@ -41,7 +41,11 @@ pub struct Error {
 
 impl Error {
     fn new(call: &'static str, errno: Errno, doing: impl Into<String>) -> Self {
-        Self { doing: doing.into(), call, errno }
+        Self {
+            doing: doing.into(),
+            call,
+            errno,
+        }
     }
 }
 
@@ -217,7 +221,11 @@ pub(crate) struct Context<'a> {
 fn c_string(text: impl Into<Vec<u8>>) -> Result<CString, Error> {
     CString::new(text).map_err(|error| {
         let text = String::from_utf8_lossy(&error.into_vec()).into_owned();
-        Error::new("CString::new", Errno::EINVAL, format!("{text:?} has a null byte"))
+        Error::new(
+            "CString::new",
+            Errno::EINVAL,
+            format!("{text:?} has a null byte"),
+        )
     })
 }
 
@@ -253,7 +261,12 @@ impl Plan {
     ) -> Result<Self, Error> {
         let namespaces = namespaces::namespaces(spec)?;
         let filesystem = filesystem::filesystem(spec, root, &namespaces, context)?;
-        Ok(Self { namespaces, filesystem: Some(filesystem), process, gate })
+        Ok(Self {
+            namespaces,
+            filesystem: Some(filesystem),
+            process,
+            gate,
+        })
     }
 }
 
@@ -264,7 +277,11 @@ mod tests {
     #[test]
     fn paths_inside_are_cleaned_and_never_leave() {
         for (path, clean) in [
-            ("/", ""), ("/a/./b//c", "a/b/c"), ("/a/../../etc", "etc"), ("../..", ""), ("a/b/..", "a"),
+            ("/", ""),
+            ("/a/./b//c", "a/b/c"),
+            ("/a/../../etc", "etc"),
+            ("../..", ""),
+            ("a/b/..", "a"),
         ] {
             assert_eq!(inside(Path::new(path)), Path::new(clean), "{path}");
         }

@@ -13,11 +13,51 @@ use crate::sys::mount::{MountAttr, attr, clone_mount, set_attributes};
 
 /// The options that are understood; the rest are the filesystem's.
 pub(crate) const MOUNT_OPTIONS: [&str; 46] = [
-    "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "loud", "noatime", "nodev",
-    "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime",
-    "rbind", "rdev", "rdiratime", "relatime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec",
-    "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
-    "rstrictatime", "rsuid", "runbindable", "rw", "shared", "slave", "strictatime", "suid", "symfollow",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "loud",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
     "unbindable",
 ];
 
@@ -81,15 +121,22 @@ fn propagation(option: &str) -> Option<(u64, bool)> {
 
 /// The propagation of the container's root.
 pub(super) fn propagation_named(name: Option<&str>) -> MountAttr {
-    let (propagation, _) = name.and_then(propagation).unwrap_or((libc::MS_PRIVATE, true));
-    MountAttr { propagation, ..Default::default() }
+    let (propagation, _) = name
+        .and_then(propagation)
+        .unwrap_or((libc::MS_PRIVATE, true));
+    MountAttr {
+        propagation,
+        ..Default::default()
+    }
 }
 
 /// Tells what is wrong with a mount's options, if anything.
 pub(crate) fn check(mount: &Mount) -> Result<(), String> {
     let options = parse(mount);
     if let Some((option, _)) = options.data.iter().find(|(key, _)| is_unsupported(key)) {
-        return Err(format!("option {option:?} is not supported by this runtime"));
+        return Err(format!(
+            "option {option:?} is not supported by this runtime"
+        ));
     }
     if is_bind(mount) {
         if let Some((option, _)) = options.data.first() {
@@ -111,7 +158,11 @@ fn is_unsupported(option: &str) -> bool {
 
 /// Whether the mount shows a file or directory of the host.
 pub(super) fn is_bind(mount: &Mount) -> bool {
-    let named = mount.options().iter().flatten().any(|o| o == "bind" || o == "rbind");
+    let named = mount
+        .options()
+        .iter()
+        .flatten()
+        .any(|o| o == "bind" || o == "rbind");
     named || mount.typ().as_deref() == Some("bind")
 }
 
@@ -133,7 +184,9 @@ fn parse_option(option: &str, parsed: &mut Options) {
         "rbind" => (parsed.bind, parsed.recursive_bind) = (true, true),
         "defaults" | "async" | "silent" | "loud" => {}
         _ if change(option, &mut parsed.own) => {}
-        _ if option.strip_prefix('r').is_some_and(|rest| change(rest, &mut parsed.recursive)) => {}
+        _ if option
+            .strip_prefix('r')
+            .is_some_and(|rest| change(rest, &mut parsed.recursive)) => {}
         _ => parsed.data.push(match option.split_once('=') {
             Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
             None => (option.to_owned(), None),
@@ -152,7 +205,9 @@ fn change(option: &str, attributes: &mut MountAttr) -> bool {
         *from &= !bits;
         return true;
     }
-    let Some(bits) = access_time(option) else { return false };
+    let Some(bits) = access_time(option) else {
+        return false;
+    };
     attributes.set = (attributes.set & !attr::ATIME_MASK) | bits;
     attributes.clear |= attr::ATIME_MASK;
     true
@@ -177,13 +232,23 @@ pub(super) fn mount(
     let destination = inside(mount.destination());
     Ok(MountStep {
         target: inside_c(mount.destination())?,
-        propagation: if options.recursive_propagation { 0 } else { options.propagation },
+        propagation: if options.recursive_propagation {
+            0
+        } else {
+            options.propagation
+        },
         recursive: MountAttr {
-            propagation: if options.recursive_propagation { options.propagation } else { 0 },
+            propagation: if options.recursive_propagation {
+                options.propagation
+            } else {
+                0
+            },
             ..options.recursive
         },
         // An image that has a link here would make us write, later, where the link points to.
-        strict: ["proc", "sys", "dev"].iter().any(|top| destination == Path::new(top)),
+        strict: ["proc", "sys", "dev"]
+            .iter()
+            .any(|top| destination == Path::new(top)),
         on_proc: may_stand_on_proc(&destination),
         source,
     })
@@ -193,8 +258,17 @@ pub(super) fn mount(
 /// because security decisions of processes rest on it (CVE-2019-16884, CVE-2019-19921).
 pub(crate) fn may_stand_on_proc(destination: &Path) -> bool {
     const REPLACEABLE: [&str; 11] = [
-        "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev",
-        "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "net/dev",
+        "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
     ];
     destination
         .strip_prefix("proc")
@@ -204,7 +278,13 @@ pub(crate) fn may_stand_on_proc(destination: &Path) -> bool {
 fn bind(mount: &Mount, options: &Options, context: &Context) -> Result<MountSource, Error> {
     let source = mount.source().clone().unwrap_or_default();
     let source = context.bundle.join(source);
-    let doing = || format!("open {} to bind it on {}", source.display(), mount.destination().display());
+    let doing = || {
+        format!(
+            "open {} to bind it on {}",
+            source.display(),
+            mount.destination().display()
+        )
+    };
     let failed = |call| move |errno| (call, errno);
     let open_source = || {
         let file = open(&source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
@@ -212,8 +292,8 @@ fn bind(mount: &Mount, options: &Options, context: &Context) -> Result<MountSour
         let stat = fstatat(&file, c"", AtFlags::AT_EMPTY_PATH).map_err(failed("fstatat"))?;
         let directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
         // "bind" without "rbind" leaves submounts behind; a type of bind alone means no more.
-        let tree = clone_mount(file.as_fd(), c"", options.recursive_bind)
-            .map_err(failed("open_tree"))?;
+        let tree =
+            clone_mount(file.as_fd(), c"", options.recursive_bind).map_err(failed("open_tree"))?;
         apply_to_bind(&tree, options).map_err(failed("mount_setattr"))?;
         Ok(MountSource::Bind { tree, directory })
     };
@@ -230,7 +310,10 @@ fn apply_to_bind(tree: &OwnedFd, options: &Options) -> nix::Result<()> {
         _ => libc::MS_PRIVATE,
     };
     if leave != 0 {
-        let attributes = MountAttr { propagation: leave, ..Default::default() };
+        let attributes = MountAttr {
+            propagation: leave,
+            ..Default::default()
+        };
         set_attributes(tree.as_fd(), &attributes, true)?;
     }
     if !options.own.is_empty() {
@@ -248,14 +331,24 @@ fn own_cgroup(options: &Options, context: &Context) -> Result<MountSource, Error
     let failed = |call| move |errno| Error::new(call, errno, "bind the container's cgroup");
     let tree = clone_mount(context.cgroup.directory(), c"", false).map_err(failed("open_tree"))?;
     apply_to_bind(&tree, options).map_err(failed("mount_setattr"))?;
-    Ok(MountSource::Bind { tree, directory: true })
+    Ok(MountSource::Bind {
+        tree,
+        directory: true,
+    })
 }
 
 fn new(mount: &Mount, fstype: &str, options: &Options) -> Result<MountSource, Error> {
-    let fstype = if fstype == "cgroup" { "cgroup2" } else { fstype };
+    let fstype = if fstype == "cgroup" {
+        "cgroup2"
+    } else {
+        fstype
+    };
     let mut data = Vec::new();
     if let Some(source) = mount.source() {
-        data.push((c"source".to_owned(), Some(c_string(source.as_os_str().as_encoded_bytes())?)));
+        data.push((
+            c"source".to_owned(),
+            Some(c_string(source.as_os_str().as_encoded_bytes())?),
+        ));
     }
     for (key, value) in &options.data {
         data.push(option(key, value.as_deref())?);
@@ -285,9 +378,24 @@ mod tests {
 
     #[test]
     fn the_last_of_contradicting_options_wins() {
-        assert_eq!(options(&["ro", "rw"]).own, MountAttr { clear: 1, ..Default::default() });
-        assert_eq!(options(&["rw", "ro"]).own, MountAttr { set: 1, ..Default::default() });
-        assert_eq!(options(&["noatime", "strictatime"]).own.set, attr::STRICTATIME);
+        assert_eq!(
+            options(&["ro", "rw"]).own,
+            MountAttr {
+                clear: 1,
+                ..Default::default()
+            }
+        );
+        assert_eq!(
+            options(&["rw", "ro"]).own,
+            MountAttr {
+                set: 1,
+                ..Default::default()
+            }
+        );
+        assert_eq!(
+            options(&["noatime", "strictatime"]).own.set,
+            attr::STRICTATIME
+        );
     }
 
     #[test]
@@ -303,14 +411,23 @@ mod tests {
     #[test]
     fn the_rest_is_the_filesystems() {
         let parsed = options(&["nosuid", "mode=755", "newinstance", "defaults"]);
-        let want = [("mode".to_owned(), Some("755".to_owned())), ("newinstance".to_owned(), None)];
+        let want = [
+            ("mode".to_owned(), Some("755".to_owned())),
+            ("newinstance".to_owned(), None),
+        ];
         assert_eq!(parsed.data, want);
     }
 
     #[test]
     fn only_the_replaceable_files_of_proc_may_be_covered() {
         assert!(may_stand_on_proc(Path::new("proc/cpuinfo")));
-        for path in ["proc", "proc/self/attr", "proc/sys", "proc/cpuinfo/x", "etc"] {
+        for path in [
+            "proc",
+            "proc/self/attr",
+            "proc/sys",
+            "proc/cpuinfo/x",
+            "etc",
+        ] {
             assert!(!may_stand_on_proc(Path::new(path)), "{path}");
         }
     }

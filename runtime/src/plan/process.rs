@@ -22,7 +22,9 @@ pub(crate) fn process_plan(
     let env = process.env().as_deref().unwrap_or_default();
     let name = args.first().cloned().unwrap_or_default();
     let user = process.user();
-    let size = process.console_size().map(|size| (clamp(size.height()), clamp(size.width())));
+    let size = process
+        .console_size()
+        .map(|size| (clamp(size.height()), clamp(size.width())));
     let terminal = process.terminal().unwrap_or(false);
     Ok(ProcessPlan {
         candidates: candidates(&name, env)?,
@@ -59,7 +61,10 @@ fn clamp(characters: u64) -> u16 {
 }
 
 fn c_strings(strings: &[String]) -> Result<Vec<CString>, Error> {
-    strings.iter().map(|string| c_string(string.as_str())).collect()
+    strings
+        .iter()
+        .map(|string| c_string(string.as_str()))
+        .collect()
 }
 
 /// Where the program may be: itself if it has a slash, else in each directory of the container's PATH.
@@ -68,7 +73,10 @@ fn candidates(name: &str, env: &[String]) -> Result<Vec<CString>, Error> {
         return Ok(vec![c_string(name)?]);
     }
     // The last of equal variables is the one that a program would see first set.
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="));
     path.unwrap_or(DEFAULT_PATH)
         .split(':')
         .map(|directory| match directory {
@@ -81,7 +89,9 @@ fn candidates(name: &str, env: &[String]) -> Result<Vec<CString>, Error> {
 
 fn rlimits(process: &Process) -> Vec<(u32, u64, u64)> {
     let rlimits = process.rlimits().iter().flatten();
-    rlimits.map(|limit| (resource(limit.typ()), limit.soft(), limit.hard())).collect()
+    rlimits
+        .map(|limit| (resource(limit.typ()), limit.soft(), limit.hard()))
+        .collect()
 }
 
 fn resource(kind: PosixRlimitType) -> u32 {
@@ -112,12 +122,18 @@ mod tests {
     fn names(name: &str, env: &[&str]) -> Vec<String> {
         let env: Vec<_> = env.iter().map(|v| (*v).to_owned()).collect();
         let found = candidates(name, &env).unwrap();
-        found.into_iter().map(|path| path.into_string().unwrap()).collect()
+        found
+            .into_iter()
+            .map(|path| path.into_string().unwrap())
+            .collect()
     }
 
     #[test]
     fn a_program_is_searched_in_the_containers_path() {
-        assert_eq!(names("sh", &["PATH=/a::/b", "X=1"]), ["/a/sh", "./sh", "/b/sh"]);
+        assert_eq!(
+            names("sh", &["PATH=/a::/b", "X=1"]),
+            ["/a/sh", "./sh", "/b/sh"]
+        );
         assert_eq!(names("/bin/sh", &["PATH=/a"]), ["/bin/sh"]);
         assert_eq!(names("./sh", &[]), ["./sh"]);
         assert_eq!(names("sh", &[]).len(), 6);

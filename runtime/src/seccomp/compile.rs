@@ -82,10 +82,13 @@ fn decide(
                 refuse_silent_allow(name, action, default)?;
                 continue;
             };
-            let Ok(number) = u32::try_from(number_of(entry)) else { continue };
-            let decision = decisions
-                .entry(number)
-                .or_insert_with(|| Decision { conditional: Vec::new(), otherwise: default });
+            let Ok(number) = u32::try_from(number_of(entry)) else {
+                continue;
+            };
+            let decision = decisions.entry(number).or_insert_with(|| Decision {
+                conditional: Vec::new(),
+                otherwise: default,
+            });
             add_rule(decision, name, rule, action)?;
         }
     }
@@ -102,7 +105,9 @@ fn find(name: &str) -> Option<&'static (&'static str, i16, i16)> {
 fn refuse_silent_allow(name: &str, action: u32, default: u32) -> Result<(), Error> {
     let allows = |value| value == RETURN_ALLOW || value == RETURN_LOG;
     if allows(default) && !allows(action) {
-        return Err(Error::UnknownSyscall { name: name.to_owned() });
+        return Err(Error::UnknownSyscall {
+            name: name.to_owned(),
+        });
     }
     Ok(())
 }
@@ -115,13 +120,18 @@ fn add_rule(
 ) -> Result<(), Error> {
     let args = rule.args().as_deref().unwrap_or_default();
     if let Some(bad) = args.iter().find(|arg| arg.index() > 5) {
-        return Err(Error::ArgumentIndex { name: name.to_owned(), index: bad.index() });
+        return Err(Error::ArgumentIndex {
+            name: name.to_owned(),
+            index: bad.index(),
+        });
     }
     if args.is_empty() {
         decision.otherwise = action;
     } else if has_repeated_index(args) {
         // runc's reading, which profiles rely on: conditions on the same argument are alternatives.
-        decision.conditional.extend(args.iter().map(|arg| (vec![*arg], action)));
+        decision
+            .conditional
+            .extend(args.iter().map(|arg| (vec![*arg], action)));
     } else {
         decision.conditional.push((args.to_vec(), action));
     }
@@ -160,11 +170,7 @@ fn emit_architecture(
     emit_search(&ranges(decisions, default, end), out);
 }
 
-fn ranges(
-    decisions: &BTreeMap<u32, Decision>,
-    default: u32,
-    end: Option<u32>,
-) -> Vec<Range<'_>> {
+fn ranges(decisions: &BTreeMap<u32, Decision>, default: u32, end: Option<u32>) -> Vec<Range<'_>> {
     let mut ranges = Vec::new();
     let mut next = 0;
     for (&number, decision) in decisions {
@@ -177,10 +183,18 @@ fn ranges(
     // Calls newer than the profile's newest: a filter that refuses by default says that they don't
     // exist, or programs that probe for them would take EPERM as an answer.
     let refuses = default & 0xffff_0000 == RETURN_ERRNO && !decisions.is_empty();
-    let newer = if refuses { RETURN_ERRNO | libc::ENOSYS as u32 } else { default };
+    let newer = if refuses {
+        RETURN_ERRNO | libc::ENOSYS as u32
+    } else {
+        default
+    };
     extend(&mut ranges, next, Leaf::Return(newer));
     if let Some(end) = end {
-        extend(&mut ranges, end, Leaf::Return(RETURN_ERRNO | libc::ENOSYS as u32));
+        extend(
+            &mut ranges,
+            end,
+            Leaf::Return(RETURN_ERRNO | libc::ENOSYS as u32),
+        );
     }
     ranges
 }
@@ -259,10 +273,18 @@ fn equal(low: u32, high: u32, mask: u64, value: u64, rest: usize) -> Vec<Instruc
     let ((mask_high, mask_low), (value_high, value_low)) = (halves(mask), halves(value));
     vec![
         load(high),
-        Instruction { code: AND, operand: mask_high, ..Default::default() },
+        Instruction {
+            code: AND,
+            operand: mask_high,
+            ..Default::default()
+        },
         jump(JUMP_EQUAL, value_high, 0, near(3 + rest)),
         load(low),
-        Instruction { code: AND, operand: mask_low, ..Default::default() },
+        Instruction {
+            code: AND,
+            operand: mask_low,
+            ..Default::default()
+        },
         jump(JUMP_EQUAL, value_low, 0, near(rest)),
     ]
 }
@@ -289,7 +311,11 @@ fn ordered(
 ) -> Vec<Instruction> {
     let (value_high, value_low) = halves(value);
     let fail = near(rest);
-    let (greater, smaller) = if wanted { (3, near(2 + rest)) } else { (near(3 + rest), 2) };
+    let (greater, smaller) = if wanted {
+        (3, near(2 + rest))
+    } else {
+        (near(3 + rest), 2)
+    };
     let (yes, no) = if wanted { (0, fail) } else { (fail, 0) };
     vec![
         load(high),
@@ -307,24 +333,43 @@ fn near(distance: usize) -> u8 {
 }
 
 fn load(offset: u32) -> Instruction {
-    Instruction { code: LOAD, operand: offset, ..Default::default() }
+    Instruction {
+        code: LOAD,
+        operand: offset,
+        ..Default::default()
+    }
 }
 
 fn jump(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction { code, jump_true, jump_false, operand }
+    Instruction {
+        code,
+        jump_true,
+        jump_false,
+        operand,
+    }
 }
 
 fn always(distance: usize) -> Instruction {
-    Instruction { code: JUMP, operand: distance as u32, ..Default::default() }
+    Instruction {
+        code: JUMP,
+        operand: distance as u32,
+        ..Default::default()
+    }
 }
 
 fn give(value: u32) -> Instruction {
-    Instruction { code: RETURN, operand: value, ..Default::default() }
+    Instruction {
+        code: RETURN,
+        operand: value,
+        ..Default::default()
+    }
 }
 
 fn action_value(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Error> {
     if action == LinuxSeccompAction::ScmpActNotify {
-        return Err(Error::Action { action: "SCMP_ACT_NOTIFY".to_owned() });
+        return Err(Error::Action {
+            action: "SCMP_ACT_NOTIFY".to_owned(),
+        });
     }
     match errno {
         Some(value) if value > 4095 => Err(Error::Errno { value }),
@@ -334,11 +379,22 @@ fn action_value(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, E
 
 /// Which architectures the profile covers; processes of another are killed.
 fn runs_i386(profile: &LinuxSeccomp) -> Result<bool, Error> {
-    let Some(named) = profile.architectures().as_ref().filter(|named| !named.is_empty()) else {
+    let Some(named) = profile
+        .architectures()
+        .as_ref()
+        .filter(|named| !named.is_empty())
+    else {
         return Ok(false);
     };
-    if !named.iter().any(|arch| matches!(arch, Arch::ScmpArchX86_64 | Arch::ScmpArchNative)) {
-        let missing = named.iter().map(Arch::to_string).collect::<Vec<_>>().join(", ");
+    if !named
+        .iter()
+        .any(|arch| matches!(arch, Arch::ScmpArchX86_64 | Arch::ScmpArchNative))
+    {
+        let missing = named
+            .iter()
+            .map(Arch::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
         return Err(Error::Architecture { missing });
     }
     Ok(named.contains(&Arch::ScmpArchX86))
@@ -347,7 +403,9 @@ fn runs_i386(profile: &LinuxSeccomp) -> Result<bool, Error> {
 /// The flags to install the program with.
 pub(crate) fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
     if profile.listener_path().is_some() {
-        return Err(Error::Action { action: "SCMP_ACT_NOTIFY (listenerPath)".to_owned() });
+        return Err(Error::Action {
+            action: "SCMP_ACT_NOTIFY (listenerPath)".to_owned(),
+        });
     }
     let mut flags = 0;
     for flag in profile.flags().iter().flatten() {
@@ -356,7 +414,11 @@ pub(crate) fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
             // The filter is installed in a process of one thread.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
-            other => return Err(Error::Flag { flag: other.to_string() }),
+            other => {
+                return Err(Error::Flag {
+                    flag: other.to_string(),
+                });
+            }
         };
     }
     Ok(flags)

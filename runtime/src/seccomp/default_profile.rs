@@ -6,7 +6,8 @@
 //! that capability.
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator,
+    LinuxSyscall,
 };
 
 /// `CLONE_NEW*`: the flags that make clone(2) create namespaces.
@@ -25,9 +26,21 @@ pub fn default_profile(capabilities: &[&str]) -> LinuxSeccomp {
     let has = |name: &str| capabilities.contains(&name);
     let mut rules = vec![allow(ALWAYS.iter().copied())];
     rules.extend(PERSONALITIES.map(|value| {
-        allow_if("personality", 0, LinuxSeccompOperator::ScmpCmpEq, value, None)
+        allow_if(
+            "personality",
+            0,
+            LinuxSeccompOperator::ScmpCmpEq,
+            value,
+            None,
+        )
     }));
-    rules.push(allow_if("socket", 0, LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK, None));
+    rules.push(allow_if(
+        "socket",
+        0,
+        LinuxSeccompOperator::ScmpCmpNe,
+        AF_VSOCK,
+        None,
+    ));
     if !has("CAP_SYS_ADMIN") {
         let equal = LinuxSeccompOperator::ScmpCmpMaskedEq;
         rules.push(allow_if("clone", 0, equal, NAMESPACE_FLAGS, Some(0)));
@@ -61,7 +74,10 @@ fn allow_if(
     value: u64,
     value_two: Option<u64>,
 ) -> LinuxSyscall {
-    let mut builder = LinuxSeccompArgBuilder::default().index(index).op(operator).value(value);
+    let mut builder = LinuxSeccompArgBuilder::default()
+        .index(index)
+        .op(operator)
+        .value(value);
     if let Some(value_two) = value_two {
         builder = builder.value_two(value_two);
     }
@@ -79,7 +95,8 @@ fn allow_if(
 /// the call doesn't exist uses clone, whose flags can be checked.
 fn clone3_is_unknown() -> LinuxSyscall {
     let mut rule = allow(["clone3"].into_iter());
-    rule.set_action(LinuxSeccompAction::ScmpActErrno).set_errno_ret(Some(libc::ENOSYS as u32));
+    rule.set_action(LinuxSeccompAction::ScmpActErrno)
+        .set_errno_ret(Some(libc::ENOSYS as u32));
     rule
 }
 

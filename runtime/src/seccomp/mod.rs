@@ -15,8 +15,11 @@ use oci_spec::runtime::LinuxSeccomp;
 use thiserror::Error;
 
 /// The flags of a filter that are honoured.
-pub(crate) const KNOWN_FLAGS: [&str; 3] =
-    ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"];
+pub(crate) const KNOWN_FLAGS: [&str; 3] = [
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_LOG",
+];
 
 /// Tells what is wrong with a filter, if anything.
 pub(crate) fn check(profile: &LinuxSeccomp) -> Result<(), Error> {

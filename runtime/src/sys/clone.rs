@@ -31,10 +31,7 @@ pub(crate) struct Cloned {
 /// The child has a copy of this process's memory and only the calling thread. When other threads
 /// exist, they may have held locks, so `body` must only make system calls: no allocation, no locks,
 /// no environment, no panics.
-pub(crate) fn clone3(
-    args: &CloneArgs,
-    body: impl FnOnce() -> i32,
-) -> nix::Result<Cloned> {
+pub(crate) fn clone3(args: &CloneArgs, body: impl FnOnce() -> i32) -> nix::Result<Cloned> {
     let mut pidfd: i32 = -1;
     let exit_signal = match args.flags.contains(CloneFlags::CLONE_PARENT) {
         // The kernel wants none named, and gives a sibling the signal that we have ourselves.

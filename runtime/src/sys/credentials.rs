@@ -65,7 +65,11 @@ pub(crate) fn limit_bounding_set(mask: u64) -> nix::Result<()> {
 
 /// Sets the ambient set, which permitted and inheritable must cover already.
 pub(crate) fn set_ambient(mask: u64) -> nix::Result<()> {
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0)?;
+    prctl(
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong,
+        0,
+    )?;
     for capability in (0..64u64).filter(|bit| mask & (1 << bit) != 0) {
         prctl(
             libc::PR_CAP_AMBIENT,

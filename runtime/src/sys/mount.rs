@@ -55,11 +55,7 @@ impl MountAttr {
 }
 
 /// Copies the mount at `path` below `dir` (or `dir` itself, for an empty path) into a detached one.
-pub(crate) fn clone_mount(
-    dir: BorrowedFd,
-    path: &CStr,
-    recursive: bool,
-) -> nix::Result<OwnedFd> {
+pub(crate) fn clone_mount(dir: BorrowedFd, path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
     let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as c_uint | libc::AT_EMPTY_PATH as c_uint;
     if recursive {
         flags |= libc::AT_RECURSIVE as c_uint;
@@ -149,7 +145,14 @@ impl FsContext {
     ) -> nix::Result<()> {
         // SAFETY: key and value are null or C strings borrowed by our callers through the call.
         let result = unsafe {
-            libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0 as c_int)
+            libc::syscall(
+                libc::SYS_fsconfig,
+                self.0.as_raw_fd(),
+                command,
+                key,
+                value,
+                0 as c_int,
+            )
         };
         Errno::result(result).map(drop)
     }
@@ -191,7 +194,12 @@ pub(crate) fn filesystem_type(fd: impl AsFd) -> nix::Result<i64> {
 pub(crate) fn read_link(dir: BorrowedFd, name: &CStr, buffer: &mut [u8]) -> nix::Result<usize> {
     // SAFETY: the buffer is as long as announced, the name a C string that lives through the call.
     let result = unsafe {
-        libc::readlinkat(dir.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+        libc::readlinkat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+        )
     };
     Errno::result(result).map(|length| length as usize)
 }

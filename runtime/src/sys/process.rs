@@ -20,14 +20,23 @@ impl From<Vec<std::ffi::CString>> for CStrings {
     fn from(strings: Vec<std::ffi::CString>) -> Self {
         let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
         pointers.push(ptr::null());
-        Self { _strings: strings, pointers }
+        Self {
+            _strings: strings,
+            pointers,
+        }
     }
 }
 
 /// Replaces this process; returns only if that failed.
 pub(crate) fn execve(program: &CStr, args: &CStrings, env: &CStrings) -> Errno {
     // SAFETY: both arrays end with a null pointer and point to C strings that they own.
-    unsafe { libc::execve(program.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    unsafe {
+        libc::execve(
+            program.as_ptr(),
+            args.pointers.as_ptr(),
+            env.pointers.as_ptr(),
+        )
+    };
     Errno::last()
 }
 
@@ -51,7 +60,12 @@ pub(crate) fn execve_descriptor(program: BorrowedFd, args: &CStrings, env: &CStr
 pub(crate) fn close_on_exec_from(first: u32) -> nix::Result<()> {
     // SAFETY: no pointers; descriptors are only marked.
     let result = unsafe {
-        libc::syscall(libc::SYS_close_range, first, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     };
     Errno::result(result).map(drop)
 }
@@ -105,7 +119,10 @@ pub(crate) fn reset_signals() -> nix::Result<()> {
 
 /// Sets a resource limit of this process.
 pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
     // SAFETY: the new limit lives through the call, the old one is not asked for.
     let result = unsafe {
         libc::syscall(

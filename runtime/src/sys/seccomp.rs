@@ -18,7 +18,10 @@ pub(crate) const MAX_INSTRUCTIONS: usize = 4096;
 /// Puts this process under a filter, for good.
 pub(crate) fn install(program: &[Instruction], flags: u32) -> nix::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
-    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
     // SAFETY: the program is `len` instructions long, of the kernel's layout, and is only read.
     let result = unsafe {
         libc::syscall(

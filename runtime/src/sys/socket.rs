@@ -26,7 +26,12 @@ pub(crate) fn packet_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
 pub(crate) fn inet_datagram() -> nix::Result<OwnedFd> {
     // SAFETY: no pointers.
     owned(unsafe {
-        libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+        libc::syscall(
+            libc::SYS_socket,
+            libc::AF_INET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            0,
+        )
     })
 }
 
@@ -35,13 +40,22 @@ pub(crate) fn accept(listener: BorrowedFd) -> nix::Result<OwnedFd> {
     let null = std::ptr::null_mut::<libc::sockaddr>();
     // SAFETY: the peer's address is not asked for.
     owned(unsafe {
-        libc::syscall(libc::SYS_accept4, listener.as_raw_fd(), null, null, libc::SOCK_CLOEXEC)
+        libc::syscall(
+            libc::SYS_accept4,
+            listener.as_raw_fd(),
+            null,
+            null,
+            libc::SOCK_CLOEXEC,
+        )
     })
 }
 
 /// Sends one packet, with a descriptor if there is one. A closed peer is `EPIPE`, not a signal.
 pub(crate) fn send(socket: BorrowedFd, bytes: &[u8], fd: Option<BorrowedFd>) -> nix::Result<()> {
-    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
     let mut control = ControlBuffer([0; 24]);
     // SAFETY: an all-zero message header is valid.
     let mut message: libc::msghdr = unsafe { zeroed() };
@@ -53,7 +67,8 @@ pub(crate) fn send(socket: BorrowedFd, bytes: &[u8], fd: Option<BorrowedFd>) -> 
         write_descriptor(&mut message, fd.as_raw_fd());
     }
     // SAFETY: the header points to a part and a control buffer that live through the call.
-    let result = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    let result =
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     Errno::result(result).map(drop)
 }
 
@@ -74,7 +89,10 @@ pub(crate) fn receive(
     socket: BorrowedFd,
     buffer: &mut [u8],
 ) -> nix::Result<(usize, Option<OwnedFd>)> {
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     let mut control = ControlBuffer([0; 24]);
     // SAFETY: an all-zero message header is valid.
     let mut message: libc::msghdr = unsafe { zeroed() };
@@ -84,9 +102,8 @@ pub(crate) fn receive(
     message.msg_controllen = control.0.len();
     let length = loop {
         // SAFETY: the header points to a buffer and a control buffer that live through the call.
-        let result = unsafe {
-            libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
-        };
+        let result =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
             other => break other?,

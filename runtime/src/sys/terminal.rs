@@ -11,8 +11,7 @@ use super::owned;
 pub(crate) fn unlock(master: BorrowedFd) -> nix::Result<()> {
     let unlocked: c_int = 0;
     // SAFETY: the request reads one integer.
-    let result =
-        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) };
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) };
     Errno::result(result).map(drop)
 }
 
@@ -31,7 +30,12 @@ pub(crate) fn take_control(terminal: BorrowedFd) -> nix::Result<()> {
 
 /// Sets a terminal's size in characters.
 pub(crate) fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> nix::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the request reads one `struct winsize`.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     Errno::result(result).map(drop)
@@ -39,7 +43,12 @@ pub(crate) fn set_size(terminal: BorrowedFd, rows: u16, columns: u16) -> nix::Re
 
 /// Asks for a terminal's size: rows and columns.
 pub(crate) fn size(terminal: BorrowedFd) -> nix::Result<(u16, u16)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the request writes one `struct winsize`.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     Errno::result(result).map(|_| (size.ws_row, size.ws_col))

@@ -12,7 +12,11 @@ fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         4 => arch,
         16.. => {
             let value = args[(offset as usize - 16) / 8];
-            if offset.is_multiple_of(8) { value as u32 } else { (value >> 32) as u32 }
+            if offset.is_multiple_of(8) {
+                value as u32
+            } else {
+                (value >> 32) as u32
+            }
         }
         _ => unreachable!(),
     };
@@ -39,7 +43,11 @@ fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
             JUMP_GREATER_EQUAL => accumulator >= step.operand,
             other => unreachable!("{other:#x}"),
         };
-        at += usize::from(if taken { step.jump_true } else { step.jump_false });
+        at += usize::from(if taken {
+            step.jump_true
+        } else {
+            step.jump_false
+        });
     }
 }
 
@@ -63,12 +71,19 @@ fn every_number_of_the_default_profile_is_decided_as_its_rules_say() {
         if ["clone", "clone3", "personality", "socket"].contains(name) {
             continue;
         }
-        let want = if allowed.names().iter().any(|n| n == name) { RETURN_ALLOW } else { EPERM };
+        let want = if allowed.names().iter().any(|n| n == name) {
+            RETURN_ALLOW
+        } else {
+            EPERM
+        };
         for (arch, number) in [(AUDIT_ARCH_X86_64, *number), (AUDIT_ARCH_I386, *compat)] {
             // Above the newest call that the profile names, a refusal says ENOSYS.
             if let Ok(number) = u32::try_from(number).map(|n| n.min(468)) {
                 let got = run(&filter, arch, number, [0; 6]);
-                assert!(got == want || number == 468, "{name} on {arch:#x}: {got:#x}");
+                assert!(
+                    got == want || number == 468,
+                    "{name} on {arch:#x}: {got:#x}"
+                );
             }
         }
     }
@@ -78,20 +93,41 @@ fn every_number_of_the_default_profile_is_decided_as_its_rules_say() {
 fn the_default_profile_refuses_namespaces_but_not_threads() {
     let profile = default_profile(&[]);
     let thread = 0x3d_0f00;
-    assert_eq!(native(&profile, "clone", [thread, 0, 0, 0, 0, 0]), RETURN_ALLOW);
-    assert_eq!(native(&profile, "clone", [0x1000_0000, 0, 0, 0, 0, 0]), EPERM);
+    assert_eq!(
+        native(&profile, "clone", [thread, 0, 0, 0, 0, 0]),
+        RETURN_ALLOW
+    );
+    assert_eq!(
+        native(&profile, "clone", [0x1000_0000, 0, 0, 0, 0, 0]),
+        EPERM
+    );
     assert_eq!(native(&profile, "clone3", [0; 6]), ENOSYS);
     assert_eq!(native(&profile, "unshare", [0; 6]), EPERM);
-    assert_eq!(native(&default_profile(&["CAP_SYS_ADMIN"]), "unshare", [0; 6]), RETURN_ALLOW);
-    assert_eq!(native(&default_profile(&["CAP_SYS_ADMIN"]), "clone3", [0; 6]), RETURN_ALLOW);
+    assert_eq!(
+        native(&default_profile(&["CAP_SYS_ADMIN"]), "unshare", [0; 6]),
+        RETURN_ALLOW
+    );
+    assert_eq!(
+        native(&default_profile(&["CAP_SYS_ADMIN"]), "clone3", [0; 6]),
+        RETURN_ALLOW
+    );
 }
 
 #[test]
 fn arguments_are_compared_in_all_their_64_bits() {
     let profile = default_profile(&[]);
-    assert_eq!(native(&profile, "personality", [0x2_0008, 0, 0, 0, 0, 0]), RETURN_ALLOW);
-    assert_eq!(native(&profile, "personality", [0x4_0000, 0, 0, 0, 0, 0]), EPERM);
-    assert_eq!(native(&profile, "personality", [1 << 32, 0, 0, 0, 0, 0]), EPERM);
+    assert_eq!(
+        native(&profile, "personality", [0x2_0008, 0, 0, 0, 0, 0]),
+        RETURN_ALLOW
+    );
+    assert_eq!(
+        native(&profile, "personality", [0x4_0000, 0, 0, 0, 0, 0]),
+        EPERM
+    );
+    assert_eq!(
+        native(&profile, "personality", [1 << 32, 0, 0, 0, 0, 0]),
+        EPERM
+    );
     assert_eq!(native(&profile, "socket", [1, 0, 0, 0, 0, 0]), RETURN_ALLOW);
     assert_eq!(native(&profile, "socket", [AF_VSOCK, 0, 0, 0, 0, 0]), EPERM);
 }
@@ -102,7 +138,10 @@ const AF_VSOCK: u64 = 40;
 fn unknown_newer_calls_do_not_exist_and_foreign_architectures_die() {
     let filter = compile(&default_profile(&[])).unwrap();
     assert_eq!(run(&filter, AUDIT_ARCH_X86_64, 999, [0; 6]), ENOSYS);
-    assert_eq!(run(&filter, AUDIT_ARCH_X86_64, X32_FIRST + 1, [0; 6]), ENOSYS);
+    assert_eq!(
+        run(&filter, AUDIT_ARCH_X86_64, X32_FIRST + 1, [0; 6]),
+        ENOSYS
+    );
     assert_eq!(run(&filter, 0xc000_00b7, 1, [0; 6]), RETURN_KILL_PROCESS);
 }
 
@@ -129,7 +168,17 @@ fn with_rule(operator: LinuxSeccompOperator, value: u64, two: u64) -> LinuxSecco
 fn each_operator_means_what_it_says_around_its_edges() {
     use LinuxSeccompOperator as Op;
     let edge = 0x1_0000_0005u64;
-    let near = [0, 4, 5, 6, edge - 1, edge, edge + 1, 0x2_0000_0000, u64::MAX];
+    let near = [
+        0,
+        4,
+        5,
+        6,
+        edge - 1,
+        edge,
+        edge + 1,
+        0x2_0000_0000,
+        u64::MAX,
+    ];
     type Meaning = fn(u64, u64) -> bool;
     let cases: [(Op, Meaning); 6] = [
         (Op::ScmpCmpEq, |a, b| a == b),
@@ -142,13 +191,20 @@ fn each_operator_means_what_it_says_around_its_edges() {
     for (operator, holds) in cases {
         let profile = with_rule(operator, edge, 0);
         for value in near {
-            let want = if holds(value, edge) { RETURN_ALLOW } else { EPERM };
+            let want = if holds(value, edge) {
+                RETURN_ALLOW
+            } else {
+                EPERM
+            };
             let got = native(&profile, "read", [0, value, 0, 0, 0, 0]);
             assert_eq!(got, want, "{operator} {value:#x}");
         }
     }
     let masked = with_rule(Op::ScmpCmpMaskedEq, 0xff, 0x12);
-    assert_eq!(native(&masked, "read", [0, 0xab12, 0, 0, 0, 0]), RETURN_ALLOW);
+    assert_eq!(
+        native(&masked, "read", [0, 0xab12, 0, 0, 0, 0]),
+        RETURN_ALLOW
+    );
     assert_eq!(native(&masked, "read", [0, 0xab13, 0, 0, 0, 0]), EPERM);
 }
 
@@ -161,5 +217,8 @@ fn a_denial_of_an_unknown_call_is_refused_when_calls_are_allowed_by_default() {
     profile
         .set_default_action(LinuxSeccompAction::ScmpActAllow)
         .set_syscalls(Some(vec![rule]));
-    assert!(matches!(compile(&profile), Err(Error::UnknownSyscall { .. })));
+    assert!(matches!(
+        compile(&profile),
+        Err(Error::UnknownSyscall { .. })
+    ));
 }

@@ -1,0 +1,64 @@
+//! What a test left behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+pub(crate) struct Snapshot {
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+}
+
+impl Snapshot {
+    pub(crate) fn take() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut cgroups = BTreeSet::new();
+        collect_directories(Path::new("/sys/fs/cgroup"), &mut cgroups);
+        Self {
+            mounts: mounts.lines().map(str::to_owned).collect(),
+            cgroups,
+        }
+    }
+
+    pub(crate) fn what_is_left(&self) -> Vec<String> {
+        let now = Self::take();
+        let mounts = now
+            .mounts
+            .difference(&self.mounts)
+            .map(|mount| format!("mount {mount}"));
+        let cgroups = now
+            .cgroups
+            .difference(&self.cgroups)
+            .map(|cgroup| format!("cgroup {cgroup}"));
+        mounts.chain(cgroups).chain(children()).collect()
+    }
+}
+
+fn collect_directories(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.insert(entry.path().display().to_string());
+            collect_directories(&entry.path(), found);
+        }
+    }
+}
+
+/// Reaps the dead, and names the living: orphans come to us.
+fn children() -> Vec<String> {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+    let mut found = Vec::new();
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for pid in list.split_whitespace() {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            found.push(format!("process {pid} {}", command.replace('\0', " ")));
+        }
+    }
+    found
+}

@@ -1,0 +1,71 @@
+//! The machine that the tests run on, made ready for them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+pub(crate) struct Machine {
+    controllers: Vec<String>,
+}
+
+impl Machine {
+    /// Enters a mount namespace with the unified hierarchy, and adopts orphans from here on.
+    pub(crate) fn enter() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make containers: run them as root"
+        );
+        unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .expect("make / private");
+        if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            mount(
+                Some("cgroup2"),
+                "/sys/fs/cgroup",
+                Some("cgroup2"),
+                MsFlags::empty(),
+                none,
+            )
+            .expect("mount cgroup2");
+        }
+        nix::sys::prctl::set_child_subreaper(true).expect("PR_SET_CHILD_SUBREAPER");
+        let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+        Self {
+            controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    pub(crate) fn missing(&self, needed: &[&str]) -> Vec<String> {
+        let needed = needed.iter().map(|name| (*name).to_owned());
+        needed
+            .filter(|name| !self.controllers.contains(name))
+            .collect()
+    }
+}
+
+/// Whether this machine can limit memory, as the limits' tests need it.
+pub(crate) fn has_controller(name: &str) -> bool {
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+    controllers
+        .split_whitespace()
+        .any(|controller| controller == name)
+}
+
+pub(crate) fn runtime() -> PathBuf {
+    let built = || env!("CARGO_BIN_EXE_berth-runtime").into();
+    std::env::var_os("BERTH_RUNTIME").map_or_else(built, PathBuf::from)
+}
+
+pub(crate) fn busybox() -> PathBuf {
+    let path =
+        std::env::var_os("BERTH_BUSYBOX").map_or_else(|| "/bin/busybox".into(), PathBuf::from);
+    assert!(
+        path.exists(),
+        "{} is missing: apt-get install busybox-static",
+        path.display()
+    );
+    path
+}
