@@ -1,0 +1,183 @@
+//! What a task's containers reach over the network, and who reaches them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::host::{Host, script};
+use super::{Case, Needs};
+
+pub const CASES: &[Case] = &[
+    Case("a_container_reads_its_metadata", Needs::Kernel, metadata),
+    Case("another_tasks_metadata_is_not_answered", Needs::Kernel, foreign_metadata),
+    Case("port_80_of_all_addresses_works_beside_the_endpoint", Needs::Kernel, port_80),
+    Case("there_is_no_route_to_instance_metadata", Needs::Kernel, no_instance_metadata),
+    Case("a_host_outside_is_reached_through_masquerading", Needs::Kernel, outside),
+    Case("a_published_port_is_on_loopback_in_both_families", Needs::Kernel, publish),
+    Case("a_port_that_is_taken_fails_the_task", Needs::Kernel, port_taken),
+    Case("a_task_reaches_neither_the_api_nor_its_socket", Needs::Kernel, no_api),
+];
+
+fn metadata(host: &Host) {
+    host.image();
+    let ran = host.run(&script(
+        "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo; \
+         wget -q -O - http://169.254.170.2/v4/0000 || echo refused; hostname -i",
+    ));
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    let container: Value = serde_json::from_str(lines[0]).unwrap_or_else(|_| panic!("{ran:?}"));
+    let task: Value = serde_json::from_str(lines[1]).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!(container["Name"], "main");
+    assert_eq!(container["KnownStatus"], "RUNNING");
+    assert_eq!(container["Networks"][0]["IPv4Addresses"][0], lines[3].trim());
+    for member in ["DockerId", "DockerName", "Image", "ImageID", "Labels", "DesiredStatus", "Limits", "CreatedAt", "StartedAt", "Type", "ContainerARN"] {
+        assert!(!container[member].is_null(), "{member} is missing: {container}");
+    }
+    assert_eq!(task["Family"], "test");
+    assert_eq!(task["Limits"], json!({"CPU": 0.25, "Memory": 512}));
+    assert_eq!(task["LaunchType"], "FARGATE");
+    assert_eq!(task["Containers"][0]["DockerId"], container["DockerId"]);
+    for member in ["Cluster", "TaskARN", "Revision", "DesiredStatus", "KnownStatus", "AvailabilityZone", "PullStartedAt"] {
+        assert!(!task[member].is_null(), "{member} is missing: {task}");
+    }
+    assert_eq!(lines[2], "refused", "{ran:?}");
+}
+
+fn foreign_metadata(host: &Host) {
+    host.image();
+    host.agent();
+    let first = host.start_task(&script("echo $ECS_CONTAINER_METADATA_URI_V4; exec sleep 60"));
+    host.wait_status(&first, "RUNNING");
+    let mut address = String::new();
+    host.until("the first task says its address", || {
+        address = host.succeed(&["logs", &first]).trim().to_owned();
+        address.starts_with("http://169.254.170.2/v4/")
+    });
+    let second = host.start_task(&script(&format!("wget -q -O - {address} && echo read || echo refused")));
+    host.wait_status(&second, "STOPPED");
+    assert_eq!(host.succeed(&["logs", &second]).lines().last(), Some("refused"));
+    host.succeed(&["stop", &first]);
+}
+
+fn port_80(host: &Host) {
+    host.image();
+    let ran = host.run(&script(
+        "httpd -p 0.0.0.0:80 -h /www; wget -q -O - http://127.0.0.1/; wget -q -O - http://$(hostname -i)/; \
+         wget -q -O - $ECS_CONTAINER_METADATA_URI_V4 | cut -c 1-10",
+    ));
+    assert_eq!(ran.stdout, "hello over localhost\nhello over localhost\n{\"DockerId\n", "{ran:?}");
+}
+
+fn no_instance_metadata(host: &Host) {
+    host.image();
+    let ran = host.run(&script(
+        "nc -w 2 169.254.169.254 80 < /dev/null 2>&1 && echo reached; ip route show table all | grep 169.254.169.254; \
+         ip route del blackhole 169.254.169.254 2>/dev/null; nc -w 2 169.254.169.254 80 < /dev/null && echo reached; true",
+    ));
+    assert!(!ran.stdout.contains("reached"), "{ran:?}");
+    assert!(ran.stdout.contains("blackhole 169.254.169.254"), "{ran:?}");
+}
+
+/// A host of its own network namespace, on the other end of a link.
+struct Outside(Child);
+
+impl Outside {
+    fn new() -> Self {
+        let child = Command::new("unshare").args(["-n", "sleep", "300"]).spawn().unwrap();
+        let outside = Self(child);
+        let pid = outside.0.id().to_string();
+        // The namespace is there when the program runs.
+        while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap()
+            == std::fs::read_link("/proc/thread-self/ns/net").unwrap()
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        ip(&["link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", &pid]);
+        ip(&["addr", "add", "192.168.77.1/24", "dev", "up0"]);
+        ip(&["link", "set", "up0", "up"]);
+        for command in ["ip addr add 192.168.77.2/24 dev out0", "ip link set out0 up", "ip link set lo up"] {
+            assert!(outside.enter(command).status().unwrap().success(), "{command}");
+        }
+        outside
+    }
+
+    /// A command in the outside host. It has no route back to tasks.
+    fn enter(&self, command: &str) -> Command {
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(["-t", &self.0.id().to_string(), "-n", "sh", "-c", command]);
+        nsenter
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        Command::new("ip").args(["link", "del", "up0"]).status().ok();
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn ip(args: &[&str]) {
+    assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
+}
+
+fn outside(host: &Host) {
+    host.image();
+    let outside = Outside::new();
+    let busybox = std::env::var("BERTH_BUSYBOX").unwrap_or_else(|_| "/bin/busybox".into());
+    let mut server = outside
+        .enter(&format!("exec {busybox} nc -v -l -p 7000 -e {busybox} echo greetings"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ran = host.run(&script("for i in 1 2 3 4 5 6 7 8 9 10; do nc 192.168.77.2 7000 < /dev/null && exit 0; sleep 0.2; done; exit 1"));
+    server.kill().ok();
+    let mut said = String::new();
+    server.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    server.wait().unwrap();
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "greetings\n"), "{ran:?} {said}");
+    assert!(said.contains("192.168.77.1"), "it sees the host's address, not the task's: {said}");
+}
+
+fn publish(host: &Host) {
+    host.image();
+    let task = script("httpd -p 80 -h /www; exec sleep 30");
+    let child = host.start_run(&["-p", "18080:80"], &task);
+    for address in ["127.0.0.1:18080", "[::1]:18080"] {
+        let mut answer = String::new();
+        host.until("the port answers", || {
+            let Ok(mut stream) = TcpStream::connect(address) else { return false };
+            answer.clear();
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").is_ok()
+                && stream.read_to_string(&mut answer).is_ok()
+                && answer.contains("hello over localhost")
+        });
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::SIGTERM).unwrap();
+    host.ran(child);
+}
+
+fn port_taken(host: &Host) {
+    host.image();
+    let _listener = std::net::TcpListener::bind("127.0.0.1:18081").unwrap();
+    let ran = host.run_with(&["-p", "18081:80"], &script("true"));
+    assert_eq!(ran.code, 125, "{ran:?}");
+    assert!(ran.stderr.contains("publishing port 18081"), "{ran:?}");
+    let ran = host.run_with(&["-p", "x:80"], &script("true"));
+    assert!(ran.stderr.contains("'x:80' is no port to publish"), "{ran:?}");
+}
+
+fn no_api(host: &Host) {
+    host.image();
+    host.agent_with(&["--api", "0.0.0.0:8099"], None);
+    let arn = host.start_task(&script(
+        "for a in 127.0.0.1 10.231.0.1 169.254.170.2; do nc -w 2 $a 8099 < /dev/null && echo reached $a; done; \
+         find / -name '*.sock' 2>/dev/null; echo end",
+    ));
+    host.wait_status(&arn, "STOPPED");
+    assert_eq!(host.succeed(&["logs", &arn]).lines().filter(|line| !line.contains("nc:")).collect::<Vec<_>>(), ["end"]);
+}
