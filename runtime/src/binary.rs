@@ -1,6 +1,6 @@
 //! Keeping the host's copy of this program out of containers' reach.
 //!
-//! Until it executes its own program, a container's process is a copy of ours, and /proc/<pid>/exe in
+//! Until it executes its own program, a container's process is a copy of ours, and `/proc/<pid>/exe` in
 //! the container leads to our binary. A container that opened it for writing would own the host
 //! (CVE-2019-5736). The process can't be looked into (it isn't dumpable), and what it runs from is
 //! a read-only mount that is attached nowhere. Copying the binary to memory, as runc did, costs as

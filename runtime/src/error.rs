@@ -167,14 +167,14 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
     let text = |c: &std::ffi::CString| c.to_string_lossy().into_owned();
     Some(match step {
         Step::JoinNamespace => {
-            let joins = plan
+            let mut joins = plan
                 .namespaces
                 .helper_joins
                 .iter()
                 .chain(&plan.namespaces.joins);
             format!(
                 "join the namespaces of {}",
-                joins.skip(index).next()?.path.display()
+                joins.nth(index)?.path.display()
             )
         }
         Step::Mount => {

@@ -1,6 +1,7 @@
 //! `berth-runtime`: an OCI runtime for engines and people. A thin layer over the library.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod command;
 

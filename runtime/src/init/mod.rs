@@ -48,7 +48,7 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel) -> i32 {
 pub(crate) fn run_helper(plan: &mut Plan, channel: &Channel, cgroup: Option<BorrowedFd>) -> i32 {
     let mut cloned = || {
         isolate().map_err(Failure::of(Step::Isolate))?;
-        namespaces::join(&plan.namespaces.helper_joins)?;
+        namespaces::join(&plan.namespaces.helper_joins, 0)?;
         let flags = plan.namespaces.create | CloneFlags::CLONE_PARENT;
         let own = Channel {
             own: channel.own,

@@ -10,9 +10,9 @@ use crate::channel;
 use crate::plan::{Join, Namespaces};
 use crate::sys::{credentials, process};
 
-/// Joins namespaces in their order.
-pub(super) fn join(joins: &[Join]) -> Result<(), Failure> {
-    for (index, join) in joins.iter().enumerate() {
+/// Joins namespaces in their order; for messages they are numbered from `first` on.
+pub(super) fn join(joins: &[Join], first: usize) -> Result<(), Failure> {
+    for (index, join) in (first..).zip(joins) {
         setns(&join.fd, join.flags).map_err(Failure::of_item(Step::JoinNamespace, index))?;
     }
     Ok(())
@@ -26,7 +26,7 @@ pub(super) fn enter(plan: &Namespaces, channel: BorrowedFd) -> Result<(), Failur
     if plan.become_root {
         become_root().map_err(Failure::of(Step::BecomeNamespaceRoot))?;
     }
-    join(&plan.joins)?;
+    join(&plan.joins, plan.helper_joins.len())?;
     if plan.new_cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Failure::of(Step::NewCgroupNamespace))?;
     }

@@ -53,7 +53,7 @@ pub(super) fn filesystem(
         .iter()
         .map(|mount| mounts::mount(mount, has_cgroup_namespace, context))
         .collect::<Result<_, _>>()?;
-    let makes_dev = !listed.iter().any(|mount| is_bound_dev(mount));
+    let makes_dev = !listed.iter().any(is_bound_dev);
     Ok(Filesystem {
         root,
         readonly: spec
