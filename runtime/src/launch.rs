@@ -75,6 +75,8 @@ fn clone_child(
 }
 
 /// The helper shares our descriptors, so the pidfd that its clone gives is ours. It leaves at once.
+///
+/// It has a channel of its own: on the child's, the child could be heard before it.
 fn clone_by_helper(
     plan: &mut Plan,
     ours: &OwnedFd,
@@ -82,6 +84,7 @@ fn clone_by_helper(
     cgroup: BorrowedFd,
 ) -> Result<Child, Error> {
     let failed = |call| move |errno| Error::system(call, errno, "join the container's namespaces");
+    let (from_helper, helpers) = socket::packet_pair().map_err(failed("socketpair"))?;
     let args = CloneArgs {
         flags: CloneFlags::CLONE_FILES,
         cgroup: None,
@@ -90,12 +93,14 @@ fn clone_by_helper(
         own: childs.as_fd(),
         parents: ours.as_raw_fd(),
     };
-    let helper = clone3(&args, || init::run_helper(plan, &channel, Some(cgroup)))
-        .map_err(failed("clone3"))?;
+    let helper = clone3(&args, || {
+        init::run_helper(plan, &channel, helpers.as_fd(), cgroup)
+    })
+    .map_err(failed("clone3"))?;
     process::wait_child(helper.pidfd.as_fd(), true).map_err(failed("waitid"))?;
-    // Only now: to the helper it was the same descriptor.
-    drop(childs);
-    match channel::next_report(ours.as_fd()).map_err(failed("recvmsg"))? {
+    // Only now: to the helper they were the same descriptors.
+    drop((childs, helpers));
+    match channel::next_report(from_helper.as_fd()).map_err(failed("recvmsg"))? {
         Some(Report::Cloned { pid, pidfd }) => {
             let pidfd = adopt_descriptor(pidfd).map_err(failed("fcntl"))?;
             Ok(Child::in_the_making(Pid::from_raw(pid), pidfd))

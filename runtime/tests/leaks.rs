@@ -36,10 +36,15 @@ impl Snapshot {
     }
 }
 
+/// Ours alone, which have this process's number in their names: the hierarchy is the whole machine's.
 fn collect_directories(directory: &Path, found: &mut BTreeSet<String>) {
+    let own = std::process::id().to_string();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.insert(entry.path().display().to_string());
+            let path = entry.path().display().to_string();
+            if path.contains(&own) {
+                found.insert(path);
+            }
             collect_directories(&entry.path(), found);
         }
     }

@@ -44,30 +44,31 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel) -> i32 {
     )
 }
 
-/// A helper that joins namespaces, clones the child into them as a sibling of itself, and leaves.
-pub(crate) fn run_helper(plan: &mut Plan, channel: &Channel, cgroup: Option<BorrowedFd>) -> i32 {
+/// A helper that joins namespaces, clones the child into them as a sibling of itself, tells the parent
+/// of it by `reports`, and leaves.
+pub(crate) fn run_helper(
+    plan: &mut Plan,
+    channel: &Channel,
+    reports: BorrowedFd,
+    cgroup: BorrowedFd,
+) -> i32 {
     let mut cloned = || {
         isolate().map_err(Failure::of(Step::Isolate))?;
         namespaces::join(&plan.namespaces.helper_joins, 0)?;
-        let flags = plan.namespaces.create | CloneFlags::CLONE_PARENT;
-        let own = Channel {
-            own: channel.own,
-            parents: channel.parents,
+        let args = CloneArgs {
+            flags: plan.namespaces.create | CloneFlags::CLONE_PARENT,
+            cgroup: Some(cgroup),
         };
-        let args = CloneArgs { flags, cgroup };
-        clone3(&args, || run(plan, &own)).map_err(Failure::of(Step::Clone))
+        clone3(&args, || run(plan, channel)).map_err(Failure::of(Step::Clone))
     };
     match cloned() {
         Ok(child) => {
             // The descriptor is the parent's too, so it stays open.
             let pidfd = child.pidfd.into_raw_fd();
-            let report = Report::Cloned {
-                pid: child.pid.as_raw(),
-                pidfd,
-            };
-            channel::report(channel.own, &report).map_or(1, |()| 0)
+            let pid = child.pid.as_raw();
+            channel::report(reports, &Report::Cloned { pid, pidfd }).map_or(1, |()| 0)
         }
-        Err(failure) => give_up(failure, channel.own),
+        Err(failure) => give_up(failure, reports),
     }
 }
 
