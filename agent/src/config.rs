@@ -126,7 +126,8 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// Refuses options that contradict each other or themselves.
+    pub fn check(&self) -> anyhow::Result<()> {
         let Place { region, account } = &self.place;
         if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
             bail!("account is '{account}'; it must be twelve digits, such as 000000000000");

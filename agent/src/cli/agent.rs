@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::activation::{self, Listeners};
 use super::session::Host;
 use super::{runtime, start_log};
 use crate::api::credentials::Credentials;
@@ -12,11 +13,12 @@ use crate::config::{ApiAuth, Config};
 
 pub fn agent(config: Config) -> anyhow::Result<()> {
     start_log(config.log_format, "info");
-    runtime()?.block_on(serve(config))
+    let listeners = Listeners::take()?;
+    runtime()?.block_on(serve(config, listeners))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let Some(host) = Host::open(&config).await? else {
+async fn serve(config: Config, listeners: Listeners) -> anyhow::Result<()> {
+    let Some(host) = Host::open(&config, listeners.unix).await? else {
         bail!(
             "another berth runs with {}: an agent, or a `berth run`",
             config.run.display()
@@ -25,9 +27,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if config.api_auth == ApiAuth::Sigv4 {
         Credentials::load_or_make(&config.credentials())?;
     }
-    let listener = TcpListener::bind(config.api)
-        .await
-        .with_context(|| format!("listening for the ECS API on {}", config.api))?;
+    let listener = match listeners.tcp {
+        Some(listener) => handed_over(&config, listener)?,
+        None => TcpListener::bind(config.api)
+            .await
+            .with_context(|| format!("listening for the ECS API on {}", config.api))?,
+    };
+    activation::ready()?;
     tracing::info!(api = %listener.local_addr()?, socket = %config.socket().display(), "ready");
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
@@ -40,4 +46,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }?;
     tracing::info!("stopping; tasks go on, and are found again at the next start");
     Ok(())
+}
+
+/// A listener of systemd's, whose address takes the place of `--api`, and has to meet the same
+/// condition.
+fn handed_over(config: &Config, listener: std::net::TcpListener) -> anyhow::Result<TcpListener> {
+    let api = listener.local_addr()?;
+    Config {
+        api,
+        ..config.clone()
+    }
+    .check()?;
+    Ok(TcpListener::from_std(listener)?)
 }

@@ -1,5 +1,6 @@
 //! The command `berth`: its flags, and one file for each of its verbs.
 
+mod activation;
 mod agent;
 mod credentials;
 mod doctor;

@@ -5,11 +5,13 @@
 //! that ends before, the second takes the engine up where it was left.
 
 use std::fs::File;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
+use tokio::net::UnixListener;
 
 use crate::api::client::Client;
 use crate::api::{Api, server};
@@ -25,13 +27,20 @@ pub struct Host {
 }
 
 impl Host {
-    /// Takes the lock and opens the engine. `Ok(None)` where somebody else has it.
-    pub async fn open(config: &Config) -> anyhow::Result<Option<Self>> {
+    /// Takes the lock and opens the engine. `Ok(None)` where somebody else has it. A listener that
+    /// was handed over is served, else one is made.
+    pub async fn open(
+        config: &Config,
+        listener: Option<StdUnixListener>,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(lock) = lock(config)? else {
             return Ok(None);
         };
         // Listening comes before the work of opening: whoever finds the lock taken can connect.
-        let listener = server::listen_unix(&config.socket())?;
+        let listener = match listener {
+            Some(listener) => UnixListener::from_std(listener)?,
+            None => server::listen_unix(&config.socket())?,
+        };
         let engine = Engine::open(config.clone()).await?;
         let api = Api::new(engine.clone());
         let endpoint = metadata::listen().await?;
@@ -91,14 +100,15 @@ impl Session {
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         // Between taking the lock and listening lies one system call of another process.
         for _ in 0..50 {
-            if let Some(host) = Host::open(config).await? {
+            // The socket before the lock: where systemd holds it, calling starts the agent.
+            if let Some(client) = Client::of_agent(&config.socket()).await? {
+                return Ok(Self { client, host: None });
+            }
+            if let Some(host) = Host::open(config, None).await? {
                 return Ok(Self {
                     client: Client::Here(host.api.clone()),
                     host: Some(host),
                 });
-            }
-            if let Some(client) = Client::of_agent(&config.socket()).await? {
-                return Ok(Self { client, host: None });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
