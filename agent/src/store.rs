@@ -46,14 +46,22 @@ impl Store {
             other => StoreError::Database(other.into()),
         })?;
         let store = Self { database };
-        store.write(|transaction| {
-            transaction.open_table(DEFINITIONS)?;
-            transaction.open_table(TASKS)?;
-            transaction.open_table(IDENTITY)?;
-            transaction.open_table(CLUSTERS)?.insert("default", ())?;
-            Ok(())
-        })?;
+        // Opening happens at each `berth run`, and a write costs what the disk takes to flush.
+        if !store.is_complete()? {
+            store.write(|transaction| {
+                transaction.open_table(DEFINITIONS)?;
+                transaction.open_table(TASKS)?;
+                transaction.open_table(IDENTITY)?;
+                transaction.open_table(CLUSTERS)?.insert("default", ())?;
+                Ok(())
+            })?;
+        }
         Ok(store)
+    }
+
+    /// Whether the tables are there: one transaction makes them all.
+    fn is_complete(&self) -> Result<bool> {
+        self.read(|transaction| Ok(transaction.list_tables()?.next().is_some()))
     }
 
     fn write<T>(

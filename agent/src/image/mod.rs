@@ -15,6 +15,7 @@
 mod archive;
 mod digest;
 mod layer;
+mod name;
 mod pull;
 mod reader;
 mod store;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use digest::Digest;
 pub use layer::LayerError;
+pub use name::full_name;
 pub use pull::{PullError, Puller};
 pub use store::{Image, Images, Lock};
 
@@ -104,9 +106,4 @@ pub struct Reference {
     pub size: u64,
     /// When it came into the store.
     pub added: Timestamp,
-}
-
-/// The full form of a name as people write it: `busybox` is `docker.io/library/busybox:latest`.
-pub fn full_name(name: &str) -> Result<oci_client::Reference, ImageError> {
-    name.parse().map_err(|_| ImageError::Name(name.to_owned()))
 }
