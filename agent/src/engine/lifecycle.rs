@@ -12,6 +12,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use berth_netns::{AttachRequest, EniId};
@@ -34,20 +35,40 @@ use crate::task::{AttachedEni, LastStatus, StopCode, Task};
 /// ECS's time between SIGTERM and SIGKILL, in seconds, where the definition has none.
 const STOP_TIMEOUT: u32 = 30;
 
+/// How long to wait for the kernel to drop an earlier attempt's link, before it is deleted.
+const LINK_PATIENCE: Duration = Duration::from_millis(200);
+
 /// What OutOfMemoryError says, word for word as ECS does.
 const OUT_OF_MEMORY: &str = "OutOfMemoryError: Container killed due to memory usage";
 
+/// Whether an earlier engine may have come some way with a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It has just been put on record.
+    Fresh,
+    /// It was found on record.
+    Found,
+}
+
 /// Drives the task until it has stopped, in the background.
-pub fn drive(engine: Engine, handle: Arc<Handle>) {
+pub fn drive(engine: Engine, handle: Arc<Handle>, start: Start) {
     let task = handle.task();
     let driver = Driver {
         files: TaskFiles::new(engine.config(), &task.id),
         id: task.id,
         stop: handle.watch(),
+        start,
         engine,
         handle,
     };
-    tokio::spawn(driver.run());
+    tokio::spawn(async move {
+        if tokio::spawn(driver.run()).await.is_err() {
+            // A driver that broke off leaves its task to nobody. The next engine takes it up from
+            // the record, as after any crash.
+            tracing::error!("a task's driver broke off; this is a bug in berth");
+            std::process::abort();
+        }
+    });
 }
 
 struct Driver {
@@ -57,6 +78,7 @@ struct Driver {
     files: TaskFiles,
     /// The record as others change it: they ask for a stop.
     stop: watch::Receiver<Task>,
+    start: Start,
 }
 
 /// Why a task didn't get as far as containers.
@@ -205,12 +227,16 @@ impl Driver {
     async fn attach_network(&self) -> Result<(AttachedEni, std::path::PathBuf), Failure> {
         let engine = self.engine.clone();
         let eni = self.task().eni;
-        let netns = self.id.clone();
+        let (netns, start) = (self.id.clone(), self.start);
         let attach = move || -> anyhow::Result<_> {
             let id: EniId = eni.id.parse()?;
             let network = engine.network();
-            // An earlier attempt may have been cut off: this one starts afresh.
-            network.detach(&id)?;
+            if start == Start::Found {
+                // An earlier attempt may have been cut off: this one starts afresh. The kernel
+                // takes its time to drop the link of a namespace that is gone.
+                network.detach(&id)?;
+                network.wait_until_gone(&id, LINK_PATIENCE)?;
+            }
             let subnet = eni.subnet.parse()?;
             let security_groups = eni
                 .security_groups

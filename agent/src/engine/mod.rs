@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use berth_netns::{EniId, Network, NetworkConfig};
+use lifecycle::Start;
 use tokio::sync::{broadcast, watch};
 
 use crate::config::Config;
@@ -119,7 +120,7 @@ impl Engine {
         self.inner.store.put_task(&task).map_err(ApiError::server)?;
         failpoint::pass("task-recorded");
         let handle = self.inner.insert(task);
-        lifecycle::drive(self.clone(), Arc::clone(&handle));
+        lifecycle::drive(self.clone(), Arc::clone(&handle), Start::Fresh);
         Ok(handle)
     }
 
@@ -188,7 +189,7 @@ impl Engine {
             live.iter().any(|handle| handle.record.borrow().id == id)
         });
         for handle in live {
-            lifecycle::drive(self.clone(), handle);
+            lifecycle::drive(self.clone(), handle, Start::Found);
         }
         self.forget_old()
     }
