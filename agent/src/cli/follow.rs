@@ -18,7 +18,7 @@ use crate::supervisor::log::{Line, Stream, files};
 pub struct Follower {
     thread: JoinHandle<()>,
     /// Closed to say so.
-    end: std::os::fd::OwnedFd,
+    end: Option<std::os::fd::OwnedFd>,
 }
 
 impl Follower {
@@ -53,12 +53,19 @@ impl Follower {
                 }
             }
         });
+        let end = Some(end);
         Ok(Self { thread, end })
     }
 
+    /// Says that nothing more will come. Said early, the kernel's 5 to 20 ms to close an inotify
+    /// pass beside whatever else there is to do.
+    pub fn end(&mut self) {
+        self.end = None;
+    }
+
     /// Shows the rest.
-    pub fn finish(self) {
-        drop(self.end);
+    pub fn finish(mut self) {
+        self.end();
         if self.thread.join().is_err() {
             tracing::error!("showing the logs broke off");
         }

@@ -134,7 +134,13 @@ impl Run {
                     let input = json!({"task": self.arn, "reason": "Task stopped by user"});
                     self.session.client.call("StopTask", input).await?;
                 }
-                Some(Ok(task)) => self.task = task,
+                Some(Ok(task)) => {
+                    self.task = task;
+                    // What they printed is in their logs before their end is told.
+                    if containers(&self.task).all(|c| text(c, "lastStatus") == "STOPPED") {
+                        self.follower.end();
+                    }
+                }
                 // Whose engine it was is gone; the task isn't.
                 Some(Err(error)) if self.session.host().is_none() => {
                     tracing::info!("{error:#}; taking the task up");
