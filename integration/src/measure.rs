@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 /// Runs one benchmark, or all. Whether all ran.
 pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
     let as_json = args.contains(&"--json");
-    let names: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--json").collect();
+    let names: Vec<&str> = args
+        .iter()
+        .copied()
+        .filter(|arg| *arg != "--json")
+        .collect();
     let comparison = match names.as_slice() {
         [] | ["run"] => run::compare()?,
         [name, ..] => bail!("there is no benchmark '{name}'; there is: run"),

@@ -123,9 +123,19 @@ impl Drop for Dockerd {
             kill(Pid::from_raw(id), Signal::SIGTERM).ok();
         }
         self.0.wait().ok();
-        // The hierarchy is the host's own: what others leave in it is removed as far as it is empty.
-        for name in ["docker/buildx", "docker", "libpod_parent"] {
-            std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(name)).ok();
+        // The hierarchy is the host's own: what the others leave in it goes, as far as it is empty.
+        for name in ["docker", "libpod_parent"] {
+            remove_empty(&Path::new("/sys/fs/cgroup").join(name));
         }
     }
+}
+
+/// Removes a cgroup with those below it; one that has processes stays.
+fn remove_empty(cgroup: &Path) {
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    std::fs::remove_dir(cgroup).ok();
 }
