@@ -25,7 +25,14 @@ pub fn test(berth: &Path, rootfs: &Path, tally: &mut Tally) -> anyhow::Result<()
         }
     };
     let name = "aws::registers_runs_waits_describes_stops_and_registers_again";
-    println!("test {name} ... {}", if outcome == Outcome::Passed { "ok" } else { "FAILED" });
+    println!(
+        "test {name} ... {}",
+        if outcome == Outcome::Passed {
+            "ok"
+        } else {
+            "FAILED"
+        }
+    );
     tally.note(name.to_owned(), outcome);
     Ok(())
 }
@@ -51,7 +58,10 @@ fn run(berth: &Path, rootfs: &Path) -> anyhow::Result<()> {
     let payload = payload.pack()?;
     // Free now; taken by qemu a moment later.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let mut vm = Vm::boot(&Boot { payload: &payload, forward: Some((port, 8088)) })?;
+    let mut vm = Vm::boot(&Boot {
+        payload: &payload,
+        forward: Some((port, 8088)),
+    })?;
     let key = vm.until(Duration::from_secs(60), |line| {
         println!("{line}");
         line.strip_prefix("RIG-KEY ").map(str::to_owned)
@@ -73,7 +83,12 @@ struct Aws {
 
 impl Aws {
     fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
-        let text = |name: &str| self.key.get(name).and_then(Value::as_str).context("the key has a part missing");
+        let text = |name: &str| {
+            self.key
+                .get(name)
+                .and_then(Value::as_str)
+                .context("the key has a part missing")
+        };
         // Debian's, whatever else of that name is in the path.
         let mut command = Command::new("/usr/bin/aws");
         command
@@ -91,14 +106,22 @@ impl Aws {
     /// Runs `aws ecs …`, and returns its answer.
     fn ecs(&self, args: &[&str]) -> anyhow::Result<Value> {
         println!("$ aws ecs {}", args.join(" "));
-        let output = self.command(args)?.output().context("running aws (package awscli)")?;
+        let output = self
+            .command(args)?
+            .output()
+            .context("running aws (package awscli)")?;
         if !output.status.success() {
-            bail!("aws ecs {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "aws ecs {}: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         if output.stdout.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&output.stdout).with_context(|| format!("the answer of aws ecs {}", args.join(" ")))
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("the answer of aws ecs {}", args.join(" ")))
     }
 
     fn wait_for_agent(&self) -> anyhow::Result<()> {
@@ -114,11 +137,21 @@ impl Aws {
 
     fn walk(&self) -> anyhow::Result<()> {
         let definition = example()?;
-        let registered = self.ecs(&["register-task-definition", "--cli-input-json", &definition.to_string()])?;
+        let registered = self.ecs(&[
+            "register-task-definition",
+            "--cli-input-json",
+            &definition.to_string(),
+        ])?;
         expect(&registered, "/taskDefinition/status", "ACTIVE")?;
         let network = "awsvpcConfiguration={subnets=[subnet-00000000000000001]}";
         let started = self.ecs(&[
-            "run-task", "--task-definition", "hello", "--launch-type", "FARGATE", "--network-configuration", network,
+            "run-task",
+            "--task-definition",
+            "hello",
+            "--launch-type",
+            "FARGATE",
+            "--network-configuration",
+            network,
         ])?;
         let arn = text(&started, "/tasks/0/taskArn")?.to_owned();
         self.ecs(&["wait", "tasks-running", "--tasks", &arn])?;
@@ -129,8 +162,15 @@ impl Aws {
         expect(&described, "/tasks/0/lastStatus", "STOPPED")?;
         expect(&described, "/tasks/0/stopCode", "UserInitiated")?;
         expect(&described, "/tasks/0/stoppedReason", "enough")?;
-        for container in described.pointer("/tasks/0/containers").and_then(Value::as_array).context("containers")? {
-            ensure!(container.get("exitCode").is_some_and(Value::is_i64), "no exit code: {container}");
+        for container in described
+            .pointer("/tasks/0/containers")
+            .and_then(Value::as_array)
+            .context("containers")?
+        {
+            ensure!(
+                container.get("exitCode").is_some_and(Value::is_i64),
+                "no exit code: {container}"
+            );
         }
         self.register_again(&definition)?;
         self.wrong_key()
@@ -140,18 +180,33 @@ impl Aws {
         let described = self.ecs(&["describe-tasks", "--tasks", arn])?;
         expect(&described, "/tasks/0/lastStatus", "RUNNING")?;
         expect(&described, "/tasks/0/launchType", "FARGATE")?;
-        expect(&described, "/tasks/0/attachments/0/type", "ElasticNetworkInterface")?;
+        expect(
+            &described,
+            "/tasks/0/attachments/0/type",
+            "ElasticNetworkInterface",
+        )?;
         expect(&described, "/tasks/0/attachments/0/status", "ATTACHED")?;
-        let details = described.pointer("/tasks/0/attachments/0/details").and_then(Value::as_array).context("details")?;
+        let details = described
+            .pointer("/tasks/0/attachments/0/details")
+            .and_then(Value::as_array)
+            .context("details")?;
         let address = details
             .iter()
             .find(|detail| detail.get("name").and_then(Value::as_str) == Some("privateIPv4Address"))
             .and_then(|detail| detail.get("value")?.as_str())
             .context("the attachment has no address")?;
-        ensure!(address.parse::<std::net::Ipv4Addr>().is_ok(), "the address is '{address}'");
+        ensure!(
+            address.parse::<std::net::Ipv4Addr>().is_ok(),
+            "the address is '{address}'"
+        );
         for i in 0..2 {
-            expect(&described, &format!("/tasks/0/containers/{i}/lastStatus"), "RUNNING")?;
-            let interface = format!("/tasks/0/containers/{i}/networkInterfaces/0/privateIpv4Address");
+            expect(
+                &described,
+                &format!("/tasks/0/containers/{i}/lastStatus"),
+                "RUNNING",
+            )?;
+            let interface =
+                format!("/tasks/0/containers/{i}/networkInterfaces/0/privateIpv4Address");
             expect(&described, &interface, address)?;
         }
         Ok(())
@@ -162,18 +217,37 @@ impl Aws {
     fn register_again(&self, first: &Value) -> anyhow::Result<()> {
         let description = |name: &str| -> anyhow::Result<Value> {
             let answer = self.ecs(&["describe-task-definition", "--task-definition", name])?;
-            let mut value = answer.get("taskDefinition").cloned().context("the answer has a definition")?;
-            let only = ["taskDefinitionArn", "revision", "status", "compatibilities", "registeredAt"];
+            let mut value = answer
+                .get("taskDefinition")
+                .cloned()
+                .context("the answer has a definition")?;
+            let only = [
+                "taskDefinitionArn",
+                "revision",
+                "status",
+                "compatibilities",
+                "registeredAt",
+            ];
             if let Some(map) = value.as_object_mut() {
                 only.iter().for_each(|name| drop(map.remove(*name)));
             }
             Ok(value)
         };
         let described = description("hello:1")?;
-        ensure!(described.get("family") == first.get("family"), "another family: {described}");
-        self.ecs(&["register-task-definition", "--cli-input-json", &described.to_string()])?;
+        ensure!(
+            described.get("family") == first.get("family"),
+            "another family: {described}"
+        );
+        self.ecs(&[
+            "register-task-definition",
+            "--cli-input-json",
+            &described.to_string(),
+        ])?;
         let again = description("hello:2")?;
-        ensure!(again == described, "described differently:\n{described}\n{again}");
+        ensure!(
+            again == described,
+            "described differently:\n{described}\n{again}"
+        );
         Ok(())
     }
 
@@ -182,9 +256,16 @@ impl Aws {
         if let Some(map) = key.as_object_mut() {
             map.insert("SecretAccessKey".into(), "wrong".into());
         }
-        let error = Aws { port: self.port, key }.ecs(&["list-clusters"]);
+        let error = Aws {
+            port: self.port,
+            key,
+        }
+        .ecs(&["list-clusters"]);
         let said = format!("{:#}", error.err().context("a wrong key was let in")?);
-        ensure!(said.contains("UnrecognizedClientException"), "it said: {said}");
+        ensure!(
+            said.contains("UnrecognizedClientException"),
+            "it said: {said}"
+        );
         Ok(())
     }
 }
@@ -193,17 +274,29 @@ impl Aws {
 fn example() -> anyhow::Result<Value> {
     let path = workspace().join("integration/demo/task.json");
     let mut definition: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    let command = definition.pointer_mut("/containerDefinitions/1/command").context("the example's command")?;
-    *command = serde_json::json!(["sh", "-c", "trap 'exit 5' TERM; while true; do sleep 0.2; done"]);
+    let command = definition
+        .pointer_mut("/containerDefinitions/1/command")
+        .context("the example's command")?;
+    *command = serde_json::json!([
+        "sh",
+        "-c",
+        "trap 'exit 5' TERM; while true; do sleep 0.2; done"
+    ]);
     Ok(definition)
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> anyhow::Result<&'a str> {
-    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("{pointer} is missing in {value}"))
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .with_context(|| format!("{pointer} is missing in {value}"))
 }
 
 fn expect(value: &Value, pointer: &str, expected: &str) -> anyhow::Result<()> {
     let found = text(value, pointer)?;
-    ensure!(found == expected, "{pointer} is '{found}', not '{expected}', in {value}");
+    ensure!(
+        found == expected,
+        "{pointer} is '{found}', not '{expected}', in {value}"
+    );
     Ok(())
 }

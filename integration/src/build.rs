@@ -25,7 +25,11 @@ fn cargo() -> Command {
 
 /// Runs cargo and shows its output as it comes.
 pub fn run(args: &[&str]) -> anyhow::Result<bool> {
-    Ok(cargo().args(args).status().context("running cargo")?.success())
+    Ok(cargo()
+        .args(args)
+        .status()
+        .context("running cargo")?
+        .success())
 }
 
 /// Builds a package's program, and returns its file.
@@ -48,15 +52,33 @@ pub fn tests() -> anyhow::Result<Vec<TestBinary>> {
     for artifact in artifacts(&["test", "--workspace", "--no-run"])? {
         let text = |pointer: &str| artifact.pointer(pointer).and_then(Value::as_str);
         let is_test = artifact.pointer("/profile/test").and_then(Value::as_bool) == Some(true);
-        let (Some(path), Some(manifest)) = (text("/executable").filter(|_| is_test), text("/manifest_path")) else {
+        let (Some(path), Some(manifest)) = (
+            text("/executable").filter(|_| is_test),
+            text("/manifest_path"),
+        ) else {
             continue;
         };
-        let folder = Path::new(manifest).parent().context("a manifest without a folder")?.to_owned();
-        let package = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = Path::new(manifest)
+            .parent()
+            .context("a manifest without a folder")?
+            .to_owned();
+        let package = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let target = text("/target/name").unwrap_or_default().replace('_', "-");
         let kind = text("/target/kind/0").unwrap_or_default();
-        let target = if kind == "lib" { "lib".to_owned() } else { target };
-        all.push(TestBinary { name: format!("{package}/{target}"), path: path.into(), folder });
+        let target = if kind == "lib" {
+            "lib".to_owned()
+        } else {
+            target
+        };
+        all.push(TestBinary {
+            name: format!("{package}/{target}"),
+            path: path.into(),
+            folder,
+        });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
@@ -72,7 +94,15 @@ fn artifacts(args: &[&str]) -> anyhow::Result<Vec<Value>> {
     if !output.status.success() {
         bail!("cargo {} failed", args.join(" "));
     }
-    let lines = output.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    let parsed = lines.map(serde_json::from_slice::<Value>).collect::<Result<Vec<_>, _>>()?;
-    Ok(parsed.into_iter().filter(|m| m.get("reason").and_then(Value::as_str) == Some("compiler-artifact")).collect())
+    let lines = output
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let parsed = lines
+        .map(serde_json::from_slice::<Value>)
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(parsed
+        .into_iter()
+        .filter(|m| m.get("reason").and_then(Value::as_str) == Some("compiler-artifact"))
+        .collect())
 }

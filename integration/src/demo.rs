@@ -25,7 +25,9 @@ pub fn demo() -> anyhow::Result<bool> {
 /// Whether the unified hierarchy has what limits need.
 fn has_controllers() -> bool {
     let text = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    ["cpu", "memory", "pids"].iter().all(|name| text.split_whitespace().any(|word| word == *name))
+    ["cpu", "memory", "pids"]
+        .iter()
+        .all(|name| text.split_whitespace().any(|word| word == *name))
 }
 
 fn here(berth: &Path) -> anyhow::Result<bool> {
@@ -58,6 +60,9 @@ fn in_machine(berth: &Path) -> anyhow::Result<bool> {
     payload.script("start", "sh /demo.sh /rootfs.tar /task.json\n")?;
     let payload = payload.pack()?;
     say("booting");
-    let vm = Vm::boot(&Boot { payload: &payload, forward: None })?;
+    let vm = Vm::boot(&Boot {
+        payload: &payload,
+        forward: None,
+    })?;
     Ok(vm.finish(Duration::from_secs(300), |line| println!("{line}"))? == 0)
 }

@@ -48,7 +48,9 @@ fn main() -> ExitCode {
 
 /// The workspace's folder.
 fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
 }
 
 /// Where the rig keeps what it made: kernels, images, root filesystems.

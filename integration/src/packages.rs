@@ -5,21 +5,47 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 
 /// For whatever runs in the virtual machine.
-pub const FOR_VM: &[&str] = &["qemu-system-x86", "kmod", "busybox-static", "nftables", "iproute2"];
+pub const FOR_VM: &[&str] = &[
+    "qemu-system-x86",
+    "kmod",
+    "busybox-static",
+    "nftables",
+    "iproute2",
+];
 
 /// For the end-to-end tests on this host.
-pub const FOR_TESTS: &[&str] = &["busybox-static", "nftables", "iproute2", "skopeo", "docker-registry", "awscli"];
+pub const FOR_TESTS: &[&str] = &[
+    "busybox-static",
+    "nftables",
+    "iproute2",
+    "skopeo",
+    "docker-registry",
+    "awscli",
+];
 
 /// For the benchmarks.
-pub const FOR_BENCHES: &[&str] = &["busybox-static", "iproute2", "podman", "docker.io", "crun", "hyperfine"];
+pub const FOR_BENCHES: &[&str] = &[
+    "busybox-static",
+    "iproute2",
+    "podman",
+    "docker.io",
+    "crun",
+    "hyperfine",
+];
 
 /// Installs those that are missing.
 pub fn install(packages: &[&str]) -> anyhow::Result<()> {
-    let missing: Vec<&&str> = packages.iter().filter(|package| !is_installed(package)).collect();
+    let missing: Vec<&&str> = packages
+        .iter()
+        .filter(|package| !is_installed(package))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    crate::say(&format!("installing {}", missing.iter().map(|p| **p).collect::<Vec<_>>().join(" ")));
+    crate::say(&format!(
+        "installing {}",
+        missing.iter().map(|p| **p).collect::<Vec<_>>().join(" ")
+    ));
     apt(&["update", "-q"])?;
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
     args.extend(missing.iter().map(|package| **package));
@@ -27,7 +53,10 @@ pub fn install(packages: &[&str]) -> anyhow::Result<()> {
 }
 
 fn is_installed(package: &str) -> bool {
-    let status = Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]).stderr(Stdio::null()).output();
+    let status = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Status}", package])
+        .stderr(Stdio::null())
+        .output();
     status.is_ok_and(|output| output.stdout == b"install ok installed")
 }
 
@@ -40,7 +69,10 @@ pub fn apt(args: &[&str]) -> anyhow::Result<()> {
         .output()
         .context("running apt-get: the rig installs what it needs on Debian")?;
     if !output.status.success() {
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         bail!("apt-get {}: {}\n{out}{err}", args.join(" "), output.status);
     }
     Ok(())

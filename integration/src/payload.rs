@@ -19,20 +19,32 @@ impl Payload {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
-        for path in ["bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "lib", "usr/sbin", "usr/bin", "var/lib", "tests"] {
+        for path in [
+            "bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "lib", "usr/sbin",
+            "usr/bin", "var/lib", "tests",
+        ] {
             fs::create_dir_all(folder.join(path))?;
         }
         let payload = Self { folder };
         payload.program(Path::new("/bin/busybox"), "bin/busybox")?;
         let applets = Command::new("/bin/busybox").arg("--list").output()?;
-        for applet in String::from_utf8(applets.stdout)?.lines().filter(|name| *name != "busybox") {
+        for applet in String::from_utf8(applets.stdout)?
+            .lines()
+            .filter(|name| *name != "busybox")
+        {
             std::os::unix::fs::symlink("/bin/busybox", payload.folder.join("bin").join(applet))?;
         }
         // Where the kernel looks for it when it wants a module.
         std::os::unix::fs::symlink("/bin/busybox", payload.folder.join("sbin/modprobe"))?;
-        fs::write(payload.folder.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+        fs::write(
+            payload.folder.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\n",
+        )?;
         fs::write(payload.folder.join("etc/group"), "root:x:0:\n")?;
-        fs::write(payload.folder.join("etc/resolv.conf"), "nameserver 10.0.2.3\n")?;
+        fs::write(
+            payload.folder.join("etc/resolv.conf"),
+            "nameserver 10.0.2.3\n",
+        )?;
         payload.copy_tree(&kernel.join("lib/modules"), "lib/modules")?;
         payload.dynamic_program("/usr/sbin/nft")?;
         payload.dynamic_program("/usr/sbin/ip")?;
@@ -61,7 +73,10 @@ impl Payload {
 
     /// A program of this host with the libraries that it loads.
     fn dynamic_program(&self, path: &str) -> anyhow::Result<()> {
-        let output = Command::new("ldd").arg(path).output().with_context(|| format!("asking ldd about {path}"))?;
+        let output = Command::new("ldd")
+            .arg(path)
+            .output()
+            .with_context(|| format!("asking ldd about {path}"))?;
         let text = String::from_utf8(output.stdout)?;
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
         for file in libraries.chain([path]) {
@@ -82,7 +97,8 @@ impl Payload {
 
     /// A copy of a file.
     pub fn file(&self, from: &Path, to: &str) -> anyhow::Result<()> {
-        fs::copy(from, self.folder.join(to)).with_context(|| format!("copying {}", from.display()))?;
+        fs::copy(from, self.folder.join(to))
+            .with_context(|| format!("copying {}", from.display()))?;
         Ok(())
     }
 

@@ -33,8 +33,12 @@ impl Tally {
 
     /// Notes what a line of libtest's (or libtest-mimic's) output says, if it says something.
     pub fn read(&mut self, suite: &str, line: &str) {
-        let Some(rest) = line.strip_prefix("test ") else { return };
-        let Some((name, outcome)) = rest.rsplit_once(" ... ") else { return };
+        let Some(rest) = line.strip_prefix("test ") else {
+            return;
+        };
+        let Some((name, outcome)) = rest.rsplit_once(" ... ") else {
+            return;
+        };
         let outcome = match outcome.split([' ', ',']).next() {
             Some("ok") => Outcome::Passed,
             Some("FAILED") => Outcome::Failed,
@@ -48,18 +52,30 @@ impl Tally {
 
     /// Shows what failed and what was skipped, then the line that counts. Whether nothing failed.
     pub fn report(&self) -> bool {
-        let named = |wanted: Outcome| self.outcomes.iter().filter(move |(_, o)| **o == wanted).map(|(name, _)| name);
+        let named = |wanted: Outcome| {
+            self.outcomes
+                .iter()
+                .filter(move |(_, o)| **o == wanted)
+                .map(|(name, _)| name)
+        };
         named(Outcome::Skipped).for_each(|name| println!("SKIPPED {name}"));
         named(Outcome::Failed).for_each(|name| println!("FAILED  {name}"));
         let count = |wanted| named(wanted).count();
-        let (passed, failed, skipped) = (count(Outcome::Passed), count(Outcome::Failed), count(Outcome::Skipped));
+        let (passed, failed, skipped) = (
+            count(Outcome::Passed),
+            count(Outcome::Failed),
+            count(Outcome::Skipped),
+        );
         println!("{passed} passed, {failed} failed, {skipped} skipped");
         failed == 0 && passed > 0
     }
 
     /// How many were skipped.
     pub fn skipped(&self) -> usize {
-        self.outcomes.values().filter(|outcome| **outcome == Outcome::Skipped).count()
+        self.outcomes
+            .values()
+            .filter(|outcome| **outcome == Outcome::Skipped)
+            .count()
     }
 }
 

@@ -52,12 +52,30 @@ pub fn verify() -> anyhow::Result<bool> {
 fn check_source(tally: &mut Tally) -> anyhow::Result<()> {
     let checks: [(&str, &[&str]); 3] = [
         ("format", &["fmt", "--all", "--check"]),
-        ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
-        ("documentation", &["doc", "--workspace", "--no-deps", "--quiet"]),
+        (
+            "clippy",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        (
+            "documentation",
+            &["doc", "--workspace", "--no-deps", "--quiet"],
+        ),
     ];
     for (name, args) in checks {
         say(&format!("checking: cargo {}", args.join(" ")));
-        let outcome = if build::run(args)? { Outcome::Passed } else { Outcome::Failed };
+        let outcome = if build::run(args)? {
+            Outcome::Passed
+        } else {
+            Outcome::Failed
+        };
         tally.note(format!("source::{name}"), outcome);
     }
     Ok(())
@@ -94,7 +112,11 @@ fn natively(
         }
     }
     let status = child.wait()?;
-    let outcome = if status.success() { Outcome::Passed } else { Outcome::Failed };
+    let outcome = if status.success() {
+        Outcome::Passed
+    } else {
+        Outcome::Failed
+    };
     // A program that dies reports no failed test.
     if !status.success() || seen.is_empty() {
         println!("{}: {status}", test.name);
@@ -106,7 +128,14 @@ fn natively(
 fn doc_tests(tally: &mut Tally) -> anyhow::Result<()> {
     say("the examples in the documentation");
     let good = build::run(&["test", "--workspace", "--doc", "--quiet"])?;
-    tally.note("source::examples".into(), if good { Outcome::Passed } else { Outcome::Failed });
+    tally.note(
+        "source::examples".into(),
+        if good {
+            Outcome::Passed
+        } else {
+            Outcome::Failed
+        },
+    );
     Ok(())
 }
 
@@ -127,7 +156,9 @@ fn in_machine(
         "export BERTH=/bin/berth BERTH_RUNTIME=/bin/berth-runtime BERTH_BUSYBOX=/bin/busybox BERTH_ROOTFS=/rootfs.tar \
          BERTH_RIG_MACHINE=1\n",
     );
-    let chosen = tests.iter().filter(|test| IN_MACHINE.iter().any(|start| test.name.starts_with(start)));
+    let chosen = tests
+        .iter()
+        .filter(|test| IN_MACHINE.iter().any(|start| test.name.starts_with(start)));
     for (i, test) in chosen.enumerate() {
         payload.program(&test.path, &format!("tests/{i}"))?;
         start.push_str(&format!(
@@ -138,7 +169,10 @@ fn in_machine(
     payload.script("start", &start)?;
     let payload = payload.pack()?;
     say("booting the virtual machine");
-    let vm = Vm::boot(&Boot { payload: &payload, forward: None })?;
+    let vm = Vm::boot(&Boot {
+        payload: &payload,
+        forward: None,
+    })?;
     let mut suite = String::new();
     let mut unfinished = false;
     let result = vm.finish(PATIENCE, |line| {

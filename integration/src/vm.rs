@@ -73,16 +73,25 @@ pub fn kernel() -> anyhow::Result<PathBuf> {
     crate::packages::apt(&["update", "-q"])?;
     let download = crate::cache()?.join("download");
     fs::create_dir_all(&download)?;
-    let output = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output()?;
+    let output = Command::new("apt-cache")
+        .args(["depends", "linux-image-cloud-amd64"])
+        .output()?;
     let text = String::from_utf8(output.stdout)?;
-    let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    let package = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "));
     let package = package.context("apt knows no package linux-image-cloud-amd64")?;
-    let status = Command::new("apt-get").args(["download", "-q", package]).current_dir(&download).status()?;
+    let status = Command::new("apt-get")
+        .args(["download", "-q", package])
+        .current_dir(&download)
+        .status()?;
     if !status.success() {
         bail!("apt-get download {package}: {status}");
     }
     let mut debs = fs::read_dir(&download)?.flatten().map(|entry| entry.path());
-    let deb = debs.find(|path| path.extension().is_some_and(|e| e == "deb")).context("apt-get downloaded nothing")?;
+    let deb = debs
+        .find(|path| path.extension().is_some_and(|e| e == "deb"))
+        .context("apt-get downloaded nothing")?;
     unpack_kernel(&deb, &folder)?;
     fs::remove_dir_all(&download)?;
     fs::write(folder.join("ready"), package)?;
@@ -103,13 +112,27 @@ fn unpack_kernel(deb: &Path, folder: &Path) -> anyhow::Result<()> {
     let named = |path: &Path, start: &str| -> anyhow::Result<PathBuf> {
         let mut entries = fs::read_dir(path)?.flatten();
         let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(start));
-        Ok(found.with_context(|| format!("{} has no {start}*", path.display()))?.path())
+        Ok(found
+            .with_context(|| format!("{} has no {start}*", path.display()))?
+            .path())
     };
-    fs::copy(named(&whole.join("boot"), "vmlinuz")?, folder.join("vmlinuz"))?;
+    fs::copy(
+        named(&whole.join("boot"), "vmlinuz")?,
+        folder.join("vmlinuz"),
+    )?;
     let modules = named(&whole.join("lib/modules"), "")?;
     let release = modules.file_name().unwrap_or_default().to_owned();
     let to = folder.join("lib/modules").join(&release);
-    for part in ["net", "drivers/net", "drivers/block", "drivers/virtio", "fs/overlayfs", "lib", "crypto", "arch"] {
+    for part in [
+        "net",
+        "drivers/net",
+        "drivers/block",
+        "drivers/virtio",
+        "fs/overlayfs",
+        "lib",
+        "crypto",
+        "arch",
+    ] {
         let from = modules.join("kernel").join(part);
         if from.exists() {
             let parent = to.join("kernel").join(part);
@@ -123,7 +146,11 @@ fn unpack_kernel(deb: &Path, folder: &Path) -> anyhow::Result<()> {
             fs::remove_dir_all(path)?;
         }
     }
-    for list in ["modules.builtin", "modules.order", "modules.builtin.modinfo"] {
+    for list in [
+        "modules.builtin",
+        "modules.order",
+        "modules.builtin.modinfo",
+    ] {
         fs::copy(modules.join(list), to.join(list))?;
     }
     run(Command::new("depmod").arg("-b").arg(folder).arg(&release))?;
@@ -131,7 +158,9 @@ fn unpack_kernel(deb: &Path, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("running {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("running {command:?}"))?;
     if !status.success() {
         bail!("{command:?}: {status}");
     }
@@ -148,7 +177,20 @@ fn initramfs(kernel: &Path) -> anyhow::Result<PathBuf> {
     let modules = kernel.join("lib/modules");
     archive.folder("lib");
     archive.folder("lib/modules");
-    archive.tree(&modules, "lib/modules", &["net/core", "drivers/block", "drivers/virtio", "drivers/net", "modules.", "lib", "crypto", "arch"])?;
+    archive.tree(
+        &modules,
+        "lib/modules",
+        &[
+            "net/core",
+            "drivers/block",
+            "drivers/virtio",
+            "drivers/net",
+            "modules.",
+            "lib",
+            "crypto",
+            "arch",
+        ],
+    )?;
     fs::write(&path, archive.finish())?;
     Ok(path)
 }
@@ -223,7 +265,9 @@ impl Vm {
     /// Boots, with KVM where that works, else emulated. `BERTH_RIG_ACCEL` decides without trying.
     pub fn boot(boot: &Boot<'_>) -> anyhow::Result<Self> {
         let memory = crate::cache()?.join("accelerator");
-        let told = std::env::var("BERTH_RIG_ACCEL").ok().or_else(|| fs::read_to_string(&memory).ok());
+        let told = std::env::var("BERTH_RIG_ACCEL")
+            .ok()
+            .or_else(|| fs::read_to_string(&memory).ok());
         let choices: &[&str] = match told.as_deref() {
             Some("kvm") => &["kvm"],
             Some(_) => &["tcg"],
@@ -231,13 +275,19 @@ impl Vm {
             None => &["tcg"],
         };
         for accelerator in choices {
-            let patience = if *accelerator == "kvm" { KVM_PATIENCE } else { TCG_PATIENCE };
+            let patience = if *accelerator == "kvm" {
+                KVM_PATIENCE
+            } else {
+                TCG_PATIENCE
+            };
             match Self::try_boot(boot, accelerator, patience) {
                 Ok(vm) => {
                     fs::write(&memory, accelerator)?;
                     return Ok(vm);
                 }
-                Err(error) => crate::say(&format!("the virtual machine did not come up with {accelerator}: {error:#}")),
+                Err(error) => crate::say(&format!(
+                    "the virtual machine did not come up with {accelerator}: {error:#}"
+                )),
             }
         }
         bail!("the virtual machine does not come up")
@@ -251,18 +301,51 @@ impl Vm {
         if let Some((host, guest)) = boot.forward {
             net.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-10.0.2.15:{guest}"));
         }
-        let accel = if accelerator == "tcg" { "tcg,thread=multi" } else { accelerator };
+        let accel = if accelerator == "tcg" {
+            "tcg,thread=multi"
+        } else {
+            accelerator
+        };
         let mut qemu = Command::new("qemu-system-x86_64")
-            .args(["-accel", accel, "-cpu", cpu, "-smp", "2", "-m", "3072", "-nodefaults", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"])
-            .args(["-netdev", &net, "-device", "virtio-net-pci,netdev=net0,romfile="])
+            .args([
+                "-accel",
+                accel,
+                "-cpu",
+                cpu,
+                "-smp",
+                "2",
+                "-m",
+                "3072",
+                "-nodefaults",
+                "-no-reboot",
+            ])
+            .args([
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-device",
+                "virtio-rng-pci",
+            ])
+            .args([
+                "-netdev",
+                &net,
+                "-device",
+                "virtio-net-pci,netdev=net0,romfile=",
+            ])
             .arg("-kernel")
             .arg(kernel.join("vmlinuz"))
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init random.trust_cpu=on"])
+            .args([
+                "-append",
+                "console=ttyS0 quiet panic=-1 rdinit=/init random.trust_cpu=on",
+            ])
             .arg("-drive")
-            .arg(format!("file={},format=raw,if=virtio,readonly=on", boot.payload.display()))
+            .arg(format!(
+                "file={},format=raw,if=virtio,readonly=on",
+                boot.payload.display()
+            ))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -274,13 +357,19 @@ impl Vm {
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+                let line = String::from_utf8_lossy(&line)
+                    .trim_end_matches('\r')
+                    .to_owned();
                 if sender.send(line).is_err() {
                     return;
                 }
             }
         });
-        let mut vm = Self { qemu, lines, console };
+        let mut vm = Self {
+            qemu,
+            lines,
+            console,
+        };
         let mut seen = Vec::new();
         let up = vm.until(patience, |line| {
             seen.push(line.to_owned());
@@ -291,16 +380,25 @@ impl Vm {
     }
 
     /// Reads the console until `wanted` finds what it looks for.
-    pub fn until<T>(&mut self, patience: Duration, mut wanted: impl FnMut(&str) -> Option<T>) -> anyhow::Result<T> {
+    pub fn until<T>(
+        &mut self,
+        patience: Duration,
+        mut wanted: impl FnMut(&str) -> Option<T>,
+    ) -> anyhow::Result<T> {
         let end = Instant::now() + patience;
         loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => {
                     if let Some(found) = wanted(&line) {
                         return Ok(found);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => bail!("no answer within {} s", patience.as_secs()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("no answer within {} s", patience.as_secs())
+                }
                 Err(RecvTimeoutError::Disconnected) => bail!("the virtual machine ended"),
             }
         }

@@ -234,7 +234,9 @@ fn file_system(config: &Config) -> Check {
 
 fn undo(config: &Config) -> anyhow::Result<()> {
     Network::undo(&network_config(config)).context("removing the network")?;
-    ["berth", "berth-supervisors"].into_iter().try_for_each(remove_cgroup)?;
+    ["berth", "berth-supervisors"]
+        .into_iter()
+        .try_for_each(remove_cgroup)?;
     println!(
         "bridges, firewall tables and cgroups are removed, and the settings are as they were before"
     );
@@ -247,11 +249,15 @@ fn undo(config: &Config) -> anyhow::Result<()> {
 
 /// Removes one of our two cgroups, unless tasks of another state folder are in it.
 fn remove_cgroup(name: &str) -> anyhow::Result<()> {
-    let Ok(cgroup) = Cgroup::open(name) else { return Ok(()) };
+    let Ok(cgroup) = Cgroup::open(name) else {
+        return Ok(());
+    };
     let listing = std::fs::read_dir(Path::new(berth_runtime::cgroup::ROOT).join(name))?;
     if listing.flatten().any(|entry| entry.path().is_dir()) {
         println!("the cgroup {name} stays: tasks of another state folder run in it");
         return Ok(());
     }
-    cgroup.remove().with_context(|| format!("removing the cgroup {name}"))
+    cgroup
+        .remove()
+        .with_context(|| format!("removing the cgroup {name}"))
 }

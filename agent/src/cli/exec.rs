@@ -85,7 +85,7 @@ fn first_container(files: &Files) -> anyhow::Result<String> {
 
 fn receive(connection: &mut Connection) -> anyhow::Result<Message> {
     loop {
-        if let Some(message) = connection.next()? {
+        if let Some(message) = connection.message()? {
             return Ok(message);
         }
         if !connection.fill()? {

@@ -20,9 +20,9 @@ pub struct View {
     pub given_up: Option<String>,
 }
 
-impl View {
-    /// A container that nothing has happened to.
-    pub fn new() -> Self {
+/// A container that nothing has happened to.
+impl Default for View {
+    fn default() -> Self {
         Self {
             state: State::Pending,
             asked_to_start: false,
@@ -30,7 +30,9 @@ impl View {
             given_up: None,
         }
     }
+}
 
+impl View {
     fn has_ended(&self) -> bool {
         matches!(self.state, State::Exited { .. } | State::Failed { .. }) || self.given_up.is_some()
     }
@@ -160,7 +162,7 @@ mod tests {
     }
 
     fn views() -> Vec<View> {
-        vec![View::new(), View::new(), View::new()]
+        vec![View::default(), View::default(), View::default()]
     }
 
     const RUNNING: State = State::Running { pid: 7 };
@@ -183,7 +185,7 @@ mod tests {
         views[1] = View {
             state: RUNNING,
             asked_to_start: true,
-            ..View::new()
+            ..View::default()
         };
         assert_eq!(next(&containers, &views, false), []);
         views[1].state = exited(0);

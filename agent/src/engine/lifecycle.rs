@@ -204,6 +204,9 @@ impl Driver {
         let text = serde_json::to_vec(&plan).context("writing the plan")?;
         write_whole(&self.files.run.plan(), &text).context("writing the plan")?;
         drop(lock);
+        // From here on a restart finds the supervisor and doesn't come this way again: what only
+        // this way knows, the address and the images' digests, goes on record with the wish to start.
+        self.record(|task| task.last_status = LastStatus::Pending);
         failpoint::pass("files-written");
         launch::spawn(&self.files.run).context("starting the task's supervisor")?;
         failpoint::pass("supervisor-spawned");
@@ -429,7 +432,7 @@ impl<'a> Containers<'a> {
         let views = definition
             .container_definitions
             .iter()
-            .map(|_| View::new())
+            .map(|_| View::default())
             .collect();
         Self {
             driver,
@@ -638,13 +641,19 @@ impl<'a> Containers<'a> {
         let container = task.containers.iter().find(|c| c.name == name);
         let reason = container.and_then(|c| c.reason.clone());
         let ran = container.is_some_and(|c| c.started.is_some());
-        self.driver.record(|task| match reason {
+        let want_stop = |task: &mut Task| match reason {
             Some(reason) if !ran => task.want_stop(StopCode::TaskFailedToStart, reason),
             _ => task.want_stop(
                 StopCode::EssentialContainerExited,
                 "Essential container in task exited",
             ),
-        });
+        };
+        // Where nothing is left to stop, the record of the exits comes next and has it.
+        if self.views.iter().all(|view| view.is_over(true)) {
+            Engine::update_in_memory(&self.driver.handle, want_stop);
+        } else {
+            self.driver.record(want_stop);
+        }
         self.notice_stop();
     }
 

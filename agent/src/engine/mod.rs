@@ -1,6 +1,6 @@
 //! The engine: takes tasks, drives each through its life, and finds them again after a crash.
 //!
-//! Each task has a driver ([`lifecycle`]), a straight line of steps that react to events. A
+//! Each task has a driver (`lifecycle`), a straight line of steps that react to events. A
 //! driver that starts on a task which has come some way already takes it from there: each step
 //! either finds its work done or does it again. So recovery is no code of its own.
 

@@ -73,7 +73,6 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<Unpacked, LayerError>
     for entry in tar.entries().map_err(LayerError::Archive)? {
         unpacking.entry(entry.map_err(LayerError::Archive)?)?;
     }
-    drop(tar);
     unpacking.settle_folders()?;
     let (diff_id, size, zeros) = hashing.finish().map_err(LayerError::Archive)?;
     // Two blocks of zeros end an archive: without them it has been cut between two entries.

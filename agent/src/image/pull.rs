@@ -73,7 +73,9 @@ impl Puller {
     /// Pulls into that store.
     pub fn new(images: Images) -> Self {
         // TLS without a provider panics. A second call finds the first one's and says so.
-        rustls::crypto::ring::default_provider().install_default().ok();
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
         Self { images }
     }
 

@@ -90,7 +90,7 @@ impl Connection {
     }
 
     /// The next whole message, if one has come.
-    pub fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub fn message<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let Some(end) = self.inbox.iter().position(|&byte| byte == b'\n') else {
             return Ok(None);
         };

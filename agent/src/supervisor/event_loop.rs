@@ -245,7 +245,7 @@ impl Supervisor {
             let Some(connection) = self.connections.get_mut(&id) else {
                 return Next::GoOn;
             };
-            let request = match connection.next::<Request>() {
+            let request = match connection.message::<Request>() {
                 Ok(Some(request)) => request,
                 Ok(None) => break,
                 Err(error) => {

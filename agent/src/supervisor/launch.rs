@@ -37,7 +37,7 @@ pub fn spawn(files: &Files) -> io::Result<()> {
 fn listen(files: &Files) -> io::Result<UnixListener> {
     let path = files.socket();
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(&path),
     }
 }

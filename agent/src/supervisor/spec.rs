@@ -63,7 +63,7 @@ pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> an
         format!("/{}/{}", task_cgroup(&plan.task), container.name).into(),
     ));
     let mut resources = linux.resources().clone().unwrap_or_default();
-    limit_container(&mut resources, container)?;
+    limit_container(&mut resources, plan, container)?;
     linux.set_resources(Some(resources));
     spec.set_linux(Some(linux));
     Ok(spec)
@@ -126,15 +126,23 @@ fn rlimits(container: &PlannedContainer) -> anyhow::Result<Vec<PosixRlimit>> {
     container.ulimits.iter().map(limit).collect()
 }
 
+/// The container's own limits. Where it has none of memory or CPU time it gets the task's: they
+/// hold anyway, and inside its cgroup namespace it would see no other. Runtimes size their heaps
+/// and thread pools by what they see there.
 fn limit_container(
     resources: &mut LinuxResources,
+    plan: &Plan,
     container: &PlannedContainer,
 ) -> anyhow::Result<()> {
     // ECS counts anything below 2 shares as 2.
-    let shares = u64::from(container.cpu_shares).max(2);
-    resources.set_cpu(Some(LinuxCpuBuilder::default().shares(shares).build()?));
+    let mut cpu = LinuxCpuBuilder::default().shares(u64::from(container.cpu_shares).max(2));
+    if let Some(quota) = quota(plan) {
+        cpu = cpu.quota(quota).period(CPU_PERIOD);
+    }
+    resources.set_cpu(Some(cpu.build()?));
     let mut memory = LinuxMemoryBuilder::default();
-    if let Some(bytes) = container.memory.and_then(|bytes| i64::try_from(bytes).ok()) {
+    let limit = container.memory.or(plan.memory);
+    if let Some(bytes) = limit.and_then(|bytes| i64::try_from(bytes).ok()) {
         // Memory and swap together: no swap, as on Fargate.
         memory = memory.limit(bytes).swap(bytes);
     }
@@ -144,10 +152,16 @@ fn limit_container(
     {
         memory = memory.reservation(bytes);
     }
-    if container.memory.is_some() || container.memory_reservation.is_some() {
+    if limit.is_some() || container.memory_reservation.is_some() {
         resources.set_memory(Some(memory.build()?));
     }
     Ok(())
+}
+
+/// The task's CPU time in each period, in microseconds.
+fn quota(plan: &Plan) -> Option<i64> {
+    plan.cpu_units
+        .map(|units| i64::from(units) * CPU_PERIOD.cast_signed() / 1024)
 }
 
 /// The limits of the task as a whole.
@@ -155,8 +169,7 @@ pub fn task_resources(plan: &Plan) -> anyhow::Result<LinuxResources> {
     let mut resources = LinuxResourcesBuilder::default().build()?;
     // The builder's own default lists devices; the task's cgroup has no say in those.
     resources.set_devices(None);
-    if let Some(units) = plan.cpu_units {
-        let quota = i64::from(units) * i64::try_from(CPU_PERIOD)? / 1024;
+    if let Some(quota) = quota(plan) {
         resources.set_cpu(Some(
             LinuxCpuBuilder::default()
                 .quota(quota)

@@ -17,7 +17,7 @@ pub fn offers(cpu: u32, memory: u32) -> bool {
         16384 => (32, 120, 8),
         _ => return false,
     };
-    memory % GIB == 0
+    memory.is_multiple_of(GIB)
         && (from..=to)
             .step_by(step)
             .any(|gib: u32| gib * GIB == memory)

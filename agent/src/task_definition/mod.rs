@@ -1,7 +1,7 @@
 //! A task definition: what a task runs, as somebody registered it.
 //!
-//! A request becomes a [`TaskDefinition`] in two steps: [`parse`] takes its members by name and
-//! type, then [`validate`] checks what they say together. Past that point it can't be
+//! A request becomes a [`TaskDefinition`] in two steps: `parse` takes its members by name and
+//! type, then `validate` checks what they say together. Past that point it can't be
 //! invalid, and nothing checks it again.
 
 mod dependencies;

@@ -13,19 +13,47 @@ use super::host::{Host, definition, run_task, script};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    Case("after_dying_at_each_step_of_a_start_the_task_runs", Needs::Kernel, starts),
-    Case("after_dying_at_each_step_of_a_stop_the_task_has_stopped", Needs::Kernel, stops),
-    Case("dying_at_random_moments_under_load_loses_nothing", Needs::Kernel, random),
-    Case("an_exit_while_no_agent_lives_is_found", Needs::Kernel, exit_unseen),
-    Case("when_a_supervisor_dies_its_containers_die_and_the_task_stops", Needs::Kernel, supervisor),
-    Case("a_supervisor_that_dies_while_no_agent_lives_is_noticed", Needs::Kernel, supervisor_unseen),
+    Case(
+        "after_dying_at_each_step_of_a_start_the_task_runs",
+        Needs::Kernel,
+        starts,
+    ),
+    Case(
+        "after_dying_at_each_step_of_a_stop_the_task_has_stopped",
+        Needs::Kernel,
+        stops,
+    ),
+    Case(
+        "dying_at_random_moments_under_load_loses_nothing",
+        Needs::Kernel,
+        random,
+    ),
+    Case(
+        "an_exit_while_no_agent_lives_is_found",
+        Needs::Kernel,
+        exit_unseen,
+    ),
+    Case(
+        "when_a_supervisor_dies_its_containers_die_and_the_task_stops",
+        Needs::Kernel,
+        supervisor,
+    ),
+    Case(
+        "a_supervisor_that_dies_while_no_agent_lives_is_noticed",
+        Needs::Kernel,
+        supervisor_unseen,
+    ),
 ];
 
 /// The steps up to RUNNING, in order; what follows belongs to a stop.
 const LAST_OF_START: &str = "running-recorded";
 
 fn failpoints(host: &Host) -> (Vec<String>, Vec<String>) {
-    let all: Vec<String> = host.succeed(&["failpoints"]).lines().map(str::to_owned).collect();
+    let all: Vec<String> = host
+        .succeed(&["failpoints"])
+        .lines()
+        .map(str::to_owned)
+        .collect();
     let split = all.iter().position(|name| name == LAST_OF_START).unwrap() + 1;
     let (start, stop) = all.split_at(split);
     (start.to_vec(), stop.to_vec())
@@ -43,14 +71,25 @@ fn steady() -> Value {
 /// The only task there is.
 fn the_task(host: &Host) -> String {
     let listed = host.call("ListTasks", json!({})).unwrap();
-    let stopped = host.call("ListTasks", json!({"desiredStatus": "STOPPED"})).unwrap();
-    let all = [listed["taskArns"].as_array().unwrap().clone(), stopped["taskArns"].as_array().unwrap().clone()].concat();
+    let stopped = host
+        .call("ListTasks", json!({"desiredStatus": "STOPPED"}))
+        .unwrap();
+    let all = [
+        listed["taskArns"].as_array().unwrap().clone(),
+        stopped["taskArns"].as_array().unwrap().clone(),
+    ]
+    .concat();
     assert_eq!(all.len(), 1, "{all:?}");
     all[0].as_str().unwrap().to_owned()
 }
 
 fn exit_codes(task: &Value) -> Vec<i64> {
-    task["containers"].as_array().unwrap().iter().map(|c| c["exitCode"].as_i64().unwrap_or(-1)).collect()
+    task["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["exitCode"].as_i64().unwrap_or(-1))
+        .collect()
 }
 
 fn starts(host: &Host) {
@@ -60,7 +99,10 @@ fn starts(host: &Host) {
         host.image();
         host.agent();
         let registered = host.call("RegisterTaskDefinition", steady()).unwrap();
-        let name = registered["taskDefinition"]["taskDefinitionArn"].as_str().unwrap().to_owned();
+        let name = registered["taskDefinition"]["taskDefinitionArn"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         host.kill_agent();
         host.agent_with(&[], Some(&step));
         // The agent may die before it answers.
@@ -69,14 +111,24 @@ fn starts(host: &Host) {
         host.agent();
         let arn = the_task(&host);
         let task = host.wait_status(&arn, "RUNNING");
-        assert_eq!(task["containers"].as_array().unwrap().len(), 2, "{step}: {task}");
+        assert_eq!(
+            task["containers"].as_array().unwrap().len(),
+            2,
+            "{step}: {task}"
+        );
         // Its trap is set once it has said so.
-        host.until("the container is up", || host.succeed(&["logs", &arn]).contains("main up"));
+        host.until("the container is up", || {
+            host.succeed(&["logs", &arn]).contains("main up")
+        });
         host.succeed(&["stop", &arn]);
         let task = host.describe(&arn);
         assert_eq!(exit_codes(&task), [4, 6], "{step}: {task}");
         assert_eq!(task["stopCode"], "UserInitiated", "{step}: {task}");
-        assert_eq!(host.succeed(&["logs", &arn, "main"]), "main up\nmain stopped\n", "{step}");
+        assert_eq!(
+            host.succeed(&["logs", &arn, "main"]),
+            "main up\nmain stopped\n",
+            "{step}"
+        );
         host.end(&step);
     }
 }
@@ -88,17 +140,24 @@ fn stops(host: &Host) {
         host.agent();
         let arn = host.start_task(&steady());
         host.wait_status(&arn, "RUNNING");
-        host.until("the container is up", || host.succeed(&["logs", &arn]).contains("main up"));
+        host.until("the container is up", || {
+            host.succeed(&["logs", &arn]).contains("main up")
+        });
         host.kill_agent();
         host.agent_with(&[], Some(&step));
-        host.try_call("StopTask", &json!({"task": arn, "reason": "enough"})).ok();
+        host.try_call("StopTask", &json!({"task": arn, "reason": "enough"}))
+            .ok();
         host.wait_for_agents_death();
         host.agent();
         let task = host.wait_status(&arn, "STOPPED");
         assert_eq!(exit_codes(&task), [4, 6], "{step}: {task}");
         assert_eq!(task["stopCode"], "UserInitiated", "{step}: {task}");
         assert_eq!(task["stoppedReason"], "enough", "{step}: {task}");
-        assert_eq!(host.succeed(&["logs", &arn, "main"]), "main up\nmain stopped\n", "{step}");
+        assert_eq!(
+            host.succeed(&["logs", &arn, "main"]),
+            "main up\nmain stopped\n",
+            "{step}"
+        );
         host.end(&step);
     }
 }
@@ -138,7 +197,9 @@ fn random(host: &Host) {
     host.image();
     host.agent();
     let counting = |code: usize| {
-        script(&format!("i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.3; done; exit {code}"))
+        script(&format!(
+            "i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.3; done; exit {code}"
+        ))
     };
     let mut tasks: Vec<(String, i64)> = Vec::new();
     // No random numbers: a moment that differs each time, from a sequence that is the same.
@@ -148,7 +209,9 @@ fn random(host: &Host) {
             let code = round % 5 + 1;
             tasks.push((host.start_task(&counting(code)), code as i64));
         }
-        moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        moment = moment
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         std::thread::sleep(Duration::from_millis((moment >> 33) % 200));
         host.kill_agent();
         host.agent();
@@ -159,7 +222,11 @@ fn random(host: &Host) {
         assert_eq!(task["stopCode"], "EssentialContainerExited", "{task}");
         let log = host.succeed(&["logs", arn]);
         let expected: String = (0..LINES).map(|i| format!("line {i}\n")).collect();
-        assert!(log == expected, "{arn}: {} lines of {LINES}", log.lines().count());
+        assert!(
+            log == expected,
+            "{arn}: {} lines of {LINES}",
+            log.lines().count()
+        );
     }
 }
 
@@ -170,8 +237,12 @@ fn exit_unseen(host: &Host) {
     host.wait_status(&arn, "RUNNING");
     host.kill_agent();
     let id = arn.rsplit('/').next().unwrap().to_owned();
-    let status = host.run_folder().join(format!("tasks/{id}/status/main.json"));
-    host.until("the exit is on disk", || std::fs::read_to_string(&status).is_ok_and(|text| text.contains("exited")));
+    let status = host
+        .run_folder()
+        .join(format!("tasks/{id}/status/main.json"));
+    host.until("the exit is on disk", || {
+        std::fs::read_to_string(&status).is_ok_and(|text| text.contains("exited"))
+    });
     host.agent();
     let task = host.wait_status(&arn, "STOPPED");
     assert_eq!(exit_codes(&task), [11], "{task}");
@@ -181,15 +252,31 @@ fn exit_unseen(host: &Host) {
 /// The supervisor of a task, by its cgroup.
 fn supervisor_of(arn: &str) -> Pid {
     let id = arn.rsplit('/').next().unwrap();
-    let text = std::fs::read_to_string(format!("/sys/fs/cgroup/berth-supervisors/{id}/cgroup.procs")).unwrap();
+    let text = std::fs::read_to_string(format!(
+        "/sys/fs/cgroup/berth-supervisors/{id}/cgroup.procs"
+    ))
+    .unwrap();
     Pid::from_raw(text.trim().parse().unwrap())
 }
 
 fn assert_supervisor_died(host: &Host, arn: &str) {
     let task = host.wait_status(arn, "STOPPED");
-    assert!(task["stoppedReason"].as_str().unwrap().contains("supervisor died"), "{task}");
-    let sleeping = Command::new("pgrep").args(["-f", "sleep 4242"]).output().unwrap();
-    assert_eq!(sleeping.stdout.lines().count(), 0, "a container outlived its supervisor");
+    assert!(
+        task["stoppedReason"]
+            .as_str()
+            .unwrap()
+            .contains("supervisor died"),
+        "{task}"
+    );
+    let sleeping = Command::new("pgrep")
+        .args(["-f", "sleep 4242"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        sleeping.stdout.lines().count(),
+        0,
+        "a container outlived its supervisor"
+    );
 }
 
 fn supervisor(host: &Host) {

@@ -32,12 +32,16 @@ pub struct Ran {
 
 /// The program under test.
 pub fn berth_path() -> PathBuf {
-    std::env::var_os("BERTH").expect("BERTH names the program under test: run `cargo verify`").into()
+    std::env::var_os("BERTH")
+        .expect("BERTH names the program under test: run `cargo verify`")
+        .into()
 }
 
 /// The small image's archive.
 pub fn rootfs() -> PathBuf {
-    std::env::var_os("BERTH_ROOTFS").expect("BERTH_ROOTFS names the image's archive: run `cargo verify`").into()
+    std::env::var_os("BERTH_ROOTFS")
+        .expect("BERTH_ROOTFS names the image's archive: run `cargo verify`")
+        .into()
 }
 
 impl Host {
@@ -45,7 +49,10 @@ impl Host {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let folder = PathBuf::from(format!("/run/t{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&folder).unwrap();
-        Self { folder, agents: Mutex::new(Vec::new()) }
+        Self {
+            folder,
+            agents: Mutex::new(Vec::new()),
+        }
     }
 
     pub fn folder(&self) -> &PathBuf {
@@ -67,7 +74,14 @@ impl Host {
             .args(args)
             .env("BERTH_ROOT", self.root())
             .env("BERTH_RUN", self.run_folder())
-            .env("BERTH_LIMITS", if super::has_controllers() { "required" } else { "best-effort" })
+            .env(
+                "BERTH_LIMITS",
+                if super::has_controllers() {
+                    "required"
+                } else {
+                    "best-effort"
+                },
+            )
             .env_remove("BERTH_FAILPOINT")
             .stdin(Stdio::null());
         command
@@ -76,26 +90,43 @@ impl Host {
     /// Runs the command; it must succeed.
     pub fn succeed(&self, args: &[&str]) -> String {
         let output = self.berth(args).output().unwrap();
-        assert!(output.status.success(), "berth {args:?}: {}", describe(&output));
+        assert!(
+            output.status.success(),
+            "berth {args:?}: {}",
+            describe(&output)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs the command; it must fail. Returns what it said.
     pub fn fail(&self, args: &[&str]) -> String {
         let output = self.berth(args).output().unwrap();
-        assert!(!output.status.success(), "berth {args:?} succeeded: {}", describe(&output));
+        assert!(
+            !output.status.success(),
+            "berth {args:?} succeeded: {}",
+            describe(&output)
+        );
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Brings the small image, as `box`.
     pub fn image(&self) {
-        self.succeed(&["image", "import", "--name", "box", rootfs().to_str().unwrap()]);
+        self.succeed(&[
+            "image",
+            "import",
+            "--name",
+            "box",
+            rootfs().to_str().unwrap(),
+        ]);
     }
 
     /// A file with that definition.
     pub fn definition_file(&self, definition: &Value) -> PathBuf {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let path = self.folder.join(format!("task{}.json", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let path = self.folder.join(format!(
+            "task{}.json",
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
         std::fs::write(&path, definition.to_string()).unwrap();
         path
     }
@@ -113,7 +144,11 @@ impl Host {
     pub fn start_run(&self, options: &[&str], definition: &Value) -> Child {
         let file = self.definition_file(definition);
         let mut command = self.berth(&["run"]);
-        command.args(options).arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(options)
+            .arg(file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 
@@ -133,7 +168,11 @@ impl Host {
     }
 
     pub fn agent_with(&self, options: &[&str], failpoint: Option<&str>) {
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("agent.log")).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("agent.log"))
+            .unwrap();
         let mut command = self.berth(&["agent"]);
         command.args(options).stdout(Stdio::null()).stderr(log);
         if let Some(name) = failpoint {
@@ -143,7 +182,15 @@ impl Host {
         let socket = self.run_folder().join("berth.sock");
         self.until("the agent answers", || {
             // An agent that dies at once, at its failpoint, has answered enough.
-            let died = self.agents.lock().unwrap().last_mut().unwrap().try_wait().unwrap().is_some();
+            let died = self
+                .agents
+                .lock()
+                .unwrap()
+                .last_mut()
+                .unwrap()
+                .try_wait()
+                .unwrap()
+                .is_some();
             died || UnixStream::connect(&socket).is_ok()
         });
     }
@@ -179,10 +226,18 @@ impl Host {
     }
 
     /// The same where the agent may die meanwhile.
-    pub fn try_call(&self, operation: &str, input: &Value) -> std::io::Result<Result<Value, Value>> {
+    pub fn try_call(
+        &self,
+        operation: &str,
+        input: &Value,
+    ) -> std::io::Result<Result<Value, Value>> {
         let stream = UnixStream::connect(self.run_folder().join("berth.sock"))?;
         let target = format!("AmazonEC2ContainerServiceV20141113.{operation}");
-        let headers = [("Host", "localhost"), ("Content-Type", "application/x-amz-json-1.1"), ("X-Amz-Target", &target)];
+        let headers = [
+            ("Host", "localhost"),
+            ("Content-Type", "application/x-amz-json-1.1"),
+            ("X-Amz-Target", &target),
+        ];
         let (status, body) = http(stream, &headers, &input.to_string())?;
         let value = serde_json::from_str(&body).map_err(std::io::Error::other)?;
         Ok(if status == 200 { Ok(value) } else { Err(value) })
@@ -190,9 +245,13 @@ impl Host {
 
     /// Registers a definition and starts a task of it; returns its ARN.
     pub fn start_task(&self, definition: &Value) -> String {
-        let registered = self.call("RegisterTaskDefinition", definition.clone()).unwrap();
+        let registered = self
+            .call("RegisterTaskDefinition", definition.clone())
+            .unwrap();
         let name = registered["taskDefinition"]["taskDefinitionArn"].clone();
-        let started = self.call("RunTask", run_task(name.as_str().unwrap())).unwrap();
+        let started = self
+            .call("RunTask", run_task(name.as_str().unwrap()))
+            .unwrap();
         started["tasks"][0]["taskArn"].as_str().unwrap().to_owned()
     }
 
@@ -215,7 +274,11 @@ impl Host {
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !holds() {
-            assert!(Instant::now() < end, "waited in vain until {what}\n{}", self.agent_log());
+            assert!(
+                Instant::now() < end,
+                "waited in vain until {what}\n{}",
+                self.agent_log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -263,20 +326,35 @@ pub fn definition(containers: Value) -> Value {
 
 /// A definition of one container that runs a script.
 pub fn script(text: &str) -> Value {
-    definition(json!([{"name": "main", "image": "box", "command": ["sh", "-c", text], "stopTimeout": 2}]))
+    definition(
+        json!([{"name": "main", "image": "box", "command": ["sh", "-c", text], "stopTimeout": 2}]),
+    )
 }
 
 /// One HTTP exchange.
-pub fn http(mut stream: impl Read + Write, headers: &[(&str, &str)], body: &str) -> std::io::Result<(u16, String)> {
-    let mut request = format!("POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+pub fn http(
+    mut stream: impl Read + Write,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let mut request = format!(
+        "POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     stream.write_all(format!("{request}\r\n{body}").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("no answer"))?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| std::io::Error::other("no answer"))?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0);
     Ok((status, body.to_owned()))
 }
 

@@ -7,12 +7,32 @@ use super::host::{Host, rootfs, script};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    Case("an_image_is_imported_listed_used_and_removed", Needs::Kernel, import),
+    Case(
+        "an_image_is_imported_listed_used_and_removed",
+        Needs::Kernel,
+        import,
+    ),
     Case("an_image_in_use_is_not_removed", Needs::Kernel, in_use),
-    Case("docker_archives_and_oci_layouts_are_loaded", Needs::Packages, load),
-    Case("an_image_pushed_by_skopeo_to_a_real_registry_is_pulled_by_a_task", Needs::Packages, pull),
-    Case("a_damaged_archive_is_refused_and_nothing_is_stored", Needs::Kernel, damaged),
-    Case("a_wrong_digest_is_refused_and_nothing_is_stored", Needs::Packages, wrong_digest),
+    Case(
+        "docker_archives_and_oci_layouts_are_loaded",
+        Needs::Packages,
+        load,
+    ),
+    Case(
+        "an_image_pushed_by_skopeo_to_a_real_registry_is_pulled_by_a_task",
+        Needs::Packages,
+        pull,
+    ),
+    Case(
+        "a_damaged_archive_is_refused_and_nothing_is_stored",
+        Needs::Kernel,
+        damaged,
+    ),
+    Case(
+        "a_wrong_digest_is_refused_and_nothing_is_stored",
+        Needs::Packages,
+        wrong_digest,
+    ),
 ];
 
 fn import(host: &Host) {
@@ -21,12 +41,18 @@ fn import(host: &Host) {
     assert!(listed.contains("docker.io/library/box:latest"), "{listed}");
     assert_eq!(host.run(&script("true")).code, 0);
     host.succeed(&["image", "rm", "box"]);
-    assert!(host.fail(&["image", "rm", "box"]).contains("image 'box' is not in the store"));
+    assert!(
+        host.fail(&["image", "rm", "box"])
+            .contains("image 'box' is not in the store")
+    );
     assert_nothing_stored(host);
 }
 
 fn assert_nothing_stored(host: &Host) {
-    let find = Command::new("find").arg(host.root().join("images")).args(["-mindepth", "2", "-type", "f"]).output();
+    let find = Command::new("find")
+        .arg(host.root().join("images"))
+        .args(["-mindepth", "2", "-type", "f"])
+        .output();
     assert_eq!(String::from_utf8(find.unwrap().stdout).unwrap(), "");
 }
 
@@ -35,14 +61,25 @@ fn in_use(host: &Host) {
     host.agent();
     let arn = host.start_task(&script("exec sleep 60"));
     host.wait_status(&arn, "RUNNING");
-    assert!(host.fail(&["image", "rm", "box"]).contains("is in use by task"));
+    assert!(
+        host.fail(&["image", "rm", "box"])
+            .contains("is in use by task")
+    );
     host.succeed(&["stop", &arn]);
     host.succeed(&["image", "rm", "box"]);
 }
 
 fn skopeo(args: &[&str]) {
-    let output = Command::new("skopeo").arg("--insecure-policy").args(args).output().expect("skopeo is installed");
-    assert!(output.status.success(), "skopeo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("skopeo")
+        .arg("--insecure-policy")
+        .args(args)
+        .output()
+        .expect("skopeo is installed");
+    assert!(
+        output.status.success(),
+        "skopeo {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// An OCI layout of the small image, made without any tool: two gzip or plain layers.
@@ -50,7 +87,11 @@ fn layout(host: &Host) -> PathBuf {
     let folder = host.folder().join("layout");
     let archive = host.folder().join("docker.tar");
     write_docker_archive(host, &archive);
-    skopeo(&["copy", &format!("docker-archive:{}", archive.display()), &format!("oci:{}:box", folder.display())]);
+    skopeo(&[
+        "copy",
+        &format!("docker-archive:{}", archive.display()),
+        &format!("oci:{}:box", folder.display()),
+    ]);
     folder
 }
 
@@ -59,7 +100,10 @@ fn write_docker_archive(host: &Host, archive: &Path) {
     let folder = host.folder().join("archive");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::copy(rootfs(), folder.join("layer.tar")).unwrap();
-    let sum = Command::new("sha256sum").arg(folder.join("layer.tar")).output().unwrap();
+    let sum = Command::new("sha256sum")
+        .arg(folder.join("layer.tar"))
+        .output()
+        .unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     let diff_id = sum.split(' ').next().unwrap();
     let config = format!(
@@ -69,7 +113,11 @@ fn write_docker_archive(host: &Host, archive: &Path) {
     let manifest = r#"[{"Config":"config.json","RepoTags":["box:v1"],"Layers":["layer.tar"]}]"#;
     std::fs::write(folder.join("manifest.json"), manifest).unwrap();
     let mut tar = Command::new("tar");
-    tar.arg("-C").arg(&folder).arg("-cf").arg(archive).args(["manifest.json", "config.json", "layer.tar"]);
+    tar.arg("-C").arg(&folder).arg("-cf").arg(archive).args([
+        "manifest.json",
+        "config.json",
+        "layer.tar",
+    ]);
     assert!(tar.status().unwrap().success());
 }
 
@@ -77,23 +125,45 @@ fn load(host: &Host) {
     let archive = host.folder().join("save.tar");
     write_docker_archive(host, &archive);
     let said = host.succeed(&["image", "load", archive.to_str().unwrap()]);
-    assert!(said.starts_with("docker.io/library/box:v1 sha256:"), "{said}");
+    assert!(
+        said.starts_with("docker.io/library/box:v1 sha256:"),
+        "{said}"
+    );
     let mut task = script("");
     task["containerDefinitions"][0]["image"] = "box:v1".into();
     task["containerDefinitions"][0]["command"] = serde_json::json!([]);
     assert_eq!(host.run(&task).stdout, "from the image\n");
     host.succeed(&["image", "rm", "box:v1"]);
     let layout = layout(host);
-    let forms = [layout.clone(), host.folder().join("layout.tar"), host.folder().join("layout.tar.gz")];
+    let forms = [
+        layout.clone(),
+        host.folder().join("layout.tar"),
+        host.folder().join("layout.tar.gz"),
+    ];
     let tar = |flags: &str, to: &Path| {
-        assert!(Command::new("tar").arg(flags).arg(to).arg("-C").arg(&layout).arg(".").status().unwrap().success());
+        assert!(
+            Command::new("tar")
+                .arg(flags)
+                .arg(to)
+                .arg("-C")
+                .arg(&layout)
+                .arg(".")
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     tar("-cf", &forms[1]);
     tar("-czf", &forms[2]);
     for form in forms {
         host.succeed(&["image", "load", "--name", "box:v2", form.to_str().unwrap()]);
         task["containerDefinitions"][0]["image"] = "box:v2".into();
-        assert_eq!(host.run(&task).stdout, "from the image\n", "{}", form.display());
+        assert_eq!(
+            host.run(&task).stdout,
+            "from the image\n",
+            "{}",
+            form.display()
+        );
         host.succeed(&["image", "rm", "box:v2"]);
     }
     assert_nothing_stored(host);
@@ -118,7 +188,9 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is installed");
-        host.until("the registry listens", || std::net::TcpStream::connect("127.0.0.1:5999").is_ok());
+        host.until("the registry listens", || {
+            std::net::TcpStream::connect("127.0.0.1:5999").is_ok()
+        });
         Self(child)
     }
 }
@@ -134,12 +206,21 @@ fn pull(host: &Host) {
     let _registry = Registry::start(host);
     let layout = layout(host);
     let name = "127.0.0.1:5999/team/box:v3";
-    skopeo(&["copy", "--dest-tls-verify=false", &format!("oci:{}:box", layout.display()), &format!("docker://{name}")]);
+    skopeo(&[
+        "copy",
+        "--dest-tls-verify=false",
+        &format!("oci:{}:box", layout.display()),
+        &format!("docker://{name}"),
+    ]);
     let mut task = script("");
     task["containerDefinitions"][0]["image"] = name.into();
     task["containerDefinitions"][0]["command"] = serde_json::json!([]);
     let ran = host.run(&task);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "from the image\n"), "{ran:?}");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "from the image\n"),
+        "{ran:?}"
+    );
     host.succeed(&["image", "rm", name]);
     let said = host.succeed(&["image", "pull", name]);
     assert!(said.starts_with(name), "{said}");
@@ -153,21 +234,33 @@ fn damaged(host: &Host) {
     for length in [0, 1000, 100_000, whole.len() / 2, whole.len() - 9000] {
         std::fs::write(&file, whole.get(..length).unwrap()).unwrap();
         let said = host.fail(&["image", "import", "--name", "cut", file.to_str().unwrap()]);
-        assert!(said.contains("truncated or damaged"), "cut at {length}: {said}");
+        assert!(
+            said.contains("truncated or damaged"),
+            "cut at {length}: {said}"
+        );
         assert_nothing_stored(host);
     }
     let said = host.fail(&["image", "load", file.to_str().unwrap()]);
-    assert!(said.contains("truncated") || said.contains("neither manifest.json nor index.json"), "{said}");
+    assert!(
+        said.contains("truncated") || said.contains("neither manifest.json nor index.json"),
+        "{said}"
+    );
     assert_nothing_stored(host);
 }
 
 fn wrong_digest(host: &Host) {
     for part in ["layer", "config", "manifest"] {
         let layout = layout(host);
-        let index: serde_json::Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
-        let blob = |digest: &serde_json::Value| layout.join("blobs").join(digest.as_str().unwrap().replace(':', "/"));
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+        let blob = |digest: &serde_json::Value| {
+            layout
+                .join("blobs")
+                .join(digest.as_str().unwrap().replace(':', "/"))
+        };
         let manifest_path = blob(&index["manifests"][0]["digest"]);
-        let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest_path).unwrap()).unwrap();
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&manifest_path).unwrap()).unwrap();
         let path = match part {
             "layer" => blob(&manifest["layers"][0]["digest"]),
             "config" => blob(&manifest["config"]["digest"]),
@@ -175,7 +268,11 @@ fn wrong_digest(host: &Host) {
         };
         let mut content = std::fs::read(&path).unwrap();
         // A change that leaves the file readable: white space in JSON, a byte of the gzip header.
-        if part == "layer" { content[4] ^= 1 } else { content.push(b' ') }
+        if part == "layer" {
+            content[4] ^= 1
+        } else {
+            content.push(b' ')
+        }
         std::fs::write(&path, content).unwrap();
         let said = host.fail(&["image", "load", "--name", "bad", layout.to_str().unwrap()]);
         assert!(said.contains("digest"), "{part}: {said}");

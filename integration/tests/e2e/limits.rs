@@ -6,10 +6,26 @@ use super::host::{Host, definition, script};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    Case("the_kernel_has_the_limits_of_the_definition", Needs::Controllers, as_defined),
-    Case("the_task_as_a_whole_is_limited", Needs::Controllers, task_cgroup),
-    Case("a_container_beyond_its_memory_is_killed_and_the_task_says_so", Needs::Controllers, out_of_memory),
-    Case("a_limit_that_can_not_be_applied_fails_the_task", Needs::NoControllers, not_applicable),
+    Case(
+        "the_kernel_has_the_limits_of_the_definition",
+        Needs::Controllers,
+        as_defined,
+    ),
+    Case(
+        "the_task_as_a_whole_is_limited",
+        Needs::Controllers,
+        task_cgroup,
+    ),
+    Case(
+        "a_container_beyond_its_memory_is_killed_and_the_task_says_so",
+        Needs::Controllers,
+        out_of_memory,
+    ),
+    Case(
+        "a_limit_that_can_not_be_applied_fails_the_task",
+        Needs::NoControllers,
+        not_applicable,
+    ),
 ];
 
 fn as_defined(host: &Host) {
@@ -22,7 +38,15 @@ fn as_defined(host: &Host) {
     task["containerDefinitions"][0]["memoryReservation"] = json!(64);
     let ran = host.run(&task);
     // 256 shares are weight 35 on the curve that runc and crun use.
-    let expected = ["25000 100000", "35", "268435456", "67108864", "0", "0::/", "read-only"];
+    let expected = [
+        "25000 100000",
+        "35",
+        "268435456",
+        "67108864",
+        "0",
+        "0::/",
+        "read-only",
+    ];
     assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), expected, "{ran:?}");
 }
 
@@ -32,12 +56,20 @@ fn task_cgroup(host: &Host) {
     let arn = host.start_task(&script("exec sleep 60"));
     host.wait_status(&arn, "RUNNING");
     let id = arn.rsplit('/').next().unwrap();
-    let read = |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/berth/{id}/{file}")).unwrap();
+    let read =
+        |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/berth/{id}/{file}")).unwrap();
     assert_eq!(read("cpu.max"), "25000 100000\n");
     assert_eq!(read("memory.max"), format!("{}\n", 512 << 20));
     assert_eq!(read("cgroup.procs"), "", "processes are only in the leaves");
-    let supervisor = std::fs::read_to_string(format!("/sys/fs/cgroup/berth-supervisors/{id}/cgroup.procs")).unwrap();
-    assert_eq!(supervisor.lines().count(), 1, "the supervisor is outside the task's limits");
+    let supervisor = std::fs::read_to_string(format!(
+        "/sys/fs/cgroup/berth-supervisors/{id}/cgroup.procs"
+    ))
+    .unwrap();
+    assert_eq!(
+        supervisor.lines().count(),
+        1,
+        "the supervisor is outside the task's limits"
+    );
     host.succeed(&["stop", &arn]);
 }
 
@@ -49,16 +81,28 @@ fn out_of_memory(host: &Host) {
     let task: Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
     let container = &task["containers"][0];
     assert_eq!(container["exitCode"], 137, "{task}");
-    assert_eq!(container["reason"], "OutOfMemoryError: Container killed due to memory usage", "{task}");
+    assert_eq!(
+        container["reason"], "OutOfMemoryError: Container killed due to memory usage",
+        "{task}"
+    );
     assert_eq!(task["stopCode"], "EssentialContainerExited", "{task}");
     assert_eq!(ran.code, 137);
 }
 
 fn not_applicable(host: &Host) {
     host.image();
-    let file = host.definition_file(&definition(json!([{"name": "main", "image": "box", "command": ["true"]}])));
-    let output = host.berth(&["run", "--limits", "required"]).arg(file).output().unwrap();
+    let file = host.definition_file(&definition(
+        json!([{"name": "main", "image": "box", "command": ["true"]}]),
+    ));
+    let output = host
+        .berth(&["run", "--limits", "required"])
+        .arg(file)
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{said}");
-    assert!(said.contains("cpu.max") && said.contains("controller"), "{said}");
+    assert!(
+        said.contains("cpu.max") && said.contains("controller"),
+        "{said}"
+    );
 }

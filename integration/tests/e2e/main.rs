@@ -5,7 +5,12 @@
 //! that the host's interfaces, firewall and mounts stay as they are; in the rig's virtual machine
 //! there is nothing to spare. After each test the [`leaks`] checker looks for whatever is left.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on has failed"
+)]
 #![allow(missing_docs)]
 
 mod api;
@@ -49,7 +54,10 @@ fn main() {
     if arguments.list {
         libtest_mimic::run(&arguments, trials()).exit();
     }
-    assert!(nix::unistd::geteuid().is_root(), "the end-to-end tests need root");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "the end-to-end tests need root"
+    );
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     if !in_machine() {
         enter_own_namespaces();
@@ -66,15 +74,37 @@ fn enter_own_namespaces() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
     let flags = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
-    mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
+    mount(
+        Some("cgroup2"),
+        "/sys/fs/cgroup",
+        Some("cgroup2"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
     // So that /sys/class/net shows our namespace's interfaces, and /run is nobody else's.
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
+    assert!(
+        Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 fn has_controllers() -> bool {
     let text = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    ["cpu", "memory", "pids"].iter().all(|name| text.split_whitespace().any(|word| word == *name))
+    ["cpu", "memory", "pids"]
+        .iter()
+        .all(|name| text.split_whitespace().any(|word| word == *name))
 }
 
 fn trials() -> Vec<Trial> {
@@ -118,5 +148,9 @@ fn checked(test: fn(&Host)) -> Result<(), Failed> {
             .unwrap_or("it panicked");
         return Err(format!("{message}\n{left}{leaks}").into());
     }
-    if left.is_empty() && leaks.is_empty() { Ok(()) } else { Err(format!("something is left behind:\n{left}{leaks}").into()) }
+    if left.is_empty() && leaks.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("something is left behind:\n{left}{leaks}").into())
+    }
 }

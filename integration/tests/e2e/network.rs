@@ -12,13 +12,41 @@ use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
     Case("a_container_reads_its_metadata", Needs::Kernel, metadata),
-    Case("another_tasks_metadata_is_not_answered", Needs::Kernel, foreign_metadata),
-    Case("port_80_of_all_addresses_works_beside_the_endpoint", Needs::Kernel, port_80),
-    Case("there_is_no_route_to_instance_metadata", Needs::Kernel, no_instance_metadata),
-    Case("a_host_outside_is_reached_through_masquerading", Needs::Kernel, outside),
-    Case("a_published_port_is_on_loopback_in_both_families", Needs::Kernel, publish),
-    Case("a_port_that_is_taken_fails_the_task", Needs::Kernel, port_taken),
-    Case("a_task_reaches_neither_the_api_nor_its_socket", Needs::Kernel, no_api),
+    Case(
+        "another_tasks_metadata_is_not_answered",
+        Needs::Kernel,
+        foreign_metadata,
+    ),
+    Case(
+        "port_80_of_all_addresses_works_beside_the_endpoint",
+        Needs::Kernel,
+        port_80,
+    ),
+    Case(
+        "there_is_no_route_to_instance_metadata",
+        Needs::Kernel,
+        no_instance_metadata,
+    ),
+    Case(
+        "a_host_outside_is_reached_through_masquerading",
+        Needs::Kernel,
+        outside,
+    ),
+    Case(
+        "a_published_port_is_on_loopback_in_both_families",
+        Needs::Kernel,
+        publish,
+    ),
+    Case(
+        "a_port_that_is_taken_fails_the_task",
+        Needs::Kernel,
+        port_taken,
+    ),
+    Case(
+        "a_task_reaches_neither_the_api_nor_its_socket",
+        Needs::Kernel,
+        no_api,
+    ),
 ];
 
 fn metadata(host: &Host) {
@@ -32,15 +60,41 @@ fn metadata(host: &Host) {
     let task: Value = serde_json::from_str(lines[1]).unwrap_or_else(|_| panic!("{ran:?}"));
     assert_eq!(container["Name"], "main");
     assert_eq!(container["KnownStatus"], "RUNNING");
-    assert_eq!(container["Networks"][0]["IPv4Addresses"][0], lines[3].trim());
-    for member in ["DockerId", "DockerName", "Image", "ImageID", "Labels", "DesiredStatus", "Limits", "CreatedAt", "StartedAt", "Type", "ContainerARN"] {
-        assert!(!container[member].is_null(), "{member} is missing: {container}");
+    assert_eq!(
+        container["Networks"][0]["IPv4Addresses"][0],
+        lines[3].trim()
+    );
+    for member in [
+        "DockerId",
+        "DockerName",
+        "Image",
+        "ImageID",
+        "Labels",
+        "DesiredStatus",
+        "Limits",
+        "CreatedAt",
+        "StartedAt",
+        "Type",
+        "ContainerARN",
+    ] {
+        assert!(
+            !container[member].is_null(),
+            "{member} is missing: {container}"
+        );
     }
     assert_eq!(task["Family"], "test");
     assert_eq!(task["Limits"], json!({"CPU": 0.25, "Memory": 512}));
     assert_eq!(task["LaunchType"], "FARGATE");
     assert_eq!(task["Containers"][0]["DockerId"], container["DockerId"]);
-    for member in ["Cluster", "TaskARN", "Revision", "DesiredStatus", "KnownStatus", "AvailabilityZone", "PullStartedAt"] {
+    for member in [
+        "Cluster",
+        "TaskARN",
+        "Revision",
+        "DesiredStatus",
+        "KnownStatus",
+        "AvailabilityZone",
+        "PullStartedAt",
+    ] {
         assert!(!task[member].is_null(), "{member} is missing: {task}");
     }
     assert_eq!(lines[2], "refused", "{ran:?}");
@@ -49,16 +103,23 @@ fn metadata(host: &Host) {
 fn foreign_metadata(host: &Host) {
     host.image();
     host.agent();
-    let first = host.start_task(&script("echo $ECS_CONTAINER_METADATA_URI_V4; exec sleep 60"));
+    let first = host.start_task(&script(
+        "echo $ECS_CONTAINER_METADATA_URI_V4; exec sleep 60",
+    ));
     host.wait_status(&first, "RUNNING");
     let mut address = String::new();
     host.until("the first task says its address", || {
         address = host.succeed(&["logs", &first]).trim().to_owned();
         address.starts_with("http://169.254.170.2/v4/")
     });
-    let second = host.start_task(&script(&format!("wget -q -O - {address} && echo read || echo refused")));
+    let second = host.start_task(&script(&format!(
+        "wget -q -O - {address} && echo read || echo refused"
+    )));
     host.wait_status(&second, "STOPPED");
-    assert_eq!(host.succeed(&["logs", &second]).lines().last(), Some("refused"));
+    assert_eq!(
+        host.succeed(&["logs", &second]).lines().last(),
+        Some("refused")
+    );
     host.succeed(&["stop", &first]);
 }
 
@@ -68,7 +129,10 @@ fn port_80(host: &Host) {
         "httpd -p 0.0.0.0:80 -h /www; wget -q -O - http://127.0.0.1/; wget -q -O - http://$(hostname -i)/; \
          wget -q -O - $ECS_CONTAINER_METADATA_URI_V4 | cut -c 1-10",
     ));
-    assert_eq!(ran.stdout, "hello over localhost\nhello over localhost\n{\"DockerId\n", "{ran:?}");
+    assert_eq!(
+        ran.stdout, "hello over localhost\nhello over localhost\n{\"DockerId\n",
+        "{ran:?}"
+    );
 }
 
 fn no_instance_metadata(host: &Host) {
@@ -86,7 +150,10 @@ struct Outside(Child);
 
 impl Outside {
     fn new() -> Self {
-        let child = Command::new("unshare").args(["-n", "sleep", "300"]).spawn().unwrap();
+        let child = Command::new("unshare")
+            .args(["-n", "sleep", "300"])
+            .spawn()
+            .unwrap();
         let outside = Self(child);
         let pid = outside.0.id().to_string();
         // The namespace is there when the program runs.
@@ -95,11 +162,20 @@ impl Outside {
         {
             std::thread::sleep(Duration::from_millis(5));
         }
-        ip(&["link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", &pid]);
+        ip(&[
+            "link", "add", "up0", "type", "veth", "peer", "name", "out0", "netns", &pid,
+        ]);
         ip(&["addr", "add", "192.168.77.1/24", "dev", "up0"]);
         ip(&["link", "set", "up0", "up"]);
-        for command in ["ip addr add 192.168.77.2/24 dev out0", "ip link set out0 up", "ip link set lo up"] {
-            assert!(outside.enter(command).status().unwrap().success(), "{command}");
+        for command in [
+            "ip addr add 192.168.77.2/24 dev out0",
+            "ip link set out0 up",
+            "ip link set lo up",
+        ] {
+            assert!(
+                outside.enter(command).status().unwrap().success(),
+                "{command}"
+            );
         }
         outside
     }
@@ -114,14 +190,20 @@ impl Outside {
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        Command::new("ip").args(["link", "del", "up0"]).status().ok();
+        Command::new("ip")
+            .args(["link", "del", "up0"])
+            .status()
+            .ok();
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 }
 
 fn ip(args: &[&str]) {
-    assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
+    assert!(
+        Command::new("ip").args(args).status().unwrap().success(),
+        "ip {args:?}"
+    );
 }
 
 fn outside(host: &Host) {
@@ -136,10 +218,20 @@ fn outside(host: &Host) {
     let ran = host.run(&script("for i in 1 2 3 4 5 6 7 8 9 10; do nc 192.168.77.2 7000 < /dev/null && exit 0; sleep 0.2; done; exit 1"));
     server.kill().ok();
     server.wait().unwrap();
-    assert_eq!((ran.code, ran.stdout.lines().next()), (0, Some("greetings")), "{ran:?}");
+    assert_eq!(
+        (ran.code, ran.stdout.lines().next()),
+        (0, Some("greetings")),
+        "{ran:?}"
+    );
     // What the outside host lists of its own connections.
-    assert!(ran.stdout.contains("192.168.77.1:"), "it sees the host's address, not the task's: {ran:?}");
-    assert!(!ran.stdout.contains("10.231.0."), "it sees the host's address, not the task's: {ran:?}");
+    assert!(
+        ran.stdout.contains("192.168.77.1:"),
+        "it sees the host's address, not the task's: {ran:?}"
+    );
+    assert!(
+        !ran.stdout.contains("10.231.0."),
+        "it sees the host's address, not the task's: {ran:?}"
+    );
 }
 
 fn publish(host: &Host) {
@@ -149,14 +241,20 @@ fn publish(host: &Host) {
     for address in ["127.0.0.1:18080", "[::1]:18080"] {
         let mut answer = String::new();
         host.until("the port answers", || {
-            let Ok(mut stream) = TcpStream::connect(address) else { return false };
+            let Ok(mut stream) = TcpStream::connect(address) else {
+                return false;
+            };
             answer.clear();
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n").is_ok()
                 && stream.read_to_string(&mut answer).is_ok()
                 && answer.contains("hello over localhost")
         });
     }
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::SIGTERM).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().cast_signed()),
+        nix::sys::signal::SIGTERM,
+    )
+    .unwrap();
     host.ran(child);
 }
 
@@ -167,7 +265,10 @@ fn port_taken(host: &Host) {
     assert_eq!(ran.code, 125, "{ran:?}");
     assert!(ran.stderr.contains("publishing port 18081"), "{ran:?}");
     let ran = host.run_with(&["-p", "x:80"], &script("true"));
-    assert!(ran.stderr.contains("'x:80' is no port to publish"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("'x:80' is no port to publish"),
+        "{ran:?}"
+    );
 }
 
 fn no_api(host: &Host) {
@@ -178,5 +279,11 @@ fn no_api(host: &Host) {
          find / -name '*.sock' 2>/dev/null; echo end",
     ));
     host.wait_status(&arn, "STOPPED");
-    assert_eq!(host.succeed(&["logs", &arn]).lines().filter(|line| !line.contains("nc:")).collect::<Vec<_>>(), ["end"]);
+    assert_eq!(
+        host.succeed(&["logs", &arn])
+            .lines()
+            .filter(|line| !line.contains("nc:"))
+            .collect::<Vec<_>>(),
+        ["end"]
+    );
 }

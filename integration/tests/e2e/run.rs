@@ -8,37 +8,89 @@ use super::host::{Host, definition, script};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    Case("the_exit_code_is_the_essential_containers", Needs::Kernel, exit_code),
-    Case("a_container_sees_its_own_processes_only", Needs::Kernel, own_processes),
-    Case("containers_share_localhost_and_the_log_names_them", Needs::Kernel, localhost),
-    Case("user_directory_environment_and_limits_are_as_defined", Needs::Kernel, process_settings),
-    Case("a_read_only_root_filesystem_can_not_be_written", Needs::Kernel, read_only),
+    Case(
+        "the_exit_code_is_the_essential_containers",
+        Needs::Kernel,
+        exit_code,
+    ),
+    Case(
+        "a_container_sees_its_own_processes_only",
+        Needs::Kernel,
+        own_processes,
+    ),
+    Case(
+        "containers_share_localhost_and_the_log_names_them",
+        Needs::Kernel,
+        localhost,
+    ),
+    Case(
+        "user_directory_environment_and_limits_are_as_defined",
+        Needs::Kernel,
+        process_settings,
+    ),
+    Case(
+        "a_read_only_root_filesystem_can_not_be_written",
+        Needs::Kernel,
+        read_only,
+    ),
     Case("dependencies_order_the_start", Needs::Kernel, dependencies),
-    Case("a_failed_dependency_stops_the_task_with_143", Needs::Kernel, failed_dependency),
-    Case("an_essential_exit_stops_the_others_in_reverse_order", Needs::Kernel, reverse_order),
-    Case("a_container_deaf_to_sigterm_is_killed_at_its_stop_timeout", Needs::Kernel, deaf),
+    Case(
+        "a_failed_dependency_stops_the_task_with_143",
+        Needs::Kernel,
+        failed_dependency,
+    ),
+    Case(
+        "an_essential_exit_stops_the_others_in_reverse_order",
+        Needs::Kernel,
+        reverse_order,
+    ),
+    Case(
+        "a_container_deaf_to_sigterm_is_killed_at_its_stop_timeout",
+        Needs::Kernel,
+        deaf,
+    ),
     Case("ctrl_c_stops_the_task_properly", Needs::Kernel, ctrl_c),
-    Case("a_command_that_is_not_there_fails_the_start", Needs::Kernel, no_command),
+    Case(
+        "a_command_that_is_not_there_fails_the_start",
+        Needs::Kernel,
+        no_command,
+    ),
     Case("exec_runs_a_program_in_the_container", Needs::Kernel, exec),
     Case("logs_stay_after_the_task", Needs::Kernel, logs),
-    Case("two_runs_without_an_agent_share_one_engine", Needs::Kernel, two_runs),
+    Case(
+        "two_runs_without_an_agent_share_one_engine",
+        Needs::Kernel,
+        two_runs,
+    ),
 ];
 
 fn exit_code(host: &Host) {
     host.image();
     assert_eq!(host.run(&script("exit 0")).code, 0);
     assert_eq!(host.run(&script("exit 42")).code, 42);
-    assert_eq!(host.run(&script("kill -SEGV $$; true")).code, 0, "PID 1 ignores what it has no handler for");
+    assert_eq!(
+        host.run(&script("kill -SEGV $$; true")).code,
+        0,
+        "PID 1 ignores what it has no handler for"
+    );
 }
 
 fn own_processes(host: &Host) {
     host.image();
-    let ran = host.run(&script("echo pid $$; ls -d /proc/[0-9]* | wc -l; ls /proc/self/fd | tr '\\n' ' '"));
+    let ran = host.run(&script(
+        "echo pid $$; ls -d /proc/[0-9]* | wc -l; ls /proc/self/fd | tr '\\n' ' '",
+    ));
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.first(), Some(&"pid 1"), "{ran:?}");
     // The shell, and the members of the pipeline.
     assert!(lines[1].trim().parse::<u32>().unwrap() <= 3, "{ran:?}");
-    assert!(lines[2].trim().split(' ').all(|fd| fd.parse::<u32>().unwrap() <= 3), "{ran:?}");
+    assert!(
+        lines[2]
+            .trim()
+            .split(' ')
+            .all(|fd| fd.parse::<u32>().unwrap() <= 3),
+        "{ran:?}"
+    );
 }
 
 fn localhost(host: &Host) {
@@ -64,14 +116,24 @@ fn process_settings(host: &Host) {
         "command": ["id -u; id -g; id -G; pwd; echo $COLOUR; ulimit -n; ulimit -Hn; echo $AWS_REGION $HOME; hostname"],
     }])));
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    let expected = ["33", "33", "33 40", "/www", "blue = sky", "100", "200", "us-east-1 /www"];
+    let expected = [
+        "33",
+        "33",
+        "33 40",
+        "/www",
+        "blue = sky",
+        "100",
+        "200",
+        "us-east-1 /www",
+    ];
     assert_eq!(lines.get(..8).unwrap_or_default(), expected, "{ran:?}");
     assert!(lines[8].starts_with("ip-10-231-0-"), "{ran:?}");
 }
 
 fn read_only(host: &Host) {
     host.image();
-    let mut task = script("touch /x 2>/dev/null && echo wrote || echo refused; touch /dev/shm/x && echo shm");
+    let mut task =
+        script("touch /x 2>/dev/null && echo wrote || echo refused; touch /dev/shm/x && echo shm");
     assert_eq!(host.run(&task).stdout, "wrote\nshm\n");
     task["containerDefinitions"][0]["readonlyRootFilesystem"] = json!(true);
     assert_eq!(host.run(&task).stdout, "refused\nshm\n");
@@ -86,7 +148,10 @@ fn dependencies(host: &Host) {
          "dependsOn": [{"containerName": "first", "condition": "COMPLETE"}]},
         {"name": "first", "image": "box", "essential": false, "command": ["sh", "-c", "sleep 0.5; echo 1; exit 9"]},
     ])));
-    assert_eq!(ran.stdout, "first  | 1\nsecond | 2\nthird  | 3\n", "{ran:?}");
+    assert_eq!(
+        ran.stdout, "first  | 1\nsecond | 2\nthird  | 3\n",
+        "{ran:?}"
+    );
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
@@ -99,14 +164,21 @@ fn failed_dependency(host: &Host) {
     ])));
     let task: serde_json::Value = serde_json::from_str(ran.stdout.trim()).unwrap();
     assert_eq!(task["containers"][0]["exitCode"], 143, "{task}");
-    assert!(task["containers"][0]["reason"].as_str().unwrap().contains("depends on 'setup'"), "{task}");
+    assert!(
+        task["containers"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("depends on 'setup'"),
+        "{task}"
+    );
     assert_eq!(task["containers"][1]["exitCode"], 3, "{task}");
     assert_eq!(task["stopCode"], "TaskFailedToStart", "{task}");
 }
 
 fn reverse_order(host: &Host) {
     host.image();
-    let stoppable = "trap 'sleep 0.3; echo bye; exit 0' TERM; echo up; while true; do sleep 0.1; done";
+    let stoppable =
+        "trap 'sleep 0.3; echo bye; exit 0' TERM; echo up; while true; do sleep 0.1; done";
     let ran = host.run_with(&["--json"], &definition(json!([
         {"name": "app", "image": "box", "command": ["sh", "-c", "sleep 1; exit 5"],
          "dependsOn": [{"containerName": "cache", "condition": "START"}]},
@@ -116,11 +188,22 @@ fn reverse_order(host: &Host) {
     ])));
     assert_eq!(ran.code, 5, "{ran:?}");
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    let place = |text: &str| lines.iter().position(|line| *line == text).unwrap_or_else(|| panic!("{text}: {ran:?}"));
-    assert!(place("base  | up") < place("cache | bye") && place("cache | bye") < place("base  | bye"), "{ran:?}");
+    let place = |text: &str| {
+        lines
+            .iter()
+            .position(|line| *line == text)
+            .unwrap_or_else(|| panic!("{text}: {ran:?}"))
+    };
+    assert!(
+        place("base  | up") < place("cache | bye") && place("cache | bye") < place("base  | bye"),
+        "{ran:?}"
+    );
     let task: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
     assert_eq!(task["stopCode"], "EssentialContainerExited", "{task}");
-    assert_eq!(task["stoppedReason"], "Essential container in task exited", "{task}");
+    assert_eq!(
+        task["stoppedReason"], "Essential container in task exited",
+        "{task}"
+    );
     for (i, code) in [5, 0, 0].iter().enumerate() {
         assert_eq!(task["containers"][i]["exitCode"], *code, "{task}");
     }
@@ -129,20 +212,31 @@ fn reverse_order(host: &Host) {
 fn deaf(host: &Host) {
     host.image();
     let before = std::time::Instant::now();
-    let ran = host.run_with(&["--json"], &definition(json!([
-        {"name": "app", "image": "box", "command": ["sleep", "0.2"],
-         "dependsOn": [{"containerName": "deaf", "condition": "START"}]},
-        {"name": "deaf", "image": "box", "essential": false, "stopTimeout": 3,
-         "command": ["sh", "-c", "trap '' TERM; while true; do sleep 0.1; done"]},
-    ])));
-    assert!(before.elapsed().as_secs() >= 3, "it was killed before its time");
+    let ran = host.run_with(
+        &["--json"],
+        &definition(json!([
+            {"name": "app", "image": "box", "command": ["sleep", "0.2"],
+             "dependsOn": [{"containerName": "deaf", "condition": "START"}]},
+            {"name": "deaf", "image": "box", "essential": false, "stopTimeout": 3,
+             "command": ["sh", "-c", "trap '' TERM; while true; do sleep 0.1; done"]},
+        ])),
+    );
+    assert!(
+        before.elapsed().as_secs() >= 3,
+        "it was killed before its time"
+    );
     let task: serde_json::Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
     assert_eq!(task["containers"][1]["exitCode"], 137, "{task}");
 }
 
 fn ctrl_c(host: &Host) {
     host.image();
-    let mut child = host.start_run(&[], &script("trap 'echo stopped properly; exit 3' TERM; echo up; while true; do sleep 0.1; done"));
+    let mut child = host.start_run(
+        &[],
+        &script(
+            "trap 'echo stopped properly; exit 3' TERM; echo up; while true; do sleep 0.1; done",
+        ),
+    );
     let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
@@ -153,14 +247,23 @@ fn ctrl_c(host: &Host) {
     assert_eq!(rest, "stopped properly\n");
     let ran = host.ran(child);
     assert_eq!(ran.code, 3, "{ran:?}");
-    assert!(ran.stderr.contains("UserInitiated: Task stopped by user"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("UserInitiated: Task stopped by user"),
+        "{ran:?}"
+    );
 }
 
 fn no_command(host: &Host) {
     host.image();
-    let ran = host.run(&definition(json!([{"name": "main", "image": "box", "command": ["nonsense"]}])));
+    let ran = host.run(&definition(
+        json!([{"name": "main", "image": "box", "command": ["nonsense"]}]),
+    ));
     assert_eq!(ran.code, 125, "{ran:?}");
-    assert!(ran.stderr.contains("TaskFailedToStart: CannotStartContainerError"), "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("TaskFailedToStart: CannotStartContainerError"),
+        "{ran:?}"
+    );
     assert!(ran.stderr.contains("nonsense"), "{ran:?}");
 }
 
@@ -169,12 +272,22 @@ fn exec(host: &Host) {
     host.agent();
     let arn = host.start_task(&script("echo mine > /mark; exec sleep 60"));
     host.wait_status(&arn, "RUNNING");
-    let seen = host.succeed(&["exec", &arn, "--", "sh", "-c", "cat /mark; echo $$; ls -d /proc/[0-9]* | wc -l; hostname"]);
+    let seen = host.succeed(&[
+        "exec",
+        &arn,
+        "--",
+        "sh",
+        "-c",
+        "cat /mark; echo $$; ls -d /proc/[0-9]* | wc -l; hostname",
+    ]);
     let lines: Vec<&str> = seen.lines().collect();
     assert_eq!(lines[0], "mine", "{seen}");
     assert_ne!(lines[1], "1", "{seen}");
     assert!(lines[3].starts_with("ip-10-231-"), "{seen}");
-    let output = host.berth(&["exec", &arn, "--", "sh", "-c", "exit 9"]).output().unwrap();
+    let output = host
+        .berth(&["exec", &arn, "--", "sh", "-c", "exit 9"])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(9));
     let said = host.fail(&["exec", "-c", "other", &arn, "--", "true"]);
     assert!(said.contains("container 'other' isn't running"), "{said}");
@@ -186,22 +299,45 @@ fn exec(host: &Host) {
 
 fn logs(host: &Host) {
     host.image();
-    host.run(&script("for i in 1 2 3; do echo line $i; done; printf 'no end'"));
+    host.run(&script(
+        "for i in 1 2 3; do echo line $i; done; printf 'no end'",
+    ));
     let listed = host.succeed(&["ps", "--all"]);
-    let id = listed.lines().nth(1).unwrap().split_whitespace().next().unwrap();
-    assert_eq!(host.succeed(&["logs", &id[..8]]), "line 1\nline 2\nline 3\nno end\n");
-    assert_eq!(host.succeed(&["logs", "-f", id, "main"]), "line 1\nline 2\nline 3\nno end\n");
-    assert!(host.fail(&["logs", "ffff"]).contains("no task begins with 'ffff'"));
+    let id = listed
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
+    assert_eq!(
+        host.succeed(&["logs", &id[..8]]),
+        "line 1\nline 2\nline 3\nno end\n"
+    );
+    assert_eq!(
+        host.succeed(&["logs", "-f", id, "main"]),
+        "line 1\nline 2\nline 3\nno end\n"
+    );
+    assert!(
+        host.fail(&["logs", "ffff"])
+            .contains("no task begins with 'ffff'")
+    );
 }
 
 /// The second is a client of the first, and takes the engine up when the first is gone.
 fn two_runs(host: &Host) {
     host.image();
     let first = host.start_run(&[], &script("sleep 3; exit 1"));
-    host.until("the first run answers", || host.run_folder().join("berth.sock").exists());
+    host.until("the first run answers", || {
+        host.run_folder().join("berth.sock").exists()
+    });
     let second = host.start_run(&[], &script("sleep 6; echo done; exit 2"));
     let first = host.ran(first);
     assert_eq!(first.code, 1, "{first:?}");
     let second = host.ran(second);
-    assert_eq!((second.code, second.stdout.as_str()), (2, "done\n"), "{second:?}");
+    assert_eq!(
+        (second.code, second.stdout.as_str()),
+        (2, "done\n"),
+        "{second:?}"
+    );
 }
