@@ -212,7 +212,7 @@ impl Engine {
 impl Inner {
     fn open(config: Config) -> anyhow::Result<Self> {
         files::make_folders(&config)?;
-        let store = Store::open(&config.root.join("state.redb"))?;
+        let store = open_store(&config)?;
         let images = Images::open(&config.root)?;
         let network = Network::open(network_config(&config)).context("preparing the network")?;
         let instance = store.identity("container-instance", id::random_128)?;
@@ -266,6 +266,20 @@ impl Inner {
         tracing::debug!(?report, "the network is reconciled");
         Ok(live)
     }
+}
+
+/// Opens the state database. The caller holds the engine's lock, so whoever has the database open
+/// is a `berth ps` that reads, or an engine whose process is just ending: both are over in a
+/// moment, and neither can be waited for otherwise.
+fn open_store(config: &Config) -> Result<Store, StoreError> {
+    let path = config.root.join("state.redb");
+    for _ in 0..200 {
+        match Store::open(&path) {
+            Err(StoreError::Locked) => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    Store::open(&path)
 }
 
 /// Where the network keeps its files.
