@@ -32,9 +32,10 @@ pub fn run(args: &[&str]) -> anyhow::Result<bool> {
         .success())
 }
 
-/// Builds a package's program, and returns its file.
-pub fn program(package: &str, name: &str, release: bool) -> anyhow::Result<PathBuf> {
-    let mut args = vec!["build", "--package", package, "--bin", name];
+/// Builds a program, and returns its file. The whole workspace is named, as for the tests: cargo
+/// would build the libraries again for another choice of their features.
+pub fn program(name: &str, release: bool) -> anyhow::Result<PathBuf> {
+    let mut args = vec!["build", "--workspace", "--bin", name];
     if release {
         args.push("--release");
     }

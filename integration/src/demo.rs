@@ -14,12 +14,12 @@ pub fn demo() -> anyhow::Result<bool> {
     if has_controllers() && nix::unistd::geteuid().is_root() {
         packages::install(&["busybox-static"])?;
         say("building");
-        return here(&build::program("berth-agent", "berth", false)?);
+        return here(&build::program("berth", false)?);
     }
     say("this host lacks root, or cgroup v2 with cpu, memory and pids: using a virtual machine");
     packages::install(packages::FOR_VM)?;
     say("building");
-    in_machine(&build::program("berth-agent", "berth", false)?)
+    in_machine(&build::program("berth", false)?)
 }
 
 /// Whether the unified hierarchy has what limits need.

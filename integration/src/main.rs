@@ -20,7 +20,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "The rig has three commands:
   cargo demo              run the example task and show what happens
-  cargo verify            run every test
+  cargo verify            run every test; or, while working on one of them, only these parts:
+                          source, host, machine, aws
   cargo measure [NAME] [--json]
                           run the benchmarks, or one: run";
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["demo"] => demo::demo(),
-        ["verify"] => verify::verify(),
+        ["verify", parts @ ..] => verify::verify(parts),
         ["measure", rest @ ..] => measure::measure(rest),
         _ => {
             eprintln!("{USAGE}");

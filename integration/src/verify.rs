@@ -1,11 +1,11 @@
 //! `cargo verify`: every test. On this host what can run here, and in the virtual machine what
 //! needs cgroup v2 controllers or an older kernel.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::build::TestBinary;
 use crate::payload::Payload;
@@ -20,27 +20,54 @@ const PATIENCE: Duration = Duration::from_secs(25 * 60);
 /// be slower there.
 const IN_MACHINE: [&str; 3] = ["runtime/", "netns/", "integration/e2e"];
 
-/// Runs them all. Whether none failed.
-pub fn verify() -> anyhow::Result<bool> {
+/// The parts of the whole, in their order.
+const PARTS: [&str; 4] = ["source", "host", "machine", "aws"];
+
+/// The programs under test and what they need.
+struct Built {
+    berth: PathBuf,
+    runtime: PathBuf,
+    rootfs: PathBuf,
+    tests: Vec<TestBinary>,
+}
+
+/// Runs all parts, or those that are named. Whether nothing failed.
+pub fn verify(chosen: &[&str]) -> anyhow::Result<bool> {
+    if let Some(unknown) = chosen.iter().find(|part| !PARTS.contains(part)) {
+        bail!(
+            "'{unknown}' is no part of the tests; there are {}",
+            PARTS.join(", ")
+        );
+    }
+    let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     packages::install(packages::FOR_VM)?;
     packages::install(packages::FOR_TESTS)?;
     let mut tally = Tally::default();
-    check_source(&mut tally)?;
-    say("building the tests");
-    let berth = build::program("berth-agent", "berth", false)?;
-    let runtime = build::program("berth-runtime", "berth-runtime", false)?;
-    let tests = build::tests()?;
-    let rootfs = image::busybox()?;
-    for test in &tests {
-        natively(test, &berth, &runtime, &rootfs, &mut tally)?;
+    if wanted("source") {
+        check_source(&mut tally)?;
     }
-    doc_tests(&mut tally)?;
-    let machine = in_machine(&tests, &berth, &runtime, &rootfs, &mut tally);
-    if let Err(error) = machine {
+    say("building the tests");
+    let built = Built {
+        berth: build::program("berth", false)?,
+        runtime: build::program("berth-runtime", false)?,
+        rootfs: image::busybox()?,
+        tests: build::tests()?,
+    };
+    if wanted("host") {
+        for test in &built.tests {
+            natively(test, &built, &mut tally)?;
+        }
+        doc_tests(&mut tally)?;
+    }
+    if wanted("machine")
+        && let Err(error) = in_machine(&built, &mut tally)
+    {
         println!("the virtual machine: {error:#}");
         tally.note("the virtual machine".into(), Outcome::Failed);
     }
-    aws::test(&berth, &rootfs, &mut tally)?;
+    if wanted("aws") {
+        aws::test(&built.berth, &built.rootfs, &mut tally)?;
+    }
     // What can run in one of the places must have: a skip would hide that it didn't.
     if std::env::var_os("CI").is_some() && tally.skipped() > 0 {
         println!("tests were skipped where all of them can run");
@@ -82,21 +109,15 @@ fn check_source(tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 /// Runs a test program here. Its output is shown as it comes, so that a failing test's is whole.
-fn natively(
-    test: &TestBinary,
-    berth: &Path,
-    runtime: &Path,
-    rootfs: &Path,
-    tally: &mut Tally,
-) -> anyhow::Result<()> {
+fn natively(test: &TestBinary, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     say(&format!("{} on this host", test.name));
     let mut child = Command::new(&test.path)
         .arg("--test-threads=1")
         .current_dir(&test.folder)
-        .env("BERTH", berth)
-        .env("BERTH_RUNTIME", runtime)
+        .env("BERTH", &built.berth)
+        .env("BERTH_RUNTIME", &built.runtime)
         .env("BERTH_BUSYBOX", "/bin/busybox")
-        .env("BERTH_ROOTFS", rootfs)
+        .env("BERTH_ROOTFS", &built.rootfs)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -139,24 +160,19 @@ fn doc_tests(tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_machine(
-    tests: &[TestBinary],
-    berth: &Path,
-    runtime: &Path,
-    rootfs: &Path,
-    tally: &mut Tally,
-) -> anyhow::Result<()> {
+fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let kernel = vm::kernel()?;
     let payload = Payload::new("tests", &kernel)?;
     vm::add_init(&payload)?;
-    payload.program(berth, "bin/berth")?;
-    payload.program(runtime, "bin/berth-runtime")?;
-    payload.file(rootfs, "rootfs.tar")?;
+    payload.program(&built.berth, "bin/berth")?;
+    payload.program(&built.runtime, "bin/berth-runtime")?;
+    payload.file(&built.rootfs, "rootfs.tar")?;
     let mut start = String::from(
         "export BERTH=/bin/berth BERTH_RUNTIME=/bin/berth-runtime BERTH_BUSYBOX=/bin/busybox BERTH_ROOTFS=/rootfs.tar \
          BERTH_RIG_MACHINE=1\n",
     );
-    let chosen = tests
+    let chosen = built
+        .tests
         .iter()
         .filter(|test| IN_MACHINE.iter().any(|start| test.name.starts_with(start)));
     for (i, test) in chosen.enumerate() {

@@ -5,11 +5,13 @@
 //! that ends before, the second takes the engine up where it was left.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 
@@ -23,7 +25,6 @@ use crate::metadata;
 pub struct Host {
     /// Its API.
     pub api: Api,
-    _lock: Flock<File>,
 }
 
 impl Host {
@@ -33,9 +34,9 @@ impl Host {
         config: &Config,
         listener: Option<StdUnixListener>,
     ) -> anyhow::Result<Option<Self>> {
-        let Some(lock) = lock(config)? else {
+        if !lock(config)? {
             return Ok(None);
-        };
+        }
         // Listening comes before the work of opening: whoever finds the lock taken can connect.
         let listener = match listener {
             Some(listener) => UnixListener::from_std(listener)?,
@@ -46,7 +47,7 @@ impl Host {
         let endpoint = metadata::listen().await?;
         serve("the metadata endpoint", metadata::serve(engine, endpoint));
         serve("the local API", server::serve_unix(api.clone(), listener));
-        Ok(Some(Self { api, _lock: lock }))
+        Ok(Some(Self { api }))
     }
 }
 
@@ -59,14 +60,33 @@ fn serve(what: &'static str, server: impl Future<Output = anyhow::Result<()>> + 
     });
 }
 
-fn lock(config: &Config) -> anyhow::Result<Option<Flock<File>>> {
+/// The engine's lock, held to the end of the process.
+static HELD: OnceLock<(Flock<File>, OwnedFd)> = OnceLock::new();
+
+/// A descriptor's number above those of whatever else is opened.
+const LAST: i32 = 512;
+
+/// Takes the engine's lock, to the end of this process. `false` where somebody else has it.
+///
+/// It must be the last thing that an ending process lets go of: whoever gets it opens the database
+/// and the network, which have locks of their own. The kernel closes descriptors from the lowest
+/// on, so a duplicate of a high number holds it.
+fn lock(config: &Config) -> anyhow::Result<bool> {
     let path = config.run.join("engine.lock");
     let file = open_lock(&path, &config.run)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
+    let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, nix::Error::EWOULDBLOCK)) => return Ok(false),
+        Err((_, error)) => {
+            return Err(error).with_context(|| format!("locking {}", path.display()));
+        }
+    };
+    let last =
+        rustix::io::fcntl_dupfd_cloexec(&*lock, LAST).context("keeping the engine's lock")?;
+    // A second engine in one process would have found the lock taken.
+    HELD.set((lock, last))
+        .map_err(|_| anyhow!("the engine's lock is held already"))?;
+    Ok(true)
 }
 
 fn open_lock(path: &Path, run: &Path) -> anyhow::Result<File> {

@@ -29,7 +29,7 @@ const ULIMITS: [&str; 4] = [
 pub fn compare() -> anyhow::Result<Comparison> {
     crate::packages::install(crate::packages::FOR_BENCHES)?;
     crate::packages::install(PACKAGES)?;
-    let berth = crate::build::program("berth-agent", "berth", true)?;
+    let berth = crate::build::program("berth", true)?;
     let rootfs = crate::image::busybox()?;
     let disk = crate::cache()?.join("measure");
     if disk.exists() {

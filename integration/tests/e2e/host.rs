@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -298,6 +298,20 @@ impl Host {
             let pattern = format!("ls -d {}/{folder}/* 2>/dev/null", self.folder.display());
             let found = Command::new("sh").args(["-c", &pattern]).output().unwrap();
             left.push_str(&String::from_utf8_lossy(&found.stdout));
+        }
+        for entry in std::fs::read_dir(self.root().join("tasks"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            for parent in ["berth", "berth-supervisors"] {
+                let cgroup = Path::new("/sys/fs/cgroup")
+                    .join(parent)
+                    .join(entry.file_name());
+                if cgroup.exists() {
+                    left.push_str(&format!("{}\n", cgroup.display()));
+                }
+            }
         }
         let undone = self.berth(&["doctor", "--undo"]).output().unwrap();
         if !undone.status.success() {

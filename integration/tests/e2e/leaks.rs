@@ -22,7 +22,10 @@ impl Snapshot {
                 .lines()
                 .map(|line| format!("mount {}", line.split(' ').nth(4).unwrap_or(line))),
         );
-        cgroups(Path::new("/sys/fs/cgroup"), &mut all);
+        // Natively the hierarchy is the whole machine's; there the host checks its own tasks'.
+        if super::in_machine() {
+            cgroups(Path::new("/sys/fs/cgroup"), &mut all);
+        }
         let links = std::fs::read_to_string("/proc/self/net/dev").unwrap();
         let thread_links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or(links);
         let names = thread_links
@@ -71,12 +74,8 @@ fn cgroups(folder: &Path, all: &mut BTreeSet<String>) {
         return;
     };
     for entry in listing.flatten().filter(|entry| entry.path().is_dir()) {
-        let ours = folder != Path::new("/sys/fs/cgroup")
-            || entry.file_name().to_string_lossy().starts_with("berth");
-        if ours {
-            all.insert(format!("cgroup {}", entry.path().display()));
-            cgroups(&entry.path(), all);
-        }
+        all.insert(format!("cgroup {}", entry.path().display()));
+        cgroups(&entry.path(), all);
     }
 }
 
