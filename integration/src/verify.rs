@@ -112,7 +112,7 @@ fn check_source(tally: &mut Tally) -> anyhow::Result<()> {
 fn natively(test: &TestBinary, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     say(&format!("{} on this host", test.name));
     let mut child = Command::new(&test.path)
-        .arg("--test-threads=1")
+        .args(["--test-threads=1", "--color=never"])
         .current_dir(&test.folder)
         .env("BERTH", &built.berth)
         .env("BERTH_RUNTIME", &built.runtime)
@@ -178,7 +178,7 @@ fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     for (i, test) in chosen.enumerate() {
         payload.program(&test.path, &format!("tests/{i}"))?;
         start.push_str(&format!(
-            "echo 'RIG-SUITE {}'\n/tests/{i} --test-threads=1 < /dev/null 2>&1; echo \"RIG-STATUS $?\"\n",
+            "echo 'RIG-SUITE {}'\n/tests/{i} --test-threads=1 --color=never < /dev/null 2>&1; echo \"RIG-STATUS $?\"\n",
             test.name
         ));
     }

@@ -42,7 +42,7 @@ exec /bin/busybox switch_root /new /bin/sh /init
 
 /// The first process of the real root: makes the system that `/start` expects.
 const SECOND_INIT: &str = r#"#!/bin/sh
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+export PATH=/usr/sbin:/usr/bin:/bin:/sbin HOME=/root
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
@@ -339,7 +339,7 @@ impl Vm {
             .arg(initramfs)
             .args([
                 "-append",
-                "console=ttyS0 quiet panic=-1 rdinit=/init random.trust_cpu=on",
+                "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init random.trust_cpu=on",
             ])
             .arg("-drive")
             .arg(format!(

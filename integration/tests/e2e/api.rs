@@ -204,6 +204,9 @@ fn post(address: &str, headers: &[(&str, &str)]) -> (u16, String) {
 
 fn refused(host: &Host) {
     host.agent();
+    host.until("the API listens", || {
+        TcpStream::connect("127.0.0.1:8088").is_ok()
+    });
     let signature = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/ecs/aws4_request, \
                      SignedHeaders=host;x-amz-date;x-amz-target, Signature=0000";
     let cases: [&[(&str, &str)]; 4] = [
