@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::decide::{self, Action, View};
 use super::files::TaskFiles;
-use super::{Engine, Handle, plan};
+use super::{Engine, Handle, Refused, plan};
 use crate::failpoint;
 use crate::id::Timestamp;
 use crate::image::{Image, ImageError, Puller};
@@ -131,7 +131,7 @@ impl Driver {
     /// Writes a change to the record. If the disk refuses, the task goes on, and what a restart
     /// would see is older: said loudly, since somebody must act.
     fn record(&self, change: impl FnOnce(&mut Task)) {
-        if let Err(error) = self.engine.update(&self.handle, change) {
+        if let Err(error) = self.engine.update(&self.handle, Refused::Change, change) {
             tracing::error!(task = self.id, %error, "a change of the task could not be recorded; is the disk full?");
         }
     }

@@ -53,13 +53,45 @@ struct Inner {
 /// A task in the engine's hands: its record, for all to watch.
 pub struct Handle {
     record: watch::Sender<Task>,
+    /// Held while the record is changed: a change reads it, goes to the disk, and is then seen.
+    /// Somebody else's in between would be lost, a wish to stop for one.
+    changing: Mutex<()>,
+}
+
+/// What a change that the disk refuses does to the record in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// Nothing: whoever asked for it is told that it failed.
+    Leave,
+    /// It is made all the same: it tells what has happened, and a task must come to its end with a
+    /// full disk too.
+    Change,
 }
 
 impl Handle {
     fn new(task: Task) -> Arc<Self> {
         Arc::new(Self {
             record: watch::Sender::new(task),
+            changing: Mutex::new(()),
         })
+    }
+
+    /// Changes the record, through `store` first.
+    fn change<E>(
+        &self,
+        refused: Refused,
+        change: impl FnOnce(&mut Task),
+        store: impl FnOnce(&Task) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = self.task();
+        change(&mut task);
+        task.version += 1;
+        let stored = store(&task);
+        if stored.is_ok() || refused == Refused::Change {
+            self.record.send_replace(task);
+        }
+        stored
     }
 
     /// The record as it is now.
@@ -141,7 +173,7 @@ impl Engine {
         if handle.record.borrow().is_stopped() {
             return Ok(handle.task());
         }
-        self.update(handle, |task| {
+        self.update(handle, Refused::Leave, |task| {
             task.want_stop(StopCode::UserInitiated, reason)
         })
         .map_err(ApiError::server)?;
@@ -165,20 +197,19 @@ impl Engine {
     }
 
     /// Changes a task's record, on disk first.
-    fn update(&self, handle: &Handle, change: impl FnOnce(&mut Task)) -> Result<(), StoreError> {
-        let mut task = handle.task();
-        change(&mut task);
-        task.version += 1;
-        self.inner.store.put_task(&task)?;
-        handle.record.send_replace(task);
-        Ok(())
+    fn update(
+        &self,
+        handle: &Handle,
+        refused: Refused,
+        change: impl FnOnce(&mut Task),
+    ) -> Result<(), StoreError> {
+        handle.change(refused, change, |task| self.inner.store.put_task(task))
     }
 
     /// Changes a task's record in memory only: what a crash may lose, since it is found again.
     fn update_in_memory(handle: &Handle, change: impl FnOnce(&mut Task)) {
-        handle.record.send_modify(|task| {
-            change(task);
-            task.version += 1;
+        let Ok(()) = handle.change(Refused::Change, change, |_| {
+            Ok::<_, std::convert::Infallible>(())
         });
     }
 
@@ -302,4 +333,84 @@ fn check_path(name: &str, path: &std::path::Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::task::{Eni, LastStatus, Moments};
+    use crate::task_definition::{LaunchType, TaskDefinition};
+
+    fn handle() -> Arc<Handle> {
+        let definition = TaskDefinition::from_request(json!({
+            "family": "f", "networkMode": "awsvpc", "memory": "64",
+            "containerDefinitions": [{"name": "c", "image": "i"}]
+        }));
+        Handle::new(Task {
+            id: id::random_128(),
+            cluster: "default".into(),
+            definition: definition.unwrap(),
+            overrides: json!({}),
+            launch_type: LaunchType::Ec2,
+            group: String::new(),
+            started_by: None,
+            tags: Vec::new(),
+            desired_stopped: false,
+            last_status: LastStatus::Activating,
+            version: 1,
+            stop: None,
+            moments: Moments::default(),
+            eni: Eni {
+                id: id::random_ec2("eni"),
+                attachment: id::random_uuid(),
+                subnet: String::new(),
+                security_groups: Vec::new(),
+                attached: None,
+                detached: false,
+            },
+            containers: Vec::new(),
+            boot_id: String::new(),
+            warnings: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_wish_to_stop_is_not_lost_to_a_change_that_is_on_its_way_to_the_disk() {
+        let handle = handle();
+        let (on_its_way, is_on_its_way) = std::sync::mpsc::channel();
+        let driver = std::thread::spawn({
+            let handle = Arc::clone(&handle);
+            move || {
+                let store = |_: &Task| {
+                    on_its_way.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(50));
+                    Ok::<_, ()>(())
+                };
+                let running = |task: &mut Task| task.last_status = LastStatus::Running;
+                handle.change(Refused::Change, running, store).unwrap();
+            }
+        });
+        is_on_its_way.recv().unwrap();
+        let stop = |task: &mut Task| task.want_stop(StopCode::UserInitiated, "enough");
+        handle
+            .change(Refused::Leave, stop, |_| Ok::<_, ()>(()))
+            .unwrap();
+        driver.join().unwrap();
+        let task = handle.task();
+        assert!(task.desired_stopped);
+        assert_eq!((task.last_status, task.version), (LastStatus::Running, 3));
+    }
+
+    #[test]
+    fn what_has_happened_is_known_even_if_the_disk_is_full_and_a_wish_is_not() {
+        let handle = handle();
+        let stop = |task: &mut Task| task.want_stop(StopCode::UserInitiated, "enough");
+        let full = |_: &Task| Err("full");
+        assert_eq!(handle.change(Refused::Leave, stop, full), Err("full"));
+        assert!(!handle.task().desired_stopped);
+        assert_eq!(handle.change(Refused::Change, stop, full), Err("full"));
+        assert!(handle.task().desired_stopped);
+    }
 }
