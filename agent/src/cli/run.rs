@@ -62,6 +62,9 @@ struct Run {
     arn: String,
     /// Its description, as it was last seen.
     task: Value,
+    essential: Vec<String>,
+    /// Of the essential container that ended first: it ended the task.
+    exit: Option<i64>,
     follower: Follower,
 }
 
@@ -110,6 +113,8 @@ impl Run {
             signals,
             arn,
             task,
+            essential: essential(registered.get("taskDefinition").unwrap_or(&Value::Null)),
+            exit: None,
             follower,
         })
     }
@@ -136,6 +141,9 @@ impl Run {
                 }
                 Some(Ok(task)) => {
                     self.task = task;
+                    self.exit = self
+                        .exit
+                        .or_else(|| essential_exit(&self.task, &self.essential));
                     // What they printed is in their logs before their end is told.
                     if containers(&self.task).all(|c| text(c, "lastStatus") == "STOPPED") {
                         self.follower.end();
@@ -169,7 +177,10 @@ impl Run {
                 eprintln!("berth: {}: {reason}", text(container, "name"));
             }
         }
-        ExitCode::from(exit_code(&self.task, &self.session))
+        match self.exit {
+            Some(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
+            None => ExitCode::from(NOT_STARTED),
+        }
     }
 }
 
@@ -184,37 +195,54 @@ fn containers(task: &Value) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-/// Of the essential containers that have one, the first in the definition's order that isn't 0:
-/// the others were stopped because of it, or ended well.
-fn exit_code(task: &Value, session: &Session) -> u8 {
-    let essential = session.host().and_then(|host| {
-        let id = text(task, "taskArn")
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-        let task = host.api.engine().task(&id)?.task();
-        let first = task.containers.iter().filter(|container| {
-            task.definition
-                .container(&container.name)
-                .is_some_and(|definition| definition.essential)
-        });
-        // The one that ended first ended the task.
-        let first = first
-            .filter(|container| container.exit_code.is_some())
-            .min_by_key(|container| container.finished);
-        first.and_then(|container| container.exit_code)
-    });
-    let any = || {
+/// The names of a definition's essential containers.
+fn essential(definition: &Value) -> Vec<String> {
+    let all = definition
+        .get("containerDefinitions")
+        .and_then(Value::as_array);
+    all.into_iter()
+        .flatten()
+        .filter(|container| container.get("essential") == Some(&json!(true)))
+        .map(|container| text(container, "name").to_owned())
+        .collect()
+}
+
+/// The exit code of an essential container that has one. If several ended since the last look,
+/// one that isn't 0 tells more.
+fn essential_exit(task: &Value, essential: &[String]) -> Option<i64> {
+    let codes = || {
         containers(task)
-            .filter_map(|c| c.get("exitCode")?.as_i64())
-            .find(|code| *code != 0)
+            .filter(|container| essential.iter().any(|name| name == text(container, "name")))
+            .filter_map(|container| container.get("exitCode")?.as_i64())
     };
-    let none = containers(task).all(|c| c.get("exitCode").is_none());
-    let code = essential.map(i64::from).or_else(any);
-    match code {
-        Some(code) => u8::try_from(code & 0xff).unwrap_or(1),
-        None if none => NOT_STARTED,
-        None => 0,
+    codes().find(|code| *code != 0).or_else(|| codes().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_that_of_an_essential_container() {
+        let definition = json!({"containerDefinitions": [
+            {"name": "a", "essential": true}, {"name": "b", "essential": false}, {"name": "c", "essential": true},
+        ]});
+        let essential = essential(&definition);
+        assert_eq!(essential, ["a", "c"]);
+        let exit = |codes: [Option<i64>; 3]| {
+            let container = |(name, code): (&str, Option<i64>)| match code {
+                Some(code) => json!({"name": name, "exitCode": code}),
+                None => json!({"name": name}),
+            };
+            let all: Vec<Value> = ["a", "b", "c"]
+                .into_iter()
+                .zip(codes)
+                .map(container)
+                .collect();
+            essential_exit(&json!({ "containers": all }), &essential)
+        };
+        assert_eq!(exit([None, Some(3), None]), None);
+        assert_eq!(exit([Some(0), Some(3), None]), Some(0));
+        assert_eq!(exit([Some(0), Some(3), Some(143)]), Some(143));
     }
 }
