@@ -21,9 +21,18 @@ fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(crate::workspace()).stdin(Stdio::null());
     // What cargo told us of our own package would make build scripts run again that look at it.
-    let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+    let ours = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_CRATE_",
+        "CARGO_BIN_",
+        "CARGO_PRIMARY_",
+    ];
     for (name, _) in std::env::vars_os() {
-        if ours.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+        if ours
+            .iter()
+            .any(|start| name.to_string_lossy().starts_with(start))
+        {
             cargo.env_remove(name);
         }
     }

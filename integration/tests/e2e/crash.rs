@@ -2,7 +2,6 @@
 //! and what is found afterwards.
 
 use std::io::BufRead;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -268,15 +267,11 @@ fn assert_supervisor_died(host: &Host, arn: &str) {
             .contains("supervisor died"),
         "{task}"
     );
-    let sleeping = Command::new("pgrep")
-        .args(["-f", "sleep 4242"])
-        .output()
-        .unwrap();
-    assert_eq!(
-        sleeping.stdout.lines().count(),
-        0,
-        "a container outlived its supervisor"
-    );
+    let listing = std::fs::read_dir("/proc").unwrap().flatten();
+    let outlived = listing
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok())
+        .filter(|line| line.ends_with("sleep\x004242\0"));
+    assert_eq!(outlived.count(), 0, "a container outlived its supervisor");
 }
 
 fn supervisor(host: &Host) {

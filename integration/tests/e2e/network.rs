@@ -264,6 +264,11 @@ fn port_taken(host: &Host) {
     let ran = host.run_with(&["-p", "18081:80"], &script("true"));
     assert_eq!(ran.code, 125, "{ran:?}");
     assert!(ran.stderr.contains("publishing port 18081"), "{ran:?}");
+    let tasks = std::fs::read_dir(host.folder().join("root/tasks")).unwrap();
+    for task in tasks {
+        let logs = std::fs::read_dir(task.unwrap().path().join("logs")).unwrap();
+        assert_eq!(logs.count(), 0, "a container was started: {ran:?}");
+    }
     let ran = host.run_with(&["-p", "x:80"], &script("true"));
     assert!(
         ran.stderr.contains("'x:80' is no port to publish"),

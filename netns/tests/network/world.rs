@@ -57,6 +57,8 @@ impl World {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .expect("private mounts");
+        // A new namespace takes this from the first one, where somebody may have set it.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("root may write");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder =
             std::env::temp_dir().join(format!("berth-world-{}-{number}", std::process::id()));
