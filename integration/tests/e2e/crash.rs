@@ -1,7 +1,6 @@
 //! Dying at the worst moment: the agent at each of its steps and at random ones, a supervisor,
 //! and what is found afterwards.
 
-use std::io::BufRead;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
