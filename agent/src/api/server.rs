@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::credentials::Credentials;
 use super::{Api, TARGET, sigv4};
+use crate::callers::Callers;
 use crate::config::ApiAuth;
 use crate::error::{ApiError, Code};
 use crate::id;
@@ -26,6 +27,9 @@ const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
 /// The longest request: ECS takes definitions of 64 KiB.
 const LONGEST_BODY: usize = 1 << 20;
+
+/// The most connections of one address over TCP. On loopback that is everybody together.
+const MOST_CONNECTIONS: usize = 256;
 
 /// The header by which our own command waits for a change instead of asking again and again:
 /// DescribeTasks of one task answers when its version is no longer this one.
@@ -63,7 +67,11 @@ pub async fn serve_tcp(api: Api, listener: TcpListener) -> anyhow::Result<()> {
         credentials,
         address: listener.local_addr()?.ip(),
     };
-    Ok(axum::serve(listener, router(Service { api, door })).await?)
+    Ok(axum::serve(
+        Callers::new(listener, MOST_CONNECTIONS),
+        router(Service { api, door }),
+    )
+    .await?)
 }
 
 /// Serves the unix socket.

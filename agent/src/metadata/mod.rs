@@ -18,8 +18,12 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::callers::{Caller, Callers};
 use crate::engine::Engine;
 use crate::task::{Container, Task};
+
+/// The most connections of one task at once.
+const MOST_CONNECTIONS: usize = 64;
 
 /// Takes the endpoint's address, which the network has put on its bridge.
 pub async fn listen() -> anyhow::Result<TcpListener> {
@@ -36,16 +40,16 @@ pub async fn serve(engine: Engine, listener: TcpListener) -> anyhow::Result<()> 
         .route("/v4/{id}/task", get(task))
         .route("/v4/{id}/taskWithTags", get(task))
         .with_state(engine);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    Ok(axum::serve(listener, service).await?)
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    Ok(axum::serve(Callers::new(listener, MOST_CONNECTIONS), service).await?)
 }
 
 async fn container(
     engine: State<Engine>,
-    peer: ConnectInfo<SocketAddr>,
+    peer: ConnectInfo<Caller>,
     Path(id): Path<String>,
 ) -> Response {
-    match find(&engine, &id, peer.ip()) {
+    match find(&engine, &id, peer.0.0) {
         Some((task, container)) => document(documents::container(
             &task,
             &container,
@@ -60,10 +64,10 @@ async fn container(
 
 async fn task(
     engine: State<Engine>,
-    peer: ConnectInfo<SocketAddr>,
+    peer: ConnectInfo<Caller>,
     Path(id): Path<String>,
 ) -> Response {
-    match find(&engine, &id, peer.ip()) {
+    match find(&engine, &id, peer.0.0) {
         Some((task, _)) => document(documents::task(&task, &engine.config().place)),
         None => not_found(format!(
             "V4 task metadata handler: unable to get task arn from request: unable to get task Arn from v3 endpoint \
