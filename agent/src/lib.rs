@@ -29,6 +29,7 @@ pub mod id;
 pub mod image;
 pub mod members;
 pub mod metadata;
+mod removal;
 pub mod store;
 pub mod supervisor;
 pub mod task;

@@ -1,6 +1,5 @@
 //! The folders of a task: what it has while it runs, and the logs that outlive it.
 
-use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use anyhow::Context;
 
 use super::check_path;
 use crate::config::Config;
+use crate::removal;
 use crate::supervisor::protocol::Files;
 
 /// Makes the agent's own folders, closed to everyone else.
@@ -37,12 +37,7 @@ pub fn make_folder(path: &Path) -> anyhow::Result<()> {
 
 /// Removes a folder with all that is in it; none is fine too.
 pub fn remove_folder(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    removal::remove(path).with_context(|| format!("removing {}", path.display()))
 }
 
 /// Removes the run folders of tasks that nobody knows.

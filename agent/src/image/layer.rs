@@ -24,6 +24,7 @@ use tar::{Entry, EntryType};
 
 use super::digest::{Digest, Hashing};
 use super::tree::{self, Tree};
+use crate::removal::remove_at;
 
 /// Why a layer can't be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +174,7 @@ impl Unpacking {
             hidden => {
                 self.tree
                     .with_parent(&folder.join(OsStr::from_bytes(hidden)), |parent, name| {
-                        tree::remove(parent, name)?;
+                        remove_at(parent, name)?;
                         Ok(mknodat(parent, name, SFlag::S_IFCHR, Mode::empty(), 0)?)
                     })
             }
@@ -184,7 +185,7 @@ impl Unpacking {
         if !path.as_os_str().is_empty() {
             self.tree.with_parent(path, |parent, name| {
                 if !tree::is_folder(parent, name) {
-                    tree::remove(parent, name)?;
+                    remove_at(parent, name)?;
                     mkdirat(parent, name, Mode::from_bits_truncate(0o755))?;
                 }
                 Ok(())
@@ -204,7 +205,7 @@ impl Unpacking {
         content: &mut impl Read,
     ) -> io::Result<()> {
         self.tree.with_parent(path, |parent, name| {
-            tree::remove(parent, name)?;
+            remove_at(parent, name)?;
             let flags = OFlag::O_WRONLY
                 | OFlag::O_CREAT
                 | OFlag::O_EXCL
@@ -219,7 +220,7 @@ impl Unpacking {
 
     fn symlink(&mut self, path: &Path, attributes: &Attributes, target: &OsStr) -> io::Result<()> {
         self.tree.with_parent(path, |parent, name| {
-            tree::remove(parent, name)?;
+            remove_at(parent, name)?;
             symlinkat(target, parent, name)?;
             attributes.apply_to_name(parent, name)
         })?;
@@ -229,7 +230,7 @@ impl Unpacking {
 
     fn fifo(&mut self, path: &Path, attributes: &Attributes) -> io::Result<()> {
         self.tree.with_parent(path, |parent, name| {
-            tree::remove(parent, name)?;
+            remove_at(parent, name)?;
             mkfifoat(parent, name, attributes.mode)?;
             attributes.apply_to_name(parent, name)
         })
@@ -249,7 +250,7 @@ impl Unpacking {
             source,
         })?;
         let linked = self.tree.with_parent(path, |parent, name| {
-            tree::remove(parent, name)?;
+            remove_at(parent, name)?;
             Ok(linkat(
                 &folder,
                 target_name.as_os_str(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Hashing;
 use super::{Digest, ImageError, Reference, full_name, layer, reader};
 use crate::id;
+use crate::removal;
 use crate::supervisor::protocol::write_whole;
 
 /// Manifests and configurations are kept in memory; a larger one is an attack.
@@ -101,7 +102,7 @@ impl Images {
     fn remove_leftovers(&self) -> Result<(), ImageError> {
         for entry in read_folder(&self.folder.join("layers"))? {
             if entry.file_name().to_string_lossy().starts_with("new-") {
-                fs::remove_dir_all(entry.path())
+                removal::remove(&entry.path())
                     .map_err(ImageError::io("removing a half-unpacked layer"))?;
             }
         }
@@ -302,7 +303,7 @@ impl Images {
         fs::remove_file(self.reference_path(&image.reference.name))
             .map_err(ImageError::io("removing the name"))?;
         for layer in image.reference.layers.iter().filter(unshared) {
-            fs::remove_dir_all(self.layer_path(layer))
+            removal::remove(&self.layer_path(layer))
                 .map_err(ImageError::io(format!("removing layer {layer}")))?;
         }
         for document in [&image.reference.manifest, &image.reference.config] {
@@ -341,11 +342,8 @@ impl NewFolder {
 
 impl Drop for NewFolder {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %self.0.display(), "a half-unpacked layer stays until the next start");
-            }
-            _ => {}
+        if let Err(error) = removal::remove(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "a half-unpacked layer stays until the next start");
         }
     }
 }

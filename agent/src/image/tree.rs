@@ -4,12 +4,10 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// The folder, held open.
 pub struct Tree {
@@ -114,29 +112,6 @@ impl Tree {
     pub fn forget(&mut self) {
         self.last = None;
     }
-}
-
-/// Removes whatever has that name in the folder, with all below it; nothing is fine too.
-pub fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    match unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(nix::Error::ENOENT) => return Ok(()),
-        Err(nix::Error::EISDIR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let inner = openat(folder, name, flags, Mode::empty())?;
-    let mut listing = nix::dir::Dir::from_fd(inner.try_clone()?)?;
-    let names: Vec<_> = listing
-        .iter()
-        .map(|entry| entry.map(|e| e.file_name().to_owned()))
-        .collect::<Result<_, _>>()?;
-    for entry in names
-        .iter()
-        .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
-    {
-        remove(inner.as_fd(), OsStr::from_bytes(entry.to_bytes()))?;
-    }
-    Ok(unlinkat(folder, name, UnlinkatFlags::RemoveDir)?)
 }
 
 /// Whether that name in the folder is a folder itself, and no link to one.
