@@ -258,21 +258,25 @@ impl Files {
     }
 }
 
-/// Writes a file so that a reader sees all of it or the one before, mode 0600.
+/// Writes a file so that a reader sees all of it or the one before, mode 0600. Several may write
+/// the same one at once, as tasks do that pull one image.
 pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
+    let new = path.with_file_name(format!(".new-{}", crate::id::random_128()));
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    file.write_all(content)?;
-    std::fs::rename(&new, path)
+    let written = file
+        .write_all(content)
+        .and_then(|()| std::fs::rename(&new, path));
+    if written.is_err() {
+        std::fs::remove_file(&new).ok();
+    }
+    written
 }
 
 /// The cgroup of a task, below the root of the hierarchy.
@@ -284,4 +288,25 @@ pub fn task_cgroup(task: &str) -> String {
 /// can't take it.
 pub fn supervisor_cgroup(task: &str) -> String {
     format!("berth-supervisors/{task}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_can_be_written_by_several_at_once() {
+        let folder = std::env::temp_dir().join(format!("berth-whole-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file");
+        let write = || (0..500).for_each(|_| write_whole(&path, b"content").unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(write);
+            scope.spawn(write);
+        });
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        let left = std::fs::read_dir(&folder).unwrap().count();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(left, 1);
+    }
 }
