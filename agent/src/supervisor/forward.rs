@@ -160,15 +160,70 @@ impl Half {
                 _ => {}
             }
         }
-        match to.write(&self.buffer) {
-            Ok(n) => drop(self.buffer.drain(..n)),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            Err(_) => {}
+        // After its end has been passed on, even an empty write is refused.
+        if !self.buffer.is_empty() {
+            match to.write(&self.buffer) {
+                Ok(n) => drop(self.buffer.drain(..n)),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) => {}
+            }
         }
         if self.ended && self.buffer.is_empty() && !self.closed {
             self.closed = true;
             to.shutdown(Shutdown::Write)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollTimeout, poll};
+
+    use super::*;
+
+    /// Moves a connection on until it is over, as the event loop does.
+    fn serve(mut forward: Forward) {
+        loop {
+            let interest = forward.interest().into_iter();
+            let mut fds: Vec<PollFd<'_>> = interest
+                .filter(|(_, flags)| !flags.is_empty())
+                .map(|(fd, flags)| PollFd::new(fd, flags))
+                .collect();
+            poll(&mut fds, PollTimeout::NONE).unwrap();
+            if !forward.pump() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_comes_back_after_the_client_has_said_all() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(target) = server.local_addr().unwrap() else {
+            panic!("not IPv4")
+        };
+        let mut client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
+        let patience = Some(Duration::from_secs(10));
+        client.set_read_timeout(patience).unwrap();
+        let forward = Forward::new(front.accept().unwrap().0, target).unwrap();
+        std::thread::spawn(move || serve(forward));
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut task = server.accept().unwrap().0;
+        let mut question = String::new();
+        task.read_to_string(&mut question).unwrap();
+        // In parts: the connection is moved on more than once after the client's end.
+        for part in ["an", "swer"] {
+            std::thread::sleep(Duration::from_millis(20));
+            task.write_all(part.as_bytes()).unwrap();
+        }
+        drop(task);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
     }
 }
