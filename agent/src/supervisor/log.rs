@@ -113,10 +113,11 @@ impl LogWriter {
         if self.record.is_empty() {
             return Ok(());
         }
-        if self.size > 0 && self.size + self.record.len() as u64 > LIMIT {
+        // Taken first: what can't be written is gone, and doesn't pile up in memory.
+        let record = std::mem::take(&mut self.record);
+        if self.size > 0 && self.size + record.len() as u64 > LIMIT {
             self.rotate()?;
         }
-        let record = std::mem::take(&mut self.record);
         self.file.write_all(&record)?;
         self.size += record.len() as u64;
         Ok(())
@@ -272,6 +273,20 @@ mod tests {
         assert_eq!(texts.len(), 4);
         assert!(texts[..3].iter().all(|text| text.starts_with("stdout P x")));
         assert_eq!(texts[3], "stdout F xxxxxy");
+    }
+
+    #[test]
+    fn what_cannot_be_written_does_not_pile_up_in_memory() {
+        let log = Log::new("refused");
+        let mut writer = LogWriter::open(&log.0).unwrap();
+        writer.size = LIMIT;
+        // A folder in its place refuses the file that is to be put aside.
+        std::fs::create_dir_all(aside(&log.0, 2).join("x")).unwrap();
+        std::fs::create_dir_all(aside(&log.0, 1)).unwrap();
+        for _ in 0..3 {
+            assert!(writer.write(Stream::Stdout, b"line\n").is_err());
+            assert_eq!(writer.record.len(), 0);
+        }
     }
 
     #[test]
