@@ -336,7 +336,8 @@ impl Driver {
         let cgroups = [task_cgroup(&self.id), supervisor_cgroup(&self.id)];
         self.complain(
             tokio::task::spawn_blocking(move || {
-                cgroups.iter().try_for_each(|path| remove_cgroup(path))
+                let [task, supervisor] = cgroups.map(|path| remove_cgroup(&path));
+                task.and(supervisor)
             })
             .await,
         );
@@ -664,6 +665,8 @@ impl<'a> Containers<'a> {
         self.send(Request::Shutdown).await?;
         loop {
             match self.client.next().await {
+                // A start that an earlier agent asked for may have come to pass only now.
+                Ok(Some(Message::Status(status))) => self.take_status(&status),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
                 Err(error) => {

@@ -30,6 +30,9 @@ pub struct Supervised {
     _rootfs: Rootfs,
 }
 
+/// The most that a pipe holds: the kernel's default of `fs.pipe-max-size`.
+const PIPE_LIMIT: u64 = 1 << 20;
+
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// The policy in the runtime's words.
@@ -261,7 +264,7 @@ impl Supervised {
             let Some(Some(output)) = self.outputs.get(which) else {
                 continue;
             };
-            let mut file = match output.try_clone() {
+            let file = match output.try_clone() {
                 Ok(output) => std::fs::File::from(output),
                 Err(error) => {
                     complain(Err(error));
@@ -269,8 +272,9 @@ impl Supervised {
                 }
             };
             let mut rest = Vec::new();
-            // Would-block counts as the end: a descriptor passed outside could be kept open.
-            file.read_to_end(&mut rest).ok();
+            // Would-block counts as the end, and so does all that a pipe can hold: a descriptor that
+            // was passed to another container could be kept open, and written to without end.
+            file.take(PIPE_LIMIT).read_to_end(&mut rest).ok();
             if let Some(stream) = STREAMS.get(which) {
                 complain(self.log.write(*stream, &rest));
             }

@@ -35,6 +35,8 @@ pub struct Supervisor {
     published: Vec<Published>,
     forwards: HashMap<u64, Forward>,
     last_id: u64,
+    /// Why nothing can run here: a limit that can't be applied, a port that is taken.
+    trouble: Option<String>,
 }
 
 /// What became ready.
@@ -83,6 +85,7 @@ impl Supervisor {
             published: Vec::new(),
             forwards: HashMap::new(),
             last_id: 0,
+            trouble: None,
         })
     }
 
@@ -107,10 +110,10 @@ impl Supervisor {
     /// Serves until the agent says that it is over. What can't be prepared is told to the agent,
     /// which then ends the task.
     pub fn run(mut self) -> anyhow::Result<()> {
-        let trouble = self.prepare().err().map(|error| format!("{error:#}"));
+        self.trouble = self.prepare().err().map(|error| format!("{error:#}"));
         loop {
             for ready in self.wait()? {
-                if self.handle(ready, trouble.as_deref()) == Next::End {
+                if self.handle(ready) == Next::End {
                     return Ok(());
                 }
             }
@@ -183,9 +186,9 @@ impl Supervisor {
         all
     }
 
-    fn handle(&mut self, ready: Ready, trouble: Option<&str>) -> Next {
+    fn handle(&mut self, ready: Ready) -> Next {
         match ready {
-            Ready::Listener => self.greet(trouble),
+            Ready::Listener => self.greet(),
             Ready::Connection(id) => return self.serve(id),
             Ready::Exit(i) => self.collect(i),
             Ready::Output(i, which) => {
@@ -213,7 +216,7 @@ impl Supervisor {
         self.last_id
     }
 
-    fn greet(&mut self, trouble: Option<&str>) {
+    fn greet(&mut self) {
         let Ok((stream, _)) = self.listener.accept() else {
             return;
         };
@@ -228,9 +231,8 @@ impl Supervisor {
             warnings: self.warnings.clone(),
         }];
         greeting.extend(self.statuses.iter().cloned().map(Message::Status));
-        greeting.extend(trouble.map(|reason| Message::Failed {
-            reason: reason.to_owned(),
-        }));
+        let trouble = self.trouble.clone();
+        greeting.extend(trouble.map(|reason| Message::Failed { reason }));
         if greeting
             .iter()
             .all(|message| connection.send(message).is_ok())
@@ -325,6 +327,10 @@ impl Supervisor {
     }
 
     fn start(&mut self, container: &str) {
+        // The agent may ask before it has read that there is trouble.
+        if self.trouble.is_some() {
+            return;
+        }
         let Some(i) = self.index(container) else {
             return;
         };
@@ -444,6 +450,14 @@ impl Supervisor {
 
     /// Ends whatever still runs, and undoes what was made.
     fn shut_down(&mut self) {
+        // Before the containers: a PID namespace ends only once the processes that came into it
+        // from outside are collected, and those are ours.
+        for (_, child) in self.execs.drain() {
+            let ended = child.kill(nix::sys::signal::Signal::SIGKILL);
+            if let Err(error) = ended.and_then(|()| child.wait().map(drop)) {
+                eprintln!("ending a program in a container: {error}");
+            }
+        }
         let left: Vec<usize> = self.started.keys().copied().collect();
         for i in left {
             if let Some(supervised) = self.started.get(&i) {
