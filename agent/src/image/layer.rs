@@ -9,6 +9,7 @@
 //! from the runtime, and a 0:0 one would pass for a whiteout. Of the extended attributes only
 //! `security.capability` and `user.*` are kept: `trusted.overlay.*` would steer overlayfs.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -57,7 +58,7 @@ pub struct Unpacked {
     pub diff_id: Digest,
     /// Bytes of the uncompressed archive.
     pub size: u64,
-    /// The device nodes that were left out.
+    /// The device nodes that were left out, the first of them.
     pub left_out: Vec<PathBuf>,
 }
 
@@ -70,9 +71,21 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<Unpacked, LayerError>
         folders: Vec::new(),
         left_out: Vec::new(),
     };
-    let mut tar = tar::Archive::new(&mut hashing);
-    for entry in tar.entries().map_err(LayerError::Archive)? {
-        unpacking.entry(entry.map_err(LayerError::Archive)?)?;
+    let ration = Cell::new(MOST_IN_MEMORY);
+    let mut tar = tar::Archive::new(Rationed {
+        inner: &mut hashing,
+        left: &ration,
+    });
+    let mut entries = tar.entries().map_err(LayerError::Archive)?;
+    while let Some(entry) = entries.next() {
+        let mut entry = entry.map_err(LayerError::Archive)?;
+        if is_file(entry.header().entry_type()) {
+            ration.set(u64::MAX);
+        }
+        unpacking.entry(&mut entry)?;
+        ration.set(u64::MAX);
+        io::copy(&mut entry, &mut io::sink()).map_err(LayerError::Archive)?;
+        ration.set(MOST_IN_MEMORY);
     }
     unpacking.settle_folders()?;
     let (diff_id, size, zeros) = hashing.finish().map_err(LayerError::Archive)?;
@@ -85,6 +98,46 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<Unpacked, LayerError>
         size,
         left_out: unpacking.left_out,
     })
+}
+
+/// The most of an archive that is read between two files' contents: long names, attributes and
+/// the maps of sparse files, which are kept in memory. A few MiB that were compressed unpack to
+/// gigabytes of them.
+const MOST_IN_MEMORY: u64 = 4 << 20;
+
+/// The most device nodes whose names are kept for a warning.
+const MOST_LEFT_OUT: usize = 16;
+
+/// Passes on as many bytes as are allowed at the time.
+struct Rationed<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Rationed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(
+                "it has a name or attributes of some megabytes",
+            ));
+        }
+        let most = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self
+            .inner
+            .read(buffer.get_mut(..most).unwrap_or_default())?;
+        self.left.set(left - read as u64);
+        Ok(read)
+    }
+}
+
+fn is_file(kind: EntryType) -> bool {
+    matches!(
+        kind,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
+    )
 }
 
 struct Unpacking {
@@ -104,13 +157,13 @@ struct Attributes {
 }
 
 impl Unpacking {
-    fn entry<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<(), LayerError> {
+    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), LayerError> {
         let name = entry.path().map_err(LayerError::Archive)?.into_owned();
         let path = tree::clean(&name).map_err(|problem| LayerError::Entry {
             path: name,
             problem,
         })?;
-        let attributes = attributes(&mut entry).map_err(LayerError::Archive)?;
+        let attributes = attributes(entry).map_err(LayerError::Archive)?;
         let failed = |source| LayerError::Write {
             path: path.clone(),
             source,
@@ -120,9 +173,7 @@ impl Unpacking {
         }
         let result = match entry.header().entry_type() {
             EntryType::Directory => self.directory(&path, &attributes),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&path, &attributes, &mut entry)
-            }
+            kind if is_file(kind) => self.file(&path, &attributes, entry),
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
                 self.symlink(&path, &attributes, OsStr::from_bytes(&target))
@@ -137,7 +188,9 @@ impl Unpacking {
             }
             EntryType::Fifo => self.fifo(&path, &attributes),
             EntryType::Block | EntryType::Char => {
-                self.left_out.push(path);
+                if self.left_out.len() < MOST_LEFT_OUT {
+                    self.left_out.push(path);
+                }
                 return Ok(());
             }
             EntryType::XGlobalHeader => Ok(()),

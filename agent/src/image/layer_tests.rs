@@ -221,3 +221,33 @@ fn an_archive_that_breaks_off_anywhere_is_refused() {
         );
     }
 }
+
+#[test]
+fn only_a_files_content_may_be_large() {
+    let large = vec![b'a'; 5 << 20];
+    let place = Place::new("large");
+    let archive = Builder::new()
+        .file("one", &large)
+        // Passed over without being kept.
+        .add(EntryType::Symlink, "link", "one", &large)
+        .file("two", &large)
+        .bytes();
+    place.unpack(&archive).unwrap();
+    assert_eq!(
+        std::fs::metadata(place.inner.join("two")).unwrap().len(),
+        5 << 20
+    );
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::XHeader,
+        EntryType::XGlobalHeader,
+    ] {
+        let place = Place::new("attributes");
+        let archive = Builder::new().add(kind, "x", "", &large).file("y", b"");
+        let result = place.unpack(&archive.bytes());
+        assert!(
+            matches!(result, Err(LayerError::Archive(_))),
+            "{kind:?}: {result:?}"
+        );
+    }
+}

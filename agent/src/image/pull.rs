@@ -1,8 +1,10 @@
 //! Bringing an image from a registry.
 
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use oci_client::client::{ClientConfig, ClientProtocol};
@@ -13,7 +15,7 @@ use oci_client::manifest::{
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference as Name};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::archive::{check_layer_count, digest_of, our_platform, parse};
 use super::store::{DOCUMENT_LIMIT, check, diff_ids, parse_config};
@@ -225,10 +227,11 @@ impl Pull {
             ))
             .into());
         }
-        let mut content = Vec::new();
+        let mut content = Announced::new(Vec::new(), descriptor);
         self.client
             .pull_blob(&self.name, &wire(descriptor), &mut content)
             .await?;
+        let content = content.inner;
         check("the configuration", &digest, Digest::of(&content))?;
         Ok(content)
     }
@@ -247,7 +250,7 @@ impl Pull {
         let copy = file
             .try_clone()
             .map_err(ImageError::io("making room for a layer"))?;
-        let mut out = tokio::fs::File::from_std(copy);
+        let mut out = Announced::new(tokio::fs::File::from_std(copy), &descriptor);
         self.client
             .pull_blob(&self.name, &wire(&descriptor), &mut out)
             .await?;
@@ -266,6 +269,45 @@ impl Pull {
         Ok(tokio::task::spawn_blocking(unpack)
             .await
             .map_err(|_| Failure::Interrupted)??)
+    }
+}
+
+/// Takes as many bytes as a part of the image was announced to have, so that a registry can't
+/// fill the memory or the disk with more.
+struct Announced<W> {
+    inner: W,
+    left: u64,
+}
+
+impl<W> Announced<W> {
+    fn new(inner: W, descriptor: &Descriptor) -> Self {
+        let left = descriptor.size();
+        Self { inner, left }
+    }
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Announced<W> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if bytes.len() as u64 > this.left {
+            let error = io::Error::other("the registry sends more than it announced");
+            return Poll::Ready(Err(error));
+        }
+        let written = ready!(Pin::new(&mut this.inner).poll_write(context, bytes))?;
+        this.left -= written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
     }
 }
 
@@ -288,4 +330,20 @@ fn nameless_file() -> std::io::Result<std::fs::File> {
         Mode::from_bits_truncate(0o600),
     )?
     .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_is_taken_than_was_announced() {
+        let mut writer = Announced {
+            inner: Vec::new(),
+            left: 5,
+        };
+        writer.write_all(b"three").await.unwrap();
+        assert!(writer.write_all(b"!").await.is_err());
+        assert_eq!(writer.inner, b"three");
+    }
 }
