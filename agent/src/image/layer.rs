@@ -76,8 +76,8 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<Unpacked, LayerError>
         inner: &mut hashing,
         left: &ration,
     });
-    let mut entries = tar.entries().map_err(LayerError::Archive)?;
-    while let Some(entry) = entries.next() {
+    let entries = tar.entries().map_err(LayerError::Archive)?;
+    for entry in entries {
         let mut entry = entry.map_err(LayerError::Archive)?;
         if is_file(entry.header().entry_type()) {
             ration.set(u64::MAX);
