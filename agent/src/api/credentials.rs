@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::id;
-use crate::supervisor::protocol::write_whole;
+use crate::supervisor::protocol::write_durable;
 
 /// An access key, in AWS's form.
 #[derive(Clone, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ impl Credentials {
             ),
             secret_access_key: id::random_160(),
         };
-        write_whole(path, &serde_json::to_vec(&made)?)
+        write_durable(path, &serde_json::to_vec(&made)?)
             .with_context(|| format!("writing {}", path.display()))?;
         Ok(made)
     }

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::{runtime, start_log};
 use crate::config::Config;
+use crate::engine::layer_user;
 use crate::image::{Images, Puller, Reference};
-use crate::supervisor::protocol::{Files, Plan};
 
 /// The verbs of `berth image`.
 #[derive(clap::Subcommand)]
@@ -51,13 +51,25 @@ pub fn image(config: &Config, verb: Verb) -> anyhow::Result<()> {
     start_log(config.log_format, "warn");
     crate::engine::make_folder(&config.root)?;
     let images = Images::open(&config.root)?;
-    match verb {
-        Verb::Pull { name } => print(&pull(&images, &name)?),
-        Verb::Load { file, name } => images.load(&file, name.as_deref())?.iter().for_each(print),
-        Verb::Import { file, name } => print(&images.import(&file, &name)?),
-        Verb::Ls { json } => list(&images, json)?,
-        Verb::Rm { name } => print(&images.remove(&name, |layer| user_of(config, layer))?),
+    let user_of = |layer: &Path| layer_user(config, layer);
+    let brought = match verb {
+        Verb::Pull { name } => pull(&images, &name).map(|image| vec![image]),
+        Verb::Load { file, name } => images.load(&file, name.as_deref()).map_err(Into::into),
+        Verb::Import { file, name } => images
+            .import(&file, &name)
+            .map(|image| vec![image])
+            .map_err(Into::into),
+        Verb::Ls { json } => return list(&images, json),
+        Verb::Rm { name } => {
+            print(&images.remove(&name, user_of)?);
+            return Ok(());
+        }
+    };
+    if brought.is_err() {
+        // The good layers of an image that was refused are nobody's.
+        images.sweep(user_of)?;
     }
+    brought?.iter().for_each(print);
     Ok(())
 }
 
@@ -93,18 +105,4 @@ fn list(images: &Images, as_json: bool) -> anyhow::Result<()> {
         println!("{:<56} {digest:<20} {size:>9}  {}", image.name, image.added);
     }
     Ok(())
-}
-
-/// The task whose plan lists that layer.
-fn user_of(config: &Config, layer: &Path) -> Option<String> {
-    let tasks = std::fs::read_dir(config.run.join("tasks")).ok()?;
-    tasks.flatten().find_map(|entry| {
-        let plan: Plan =
-            serde_json::from_slice(&std::fs::read(Files::new(&entry.path()).plan()).ok()?).ok()?;
-        let uses = plan
-            .containers
-            .iter()
-            .any(|container| container.layers.iter().any(|used| used == layer));
-        uses.then_some(plan.task)
-    })
 }

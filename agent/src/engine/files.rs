@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::check_path;
 use crate::config::Config;
 use crate::removal;
-use crate::supervisor::protocol::Files;
+use crate::supervisor::protocol::{Files, Plan};
 
 /// Makes the agent's own folders, closed to everyone else.
 pub fn make_folders(config: &Config) -> anyhow::Result<()> {
@@ -52,6 +52,20 @@ pub fn remove_orphans(config: &Config, known: impl Fn(&str) -> bool) {
             tracing::warn!("{error:#}");
         }
     }
+}
+
+/// The task whose plan lists that layer.
+pub fn layer_user(config: &Config, layer: &Path) -> Option<String> {
+    let tasks = std::fs::read_dir(config.run.join("tasks")).ok()?;
+    tasks.flatten().find_map(|entry| {
+        let plan: Plan =
+            serde_json::from_slice(&std::fs::read(Files::new(&entry.path()).plan()).ok()?).ok()?;
+        let uses = plan
+            .containers
+            .iter()
+            .any(|container| container.layers.iter().any(|used| used == layer));
+        uses.then_some(plan.task)
+    })
 }
 
 /// The paths of one task.

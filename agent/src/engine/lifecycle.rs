@@ -5,8 +5,7 @@
 //! PENDING         images are found or pulled, files are written, the supervisor starts
 //! ACTIVATING      containers start in the order of their dependencies
 //! RUNNING         all have started
-//! DEACTIVATING    somebody or something wants it stopped
-//! STOPPING        containers stop in reverse order
+//! STOPPING        somebody or something wants it stopped: containers stop in reverse order
 //! DEPROVISIONING  supervisor, network and files go
 //! STOPPED
 //! ```
@@ -20,7 +19,7 @@ use berth_runtime::cgroup::Cgroup;
 use tokio::sync::watch;
 
 use super::decide::{self, Action, View};
-use super::files::TaskFiles;
+use super::files::{TaskFiles, layer_user};
 use super::{Engine, Handle, Refused, plan};
 use crate::failpoint;
 use crate::id::Timestamp;
@@ -37,6 +36,9 @@ const STOP_TIMEOUT: u32 = 30;
 
 /// How long to wait for the kernel to drop an earlier attempt's link, before it is deleted.
 const LINK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long until a supervisor that could not be reached is tried again.
+const RECONNECT: Duration = Duration::from_secs(5);
 
 /// What OutOfMemoryError says, word for word as ECS does.
 const OUT_OF_MEMORY: &str = "OutOfMemoryError: Container killed due to memory usage";
@@ -100,6 +102,7 @@ impl From<anyhow::Error> for Failure {
 impl Driver {
     async fn run(mut self) {
         if let Err(failure) = self.live().await {
+            self.sweep_images(&failure).await;
             let (code, reason) = match failure {
                 Failure::Stopped => (StopCode::UserInitiated, "Task stopped by user".to_owned()),
                 Failure::Start(reason) => (StopCode::TaskFailedToStart, reason),
@@ -112,6 +115,20 @@ impl Driver {
             self.record(|task| task.want_stop(code, reason));
         }
         self.release().await;
+    }
+
+    /// Removes what an image that was refused half-way has left in the store.
+    async fn sweep_images(&self, failure: &Failure) {
+        if !matches!(failure, Failure::Start(_)) {
+            return;
+        }
+        let engine = self.engine.clone();
+        let sweep = move || -> anyhow::Result<()> {
+            Ok(engine
+                .images()
+                .sweep(|layer| layer_user(engine.config(), layer))?)
+        };
+        self.complain(tokio::task::spawn_blocking(sweep).await);
     }
 
     /// From wherever the task is to the end of its containers.
@@ -148,11 +165,8 @@ impl Driver {
 
     /// The supervisor of a task that had come that far, if it still lives.
     async fn find_supervisor(&self) -> Result<Option<Client>, Failure> {
-        let client = Client::connect(&self.files.run)
-            .await
-            .context("connecting to the task's supervisor")?;
-        if client.is_some() {
-            return Ok(client);
+        if let Some(client) = self.connect_patiently().await {
+            return Ok(Some(client));
         }
         let task = self.task();
         let rebooted = task.boot_id != self.engine.boot_id();
@@ -168,6 +182,21 @@ impl Driver {
             return Err(Failure::SupervisorDied);
         }
         Ok(None)
+    }
+
+    /// Connects to the supervisor; nothing where none lives. Any other answer (no descriptors
+    /// left, a supervisor newer than this agent) says nothing of the task, which goes on without
+    /// us meanwhile: somebody has to set it right, and is told so.
+    async fn connect_patiently(&self) -> Option<Client> {
+        loop {
+            match Client::connect(&self.files.run).await {
+                Ok(client) => return client,
+                Err(error) => {
+                    tracing::error!(task = self.id, %error, "can't reach the task's supervisor; trying again");
+                    tokio::time::sleep(RECONNECT).await;
+                }
+            }
+        }
     }
 
     /// Takes what the supervisor put on disk before it died.

@@ -26,7 +26,7 @@ use crate::image::Images;
 use crate::store::{Store, StoreError};
 use crate::task::{StopCode, Task};
 
-pub use files::make_folder;
+pub use files::{layer_user, make_folder};
 pub use plan::{PUBLISH_TAG, publish};
 
 /// How long ECS keeps a stopped task in its answers.

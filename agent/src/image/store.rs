@@ -1,5 +1,6 @@
 //! The store's files: putting layers and documents in, finding an image, taking it out.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,7 +14,7 @@ use super::digest::Hashing;
 use super::{Digest, ImageError, Reference, full_name, layer, reader};
 use crate::id;
 use crate::removal;
-use crate::supervisor::protocol::write_whole;
+use crate::supervisor::protocol::write_durable;
 
 /// Manifests and configurations are kept in memory; a larger one is an attack.
 pub(super) const DOCUMENT_LIMIT: u64 = 8 << 20;
@@ -132,7 +133,7 @@ impl Images {
     pub(super) fn put_document(&self, content: &[u8]) -> Result<Digest, ImageError> {
         let digest = Digest::of(content);
         let path = self.blob_path(&digest);
-        write_whole(&path, content)
+        write_durable(&path, content)
             .map_err(ImageError::io(format!("writing {}", path.display())))?;
         Ok(digest)
     }
@@ -203,7 +204,7 @@ impl Images {
             size: unpacked.size,
         };
         let text = serde_json::to_vec(&layer).map_err(|e| ImageError::Malformed(e.to_string()))?;
-        write_whole(&new.0.join("layer.json"), &text)
+        write_durable(&new.0.join("layer.json"), &text)
             .map_err(ImageError::io("writing a layer's record"))?;
         new.settle(&self.layer_path(&layer.diff_id))?;
         Ok(layer)
@@ -236,7 +237,8 @@ impl Images {
         let text =
             serde_json::to_vec(&reference).map_err(|e| ImageError::Malformed(e.to_string()))?;
         let path = self.reference_path(&reference.name);
-        write_whole(&path, &text).map_err(ImageError::io(format!("writing {}", path.display())))?;
+        write_durable(&path, &text)
+            .map_err(ImageError::io(format!("writing {}", path.display())))?;
         Ok(reference)
     }
 
@@ -302,20 +304,46 @@ impl Images {
         }
         fs::remove_file(self.reference_path(&image.reference.name))
             .map_err(ImageError::io("removing the name"))?;
-        for layer in image.reference.layers.iter().filter(unshared) {
-            removal::remove(&self.layer_path(layer))
-                .map_err(ImageError::io(format!("removing layer {layer}")))?;
+        self.sweep_locked(user_of)?;
+        Ok(image.reference)
+    }
+
+    /// Removes what no name needs and no task uses: what a refused image left, or a name that
+    /// moved on. Leaves it to the next time while somebody else uses the store.
+    pub fn sweep(&self, user_of: impl Fn(&Path) -> Option<String>) -> Result<(), ImageError> {
+        match self.try_lock()? {
+            Some(_lock) => self.sweep_locked(user_of),
+            None => Ok(()),
         }
-        for document in [&image.reference.manifest, &image.reference.config] {
-            if !others
-                .iter()
-                .any(|other| other.manifest == *document || other.config == *document)
-            {
-                fs::remove_file(self.blob_path(document))
-                    .map_err(ImageError::io("removing a document"))?;
+    }
+
+    fn sweep_locked(&self, user_of: impl Fn(&Path) -> Option<String>) -> Result<(), ImageError> {
+        let mut needed = HashSet::new();
+        for reference in self.list()? {
+            needed.extend(
+                reference
+                    .layers
+                    .iter()
+                    .map(|digest| self.layer_path(digest)),
+            );
+            needed.insert(self.blob_path(&reference.manifest));
+            needed.insert(self.blob_path(&reference.config));
+        }
+        for entry in read_folder(&self.folder.join("layers"))? {
+            let path = entry.path();
+            if !needed.contains(&path) && user_of(&path.join("fs")).is_none() {
+                removal::remove(&path)
+                    .map_err(ImageError::io(format!("removing {}", path.display())))?;
             }
         }
-        Ok(image.reference)
+        for entry in read_folder(&self.folder.join("blobs/sha256"))? {
+            let path = entry.path();
+            if !needed.contains(&path) {
+                fs::remove_file(&path)
+                    .map_err(ImageError::io(format!("removing {}", path.display())))?;
+            }
+        }
+        Ok(())
     }
 }
 

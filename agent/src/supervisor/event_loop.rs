@@ -341,6 +341,18 @@ impl Supervisor {
         if known.state != State::Pending {
             return;
         }
+        // On disk before there is anything to lose: if this process dies meanwhile, nobody may
+        // think that the program never ran, and run it again.
+        let unfinished = "CannotStartContainerError: its supervisor died while it was started";
+        let starting = Status {
+            state: State::Failed {
+                reason: unfinished.to_owned(),
+            },
+            ..known.clone()
+        };
+        if let Err(error) = self.files.write_status(&starting) {
+            eprintln!("writing the status of {container}: {error}");
+        }
         let status = match container::start(&self.plan, &self.files, planned, &mut self.warnings) {
             Ok((supervised, status)) => {
                 self.started.insert(i, supervised);

@@ -261,6 +261,19 @@ impl Files {
 /// Writes a file so that a reader sees all of it or the one before, mode 0600. Several may write
 /// the same one at once, as tasks do that pull one image.
 pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    write(path, content, |_| Ok(()))
+}
+
+/// The same for what must also outlive a power cut.
+pub fn write_durable(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    write(path, content, std::fs::File::sync_all)
+}
+
+fn write(
+    path: &Path,
+    content: &[u8],
+    settle: impl FnOnce(&std::fs::File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let new = path.with_file_name(format!(".new-{}", crate::id::random_128()));
@@ -272,6 +285,7 @@ pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
         .open(&new)?;
     let written = file
         .write_all(content)
+        .and_then(|()| settle(&file))
         .and_then(|()| std::fs::rename(&new, path));
     if written.is_err() {
         std::fs::remove_file(&new).ok();

@@ -114,6 +114,15 @@ fn starts(host: &Host) {
             2,
             "{step}: {task}"
         );
+        for member in ["networkInterfaces", "imageDigest", "runtimeId"] {
+            assert!(
+                task["containers"][0][member]
+                    .as_array()
+                    .is_none_or(|list| !list.is_empty())
+                    && !task["containers"][0][member].is_null(),
+                "{step}: {member} is lost: {task}"
+            );
+        }
         // Its trap is set once it has said so.
         host.until("the container is up", || {
             host.succeed(&["logs", &arn]).contains("main up")

@@ -8,6 +8,11 @@ use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
     Case(
+        "an_image_whose_second_layer_is_damaged_leaves_no_first_one",
+        Needs::Kernel,
+        second_layer,
+    ),
+    Case(
         "an_image_is_imported_listed_used_and_removed",
         Needs::Kernel,
         import,
@@ -279,4 +284,32 @@ fn wrong_digest(host: &Host) {
         assert_nothing_stored(host);
         std::fs::remove_dir_all(layout).unwrap();
     }
+}
+
+fn second_layer(host: &Host) {
+    let archive = host.folder().join("save.tar");
+    write_docker_archive(host, &archive);
+    let folder = host.folder().join("archive");
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config = config.replace("\"sha256:", "\"sha256:0000\", \"sha256:");
+    // The true digest first, then one that no layer has.
+    let digest = config
+        .rsplit("sha256:")
+        .next()
+        .unwrap()
+        .get(..64)
+        .unwrap()
+        .to_owned();
+    let wrong = "0".repeat(64);
+    let config = config.replace(
+        &format!("\"sha256:0000\", \"sha256:{digest}\""),
+        &format!("\"sha256:{digest}\", \"sha256:{wrong}\""),
+    );
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    let manifest =
+        r#"[{"Config":"config.json","RepoTags":["box:v1"],"Layers":["layer.tar","layer.tar"]}]"#;
+    std::fs::write(folder.join("manifest.json"), manifest).unwrap();
+    let said = host.fail(&["image", "load", folder.to_str().unwrap()]);
+    assert!(said.contains("its digest is"), "{said}");
+    assert_nothing_stored(host);
 }
