@@ -50,6 +50,15 @@ pub enum PullError {
         /// What is wrong.
         source: ImageError,
     },
+    /// Nobody says which registries to trust, and the client can't be made without.
+    #[error(
+        "pulling {name}: this host has no CA certificates to check a registry with; install them \
+         (package ca-certificates)"
+    )]
+    NoCertificates {
+        /// The image.
+        name: String,
+    },
     /// A part of the work was cut off.
     #[error("pulling {name}: the work was interrupted")]
     Interrupted {
@@ -92,6 +101,10 @@ impl Puller {
         let pull = || async move {
             let name = full_name(name)?;
             let _lock = images.share()?;
+            // The client's constructor panics without any, for plain HTTP as well.
+            if rustls_native_certs::load_native_certs().certs.is_empty() {
+                return Err(Failure::NoCertificates);
+            }
             let client = Client::try_from(client_config(&name))?;
             Arc::new(Pull {
                 images,
@@ -110,6 +123,9 @@ impl Puller {
                 name: name.to_owned(),
                 source,
             },
+            Failure::NoCertificates => PullError::NoCertificates {
+                name: name.to_owned(),
+            },
             Failure::Interrupted => PullError::Interrupted {
                 name: name.to_owned(),
             },
@@ -118,6 +134,7 @@ impl Puller {
 }
 
 enum Failure {
+    NoCertificates,
     Registry(Box<oci_client::errors::OciDistributionError>),
     Image(ImageError),
     Interrupted,
@@ -148,9 +165,6 @@ fn client_config(name: &Name) -> ClientConfig {
     };
     ClientConfig {
         protocol,
-        // Nobody to certify on loopback, and a host without certificates can still pull from
-        // there. Whatever comes is checked against its digest all the same.
-        accept_invalid_certificates: plain,
         connect_timeout: Some(Duration::from_secs(15)),
         read_timeout: Some(Duration::from_secs(60)),
         user_agent: concat!("berth/", env!("CARGO_PKG_VERSION")),

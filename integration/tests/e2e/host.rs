@@ -294,7 +294,22 @@ impl Host {
             .ok();
             agent.wait().unwrap();
         }
-        for folder in ["run/tasks", "run/netns", "root/tasks/*/writable"] {
+        // A test that broke off may have left a task; the next one must not find it.
+        for entry in std::fs::read_dir(self.run_folder().join("tasks"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            left.push_str(&format!("task {id}\n"));
+            self.berth(&["stop", &id]).output().ok();
+        }
+        for folder in [
+            "run/tasks",
+            "run/netns",
+            "root/network/addresses/*",
+            "root/tasks/*/writable",
+        ] {
             let pattern = format!("ls -d {}/{folder}/* 2>/dev/null", self.folder.display());
             let found = Command::new("sh").args(["-c", &pattern]).output().unwrap();
             left.push_str(&String::from_utf8_lossy(&found.stdout));
@@ -313,6 +328,7 @@ impl Host {
                 }
             }
         }
+        left.push_str(&firewall_elements());
         let undone = self.berth(&["doctor", "--undo"]).output().unwrap();
         if !undone.status.success() {
             left.push_str(&describe(&undone));
@@ -379,4 +395,22 @@ fn describe(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+/// The addresses of tasks that the firewall still knows. Those of the subnet itself end with 3.
+fn firewall_elements() -> String {
+    let Ok(output) = Command::new("nft").args(["list", "ruleset"]).output() else {
+        return String::new();
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+    words
+        .filter(|word| {
+            let last = word
+                .strip_prefix("10.231.0.")
+                .and_then(|n| n.parse::<u8>().ok());
+            last.is_some_and(|n| n > 3)
+        })
+        .map(|word| format!("the firewall knows {word}\n"))
+        .collect()
 }

@@ -56,6 +56,11 @@ pub const CASES: &[Case] = &[
         no_command,
     ),
     Case("exec_runs_a_program_in_the_container", Needs::Kernel, exec),
+    Case(
+        "exec_gives_the_program_a_terminal",
+        Needs::Packages,
+        exec_terminal,
+    ),
     Case("logs_stay_after_the_task", Needs::Kernel, logs),
     Case(
         "two_runs_without_an_agent_share_one_engine",
@@ -295,6 +300,32 @@ fn exec(host: &Host) {
     assert!(listed.contains("main (running)"), "{listed}");
     host.succeed(&["stop", &arn]);
     assert_eq!(host.describe(&arn)["containers"][0]["exitCode"], 137);
+}
+
+/// `script` gives the command a terminal, as a person's is.
+fn exec_terminal(host: &Host) {
+    host.image();
+    host.agent();
+    let arn = host.start_task(&script("exec sleep 60"));
+    host.wait_status(&arn, "RUNNING");
+    let berth = super::host::berth_path();
+    let inside = "tty; test -t 0 && test -t 1 && echo a terminal; echo $TERM; exit 4";
+    let line = format!("{} exec -it {arn} -- sh -c '{inside}'", berth.display());
+    let output = std::process::Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env("BERTH_ROOT", host.root())
+        .env("BERTH_RUN", host.run_folder())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    // `script` types the end of its own input, which the terminal shows as ^@.
+    let seen = String::from_utf8_lossy(&output.stdout).replace("^@", "");
+    assert_eq!(output.status.code(), Some(4), "{seen}");
+    assert!(
+        seen.contains("/dev/pts/0\r\na terminal\r\nxterm\r\n"),
+        "{seen:?}"
+    );
+    host.succeed(&["stop", &arn]);
 }
 
 fn logs(host: &Host) {
