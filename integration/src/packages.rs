@@ -21,6 +21,7 @@ pub const FOR_TESTS: &[&str] = &[
     "skopeo",
     "docker-registry",
     "awscli",
+    "ca-certificates",
 ];
 
 /// For the benchmarks.
