@@ -253,15 +253,40 @@ fn unprivileged(host: &Host) {
         std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
         0o660
     );
-    let busybox = std::env::var("BERTH_BUSYBOX").unwrap_or_else(|_| "/bin/busybox".into());
-    let output = Command::new(busybox)
-        .args(["nc", &format!("local:{}", socket.display())])
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    assert!(!String::from_utf8_lossy(&output.stderr).is_empty());
+    // A copy that everybody can run.
+    let berth = host.folder().join("berth");
+    std::fs::copy(super::host::berth_path(), &berth).unwrap();
+    let list_tasks = || {
+        let mut command = host.berth(&["ps"]);
+        let envs: Vec<_> = command
+            .get_envs()
+            .map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned)))
+            .collect();
+        command = Command::new(&berth);
+        command.arg("ps");
+        for (name, value) in envs {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        command.uid(65534).gid(65534).output().unwrap()
+    };
+    let output = list_tasks();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("permission denied"), "{said}");
+    // With its doors opened by root the same succeeds: it was they that held.
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(&host.run_folder(), 0o711);
+    open(&socket, 0o666);
+    let output = list_tasks();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn no_authentication(host: &Host) {

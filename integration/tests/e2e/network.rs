@@ -279,6 +279,10 @@ fn port_taken(host: &Host) {
 fn no_api(host: &Host) {
     host.image();
     host.agent_with(&["--api", "0.0.0.0:8099"], None);
+    // From the host it is there, at the address that the task then tries.
+    host.until("the API listens", || {
+        TcpStream::connect("10.231.0.1:8099").is_ok()
+    });
     let arn = host.start_task(&script(
         "for a in 127.0.0.1 10.231.0.1 169.254.170.2; do nc -w 2 $a 8099 < /dev/null && echo reached $a; done; \
          find / -name '*.sock' 2>/dev/null; echo end",
