@@ -22,12 +22,18 @@ pub(crate) enum Report {
     Cloned { pid: i32, pidfd: i32 },
     /// The master of the terminal.
     Console(OwnedFd),
+    /// Where the filter's notifications arrive (seccomp_unotify(2)).
+    SeccompListener(OwnedFd),
+    /// The child waits for the parent to do its part, and to be told to go on.
+    ParentsTurn,
 }
 
 const READY: u32 = 1;
 const FAILED: u32 = 2;
 const CLONED: u32 = 3;
 const CONSOLE: u32 = 4;
+const SECCOMP_LISTENER: u32 = 5;
+const PARENTS_TURN: u32 = 6;
 
 /// Sends a report from the child.
 pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
@@ -41,16 +47,18 @@ pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
         ],
         Report::Cloned { pid, pidfd } => [CLONED, *pid as u32, *pidfd as u32, 0],
         Report::Console(_) => [CONSOLE, 0, 0, 0],
+        Report::SeccompListener(_) => [SECCOMP_LISTENER, 0, 0, 0],
+        Report::ParentsTurn => [PARENTS_TURN, 0, 0, 0],
     };
     let mut bytes = [0; 16];
     for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
         chunk.copy_from_slice(&word.to_ne_bytes());
     }
-    let console = match report {
-        Report::Console(master) => Some(master.as_fd()),
+    let descriptor = match report {
+        Report::Console(fd) | Report::SeccompListener(fd) => Some(fd.as_fd()),
         _ => None,
     };
-    socket::send(socket, &bytes, console)
+    socket::send(socket, &bytes, descriptor)
 }
 
 /// Receives the child's next report; `None` when it has closed its end.
@@ -76,6 +84,8 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
             pidfd: word() as i32,
         },
         (CONSOLE, Some(master)) => Report::Console(master),
+        (SECCOMP_LISTENER, Some(listener)) => Report::SeccompListener(listener),
+        (PARENTS_TURN, _) => Report::ParentsTurn,
         _ => return Err(Errno::EPROTO),
     };
     Ok(Some(report))
@@ -84,6 +94,12 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
 /// Tells the child to go on. What comes next is fixed, so the packet says nothing more.
 pub(crate) fn go_on(socket: BorrowedFd) -> nix::Result<()> {
     socket::send(socket, b"!", None)
+}
+
+/// In the child: lets the parent do its part, and waits until it has.
+pub(crate) fn take_turns(socket: BorrowedFd) -> nix::Result<()> {
+    report(socket, &Report::ParentsTurn)?;
+    wait_to_go_on(socket)
 }
 
 /// In the child: waits to be told to go on. A parent that is gone is an error.

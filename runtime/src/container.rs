@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{Cgroup, Limits, Warning};
 use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
+use crate::exec::keyring_name;
+use crate::hooks::{Later, Stage, Subject};
 use crate::launch::{Assistance, Launched, await_exec, launch};
-use crate::plan::{Context, Gate, Plan, Stdio, process_plan, root_mount};
+use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
 use crate::sys::process;
-use crate::{ContainerId, channel, config, seccomp};
+use crate::{ContainerId, channel, config, plan, seccomp};
 
 /// Where the root filesystem comes from.
 #[derive(Debug)]
@@ -47,6 +49,10 @@ pub struct CreateOptions<'a> {
     /// A listening packet socket (`SOCK_SEQPACKET`). With it the container waits for a connection
     /// there, by whichever process starts it, instead of for [`Created::start`].
     pub start_socket: Option<OwnedFd>,
+    /// Whether to change the root by chroot(2) alone: for a host whose root can't be moved.
+    pub no_pivot: bool,
+    /// Whether the container stays in the session keyring of the caller.
+    pub no_new_keyring: bool,
 }
 
 impl<'a> CreateOptions<'a> {
@@ -63,6 +69,17 @@ impl<'a> CreateOptions<'a> {
             parent_death_signal: None,
             preserve_fds: 0,
             start_socket: None,
+            no_pivot: false,
+            no_new_keyring: false,
+        }
+    }
+
+    fn subject(&self) -> Subject<'a> {
+        Subject {
+            id: self.id.as_str(),
+            spec: self.spec,
+            bundle: self.bundle,
+            pid: None,
         }
     }
 }
@@ -80,49 +97,131 @@ pub struct Created {
 }
 
 /// Creates a container: cgroup, namespaces, mounts, everything but running the program.
+///
+/// Hooks up to createContainer are run. When something fails once they may have done their work, the
+/// poststop hooks are run too.
 pub fn create(options: CreateOptions) -> Result<Created, Error> {
     config::validate(options.spec)?;
+    let subject = options.subject();
     let linux = options.spec.linux().clone().unwrap_or_default();
-    let seccomp_flags = linux.seccomp().as_ref().map(seccomp::flags).transpose()?;
-    let process = options
-        .spec
-        .process()
-        .as_ref()
-        .ok_or_else(config::Error::no_process)?;
-    let root = match options.root {
-        Some(Root::Mount(mount)) => mount,
-        Some(Root::Path(path)) => root_mount(&options.bundle.join(path))?,
-        None => root_mount(&options.bundle.join(root_path(options.spec)?))?,
-    };
-    let process_plan = process_plan(
-        process,
-        seccomp_flags,
-        options.stdio,
-        options.preserve_fds,
-        options.parent_death_signal,
-    )?;
+    let process = options.spec.process().as_ref();
+    let process = process.ok_or_else(config::Error::no_process)?;
+    let process_plan = plan_process(&options, process, &linux)?;
     let name = process_plan.name.clone();
-    let gate = options.start_socket.map_or(Gate::Channel, Gate::Socket);
 
-    let (cgroup, warnings) = make_cgroup(&linux, options.id, options.limits)?;
-    let context = Context {
-        bundle: options.bundle,
-        cgroup: &cgroup.cgroup,
-    };
-    let mut plan = Plan::for_container(options.spec, root, process_plan, gate, &context)?;
+    let (cgroup, warnings) = make_cgroup(
+        &linux,
+        cgroup_path(options.spec, options.id),
+        options.limits,
+    )?;
+    let mut plan = plan_container(options, process_plan, &cgroup.cgroup)?;
+    let before_pivot = |pid| before_pivot(&subject, pid);
     let assistance = Assistance {
-        cgroup: cgroup.cgroup.directory(),
+        cgroup: Some(cgroup.cgroup.directory()),
         seccomp: linux.seccomp().as_ref(),
         uid_mappings: linux.uid_mappings().as_deref().unwrap_or_default(),
         gid_mappings: linux.gid_mappings().as_deref().unwrap_or_default(),
+        time_offsets: linux.time_offsets().as_ref(),
         oom_score_adj: process.oom_score_adj(),
+        before_pivot: Some(&before_pivot),
+        subject: Some(subject),
     };
-    let Launched { child, channel } = launch(&mut plan, &assistance)?;
+    let Launched { child, channel } =
+        launch(&mut plan, &assistance).map_err(|error| error.and_then(subject.run_poststop()))?;
     Ok(Created {
-        container: Container { child, cgroup },
+        container: Container {
+            child,
+            cgroup,
+            hooks: Later::of(&subject),
+        },
         channel,
         name,
         warnings,
+    })
+}
+
+/// What is done while the container has its mounts and not yet its root.
+fn before_pivot(subject: &Subject, pid: Pid) -> Result<(), Error> {
+    let subject = Subject {
+        pid: Some(pid),
+        ..*subject
+    };
+    for stage in Stage::BEFORE_PIVOT {
+        subject.run(stage)?;
+    }
+    Ok(())
+}
+
+fn plan_process(
+    options: &CreateOptions,
+    process: &Process,
+    linux: &Linux,
+) -> Result<ProcessPlan, Error> {
+    let mut settings = Settings::new(Stdio::default());
+    settings.preserve_fds = options.preserve_fds;
+    settings.parent_death_signal = options.parent_death_signal;
+    settings.seccomp = linux
+        .seccomp()
+        .as_ref()
+        .map(seccomp::install_flags)
+        .transpose()?;
+    if !options.no_new_keyring {
+        settings.keyring = Some(keyring_name(options.id.as_str()));
+    }
+    let mut plan = process_plan(process, settings)?;
+    plan.scheduling = plan
+        .scheduling
+        .in_container(linux.memory_policy().as_ref(), linux.personality().as_ref());
+    Ok(plan)
+}
+
+/// Opens what comes from the host, where the container's mount namespace has it.
+fn plan_container(
+    options: CreateOptions,
+    mut process: ProcessPlan,
+    cgroup: &Cgroup,
+) -> Result<Plan, Error> {
+    process.stdio = options.stdio;
+    let gate = options.start_socket.map_or(Gate::Channel, Gate::Socket);
+    let (spec, bundle, no_pivot) = (options.spec, options.bundle, options.no_pivot);
+    let has_hooks = Stage::BEFORE_PIVOT
+        .iter()
+        .any(|stage| !stage.hooks(spec).is_empty());
+    let root = match options.root {
+        Some(Root::Path(path)) => Root::Path(bundle.join(path)),
+        Some(Root::Mount(mount)) => Root::Mount(mount),
+        None => Root::Path(bundle.join(root_path(spec)?)),
+    };
+    // Hooks look for the container's mounts below its root's own path.
+    let attach_at = match &root {
+        Root::Path(path) if has_hooks => Some(path.clone()),
+        _ => None,
+    };
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    let mount_namespace = namespaces.into_iter().flatten().find_map(|namespace| {
+        let is_mount = namespace.typ() == LinuxNamespaceType::Mount;
+        plan::path_of(namespace).filter(|_| is_mount)
+    });
+    let make = || {
+        let root = match root {
+            Root::Mount(mount) => mount,
+            Root::Path(path) => root_mount(&path)?,
+        };
+        let context = Context {
+            bundle,
+            cgroup,
+            attach_at: attach_at.as_deref(),
+            parents_turn: has_hooks,
+            no_pivot,
+        };
+        plan::surroundings(spec, root, &context)
+    };
+    let (namespaces, filesystem) = plan::within_mount_namespace(mount_namespace, make)?;
+    Ok(Plan {
+        namespaces,
+        filesystem: Some(filesystem),
+        process,
+        gate,
     })
 }
 
@@ -133,21 +232,20 @@ fn root_path(spec: &Spec) -> Result<PathBuf, Error> {
     }
 }
 
-/// The cgroup's path for a configuration that names none.
-fn default_cgroup(id: &ContainerId) -> PathBuf {
+/// The path of a container's cgroup, below the root of all: what the configuration says, or else one
+/// named after the container.
+pub fn cgroup_path(spec: &Spec, id: &ContainerId) -> PathBuf {
+    let configured = spec.linux().as_ref();
+    let configured = configured.and_then(|linux| linux.cgroups_path().clone());
     // Flat, so that nothing stays behind when it is removed.
-    PathBuf::from(format!("berth-runtime-{id}"))
+    configured.unwrap_or_else(|| PathBuf::from(format!("berth-runtime-{id}")))
 }
 
 fn make_cgroup(
     linux: &Linux,
-    id: &ContainerId,
+    path: PathBuf,
     limits: Limits,
 ) -> Result<(CgroupGuard, Vec<Warning>), Error> {
-    let path = linux
-        .cgroups_path()
-        .clone()
-        .unwrap_or_else(|| default_cgroup(id));
     let cgroup = Cgroup::create(&path)?;
     if cgroup.is_populated()? {
         return Err(Error::CgroupInUse { path });
@@ -205,13 +303,34 @@ impl Created {
         self.container.take_console()
     }
 
-    /// Runs the program. On failure the container is gone, as if it had been dropped.
+    /// Runs the program, with the hooks before and after. On failure the container is gone, as if it
+    /// had been dropped, and its poststop hooks have been run.
     pub fn start(mut self) -> Result<Container, StartError> {
+        match self.try_start() {
+            Ok(()) => {
+                self.container.release();
+                Ok(self.container)
+            }
+            Err(error) => {
+                let hooks = self.container.hooks.take();
+                drop(self);
+                let poststop = hooks.map(|hooks| hooks.subject(None).run_poststop());
+                Err(error.and_then(poststop.unwrap_or_default()))
+            }
+        }
+    }
+
+    fn try_start(&self) -> Result<(), Error> {
+        let hooks = self.container.hooks.as_ref();
+        let run = |stage| {
+            let subject = hooks.map(|hooks| hooks.subject(Some(self.pid())));
+            subject.map_or(Ok(()), |subject| subject.run(stage))
+        };
+        run(Stage::StartContainer)?;
         channel::go_on(self.channel.as_fd())
             .map_err(|errno| Error::system("sendmsg", errno, "start the container"))?;
         await_exec(self.channel.as_fd(), &self.name)?;
-        self.container.release();
-        Ok(self.container)
+        run(Stage::Poststart)
     }
 
     /// Lets go of it: it stays, waiting to be started through the socket of
@@ -228,10 +347,11 @@ pub struct Container {
     // The order is that of dropping: the process goes before its cgroup.
     child: Child,
     cgroup: CgroupGuard,
+    hooks: Option<Box<Later>>,
 }
 
 impl Container {
-    /// Takes up a container by its first process, from whichever process. It can be waited for only by
+    /// Takes up a container by its first process, from whichever process; of hooks it knows nothing. It can be waited for only by
     /// its parent ([`Child::wait_gone`] serves the others).
     pub fn attach(pid: Pid) -> Result<Self, Error> {
         let pidfd = process::open_pidfd(pid).map_err(|errno| {
@@ -248,6 +368,7 @@ impl Container {
         Ok(Self {
             child: Child::new(pid, pidfd),
             cgroup,
+            hooks: None,
         })
     }
 
@@ -296,9 +417,18 @@ impl Container {
         self.child.try_wait()
     }
 
-    /// Kills what is left of it and removes its cgroup.
+    /// Kills what is left of it and removes its cgroup, then runs its poststop hooks. One that failed
+    /// is the error, though the container is deleted.
     pub fn delete(self) -> Result<(), Error> {
-        Ok(self.cgroup().remove()?)
+        self.cgroup().remove()?;
+        let hooks = self.hooks.as_ref();
+        let mut failed = hooks
+            .map(|hooks| hooks.subject(None).run_poststop())
+            .unwrap_or_default();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(failed.remove(0).and_then(failed)),
+        }
     }
 
     fn release(&mut self) {

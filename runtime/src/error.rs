@@ -37,6 +37,26 @@ pub enum Error {
     /// A step in the container failed.
     #[error(transparent)]
     Init(#[from] InitError),
+    /// A hook failed.
+    #[error("hooks.{stage}[{index}] ({}): {reason}", path.display())]
+    Hook {
+        /// The stage, as the configuration has it.
+        stage: &'static str,
+        /// Which of its hooks.
+        index: usize,
+        /// The program.
+        path: PathBuf,
+        /// What happened, and what it printed.
+        reason: String,
+    },
+    /// Something failed, and so did cleaning up after it.
+    #[error("{first}; and then {then}")]
+    AndThen {
+        /// What failed first.
+        first: Box<Error>,
+        /// What failed because of it.
+        then: String,
+    },
     /// A kernel call of the parent failed.
     #[error("{doing}: {call}: {errno}")]
     System {
@@ -66,6 +86,33 @@ impl Error {
             doing: doing.into(),
             call,
             errno,
+        }
+    }
+
+    /// Adds what failed while this was cleaned up after.
+    pub(crate) fn and_then(self, then: Vec<Self>) -> Self {
+        match then.is_empty() {
+            true => self,
+            false => Self::AndThen {
+                first: Box::new(self),
+                then: then
+                    .iter()
+                    .map(Self::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            },
+        }
+    }
+
+    /// The kernel's answer, if that is what failed.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Cgroup(error) => error.errno(),
+            Self::Prepare(error) => Some(error.errno),
+            Self::Init(error) => Some(error.errno),
+            Self::System { errno, .. } => Some(*errno),
+            Self::AndThen { first, .. } => first.errno(),
+            _ => None,
         }
     }
 
@@ -181,6 +228,7 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
             let mount = filesystem?.mounts.get(index)?;
             let what = match &mount.source {
                 plan::MountSource::Bind { .. } => "a bind mount".to_owned(),
+                plan::MountSource::Link { .. } => "a link".to_owned(),
                 plan::MountSource::New { fstype, .. } => text(fstype),
             };
             format!("mount {what} on /{}", text(&mount.target))
@@ -216,12 +264,16 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
                 text(plan.process.apparmor.as_ref()?)
             )
         }
-        Step::User => format!("become user {}", plan.process.uid),
-        Step::Groups => {
+        Step::Selinux => {
             format!(
-                "become group {} with {:?}",
-                plan.process.gid, plan.process.groups
+                "set SELinux context {:?}",
+                text(plan.process.selinux.as_ref()?)
             )
+        }
+        Step::User => format!("become user {}", plan.process.user.as_ref()?.uid),
+        Step::Groups => {
+            let user = plan.process.user.as_ref()?;
+            format!("become group {} with {:?}", user.gid, user.groups)
         }
         _ => return None,
     })
@@ -230,12 +282,15 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
 fn name_of(step: Step) -> &'static str {
     match step {
         Step::Isolate => "isolate the new process",
+        Step::InitialAffinity => "set process.execCPUAffinity.initial",
+        Step::NewTimeNamespace => "make a time namespace",
         Step::WaitForIdMaps => "wait for the id maps",
         Step::BecomeNamespaceRoot => "become root of the user namespace",
         Step::JoinNamespace => "join a namespace",
         Step::Clone => "clone the process",
         Step::NewCgroupNamespace => "make a cgroup namespace",
         Step::NewSession => "make a session",
+        Step::SessionKeyring => "join a session keyring",
         Step::BringLoopbackUp => "bring up the loopback interface",
         Step::SetHostname => "set the hostname",
         Step::SetDomainname => "set the domainname",
@@ -245,6 +300,7 @@ fn name_of(step: Step) -> &'static str {
         Step::Device => "make a device",
         Step::DeviceLink => "make a link in /dev",
         Step::Console => "open a terminal (/dev/pts/ptmx of the container)",
+        Step::ParentsTurn => "wait for hooks",
         Step::Sysctl => "write a sysctl",
         Step::MaskPath => "mask a path",
         Step::ReadonlyPath => "make a path read-only",
@@ -252,8 +308,14 @@ fn name_of(step: Step) -> &'static str {
         Step::PivotRoot => "change the root",
         Step::Propagation => "set the root's propagation",
         Step::Apparmor => "set the AppArmor profile",
+        Step::Selinux => "set the SELinux context",
         Step::Stdio => "place the standard streams",
         Step::ResourceLimit => "set a resource limit",
+        Step::Personality => "set linux.personality",
+        Step::MemoryPolicy => "set linux.memoryPolicy",
+        Step::Scheduler => "set process.scheduler",
+        Step::IoPriority => "set process.ioPriority",
+        Step::FinalAffinity => "set process.execCPUAffinity.final",
         Step::WorkingDirectory => "enter the working directory",
         Step::NoNewPrivileges => "set no_new_privs",
         Step::ReceiveSeccomp => "receive the seccomp filter",
@@ -284,6 +346,23 @@ fn hint(step: Step, errno: Errno) -> &'static str {
         (Step::Device, Errno::EEXIST) => ": something else is there already",
         (Step::ResourceLimit, Errno::EPERM) => {
             ": raising a hard limit needs CAP_SYS_RESOURCE on the host"
+        }
+        (Step::SessionKeyring, Errno::EDQUOT) => {
+            ": the user has as many keys as kernel.keys.maxkeys allows; --no-new-keyring makes none"
+        }
+        (Step::Scheduler | Step::IoPriority, Errno::EPERM) => {
+            ": real-time classes need CAP_SYS_NICE on the host"
+        }
+        (Step::MemoryPolicy, Errno::EINVAL) => ": this host has no such NUMA nodes",
+        (Step::MemoryPolicy, Errno::ENOSYS) => ": this kernel has no NUMA",
+        (Step::InitialAffinity | Step::FinalAffinity, Errno::EINVAL) => {
+            ": none of these processors is there, or the cgroup has none of them"
+        }
+        (Step::Mount, Errno::EINVAL) => {
+            ": the file system doesn't know an option, or can't be id-mapped"
+        }
+        (Step::Selinux, Errno::EINVAL) => {
+            ": SELinux is not enabled, or its policy has no such context"
         }
         (Step::User | Step::Groups, Errno::EINVAL) => ": the user namespace has no such id",
         (Step::Sysctl, Errno::ENOENT) => ": this kernel has no such parameter",

@@ -15,8 +15,11 @@ use crate::cgroup::Cgroup;
 use crate::child::Child;
 use crate::config;
 use crate::error::Error;
+use crate::hooks::Subject;
 use crate::launch::{Assistance, Launched, await_exec, launch};
-use crate::plan::{Gate, Join, Namespaces, Plan, Stdio, process_plan};
+use crate::plan::{
+    Gate, Join, NEWTIME, Namespaces, Plan, ProcessPlan, Settings, Stdio, process_plan,
+};
 use crate::seccomp;
 use crate::sys::process;
 
@@ -34,6 +37,13 @@ pub struct ExecOptions<'a> {
     pub parent_death_signal: Option<Signal>,
     /// How many of the caller's descriptors from 3 on it gets.
     pub preserve_fds: u32,
+    /// The container, so that its memory policy, personality and session keyring are the process's
+    /// too, and so that it can be told to a listener of its filter.
+    pub container: Option<Subject<'a>>,
+    /// Whether it stays in the session keyring of the caller.
+    pub no_new_keyring: bool,
+    /// The cgroup that it runs in; the container's own if absent.
+    pub cgroup: Option<Cgroup>,
 }
 
 impl<'a> ExecOptions<'a> {
@@ -45,6 +55,9 @@ impl<'a> ExecOptions<'a> {
             stdio: Stdio::default(),
             parent_death_signal: None,
             preserve_fds: 0,
+            container: None,
+            no_new_keyring: false,
+            cgroup: None,
         }
     }
 }
@@ -52,37 +65,97 @@ impl<'a> ExecOptions<'a> {
 /// Runs a process in all the namespaces and in the cgroup of the process `target`.
 pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
     config::validate_process(options.process)?;
-    let seccomp_flags = options.seccomp.map(seccomp::flags).transpose()?;
+    let linux = options
+        .container
+        .and_then(|container| container.spec.linux().as_ref());
+    let settings = Settings {
+        stdio: options.stdio,
+        preserve_fds: options.preserve_fds,
+        parent_death_signal: options.parent_death_signal,
+        seccomp: options.seccomp.map(seccomp::install_flags).transpose()?,
+        keyring: options
+            .container
+            .filter(|_| !options.no_new_keyring)
+            .map(|container| keyring_name(container.id)),
+    };
+    let mut process = process_plan(options.process, settings)?;
+    process.scheduling = std::mem::take(&mut process.scheduling)
+        .with_affinity(options.process)
+        .in_container(
+            linux.and_then(|linux| linux.memory_policy().as_ref()),
+            linux.and_then(|linux| linux.personality().as_ref()),
+        );
+    let mut entry = Entry::new(process);
+    entry.seccomp = options.seccomp;
+    entry.oom_score_adj = options.process.oom_score_adj();
+    entry.subject = options.container;
+    entry.cgroup = options.cgroup;
+    enter(target, entry)
+}
+
+/// The name of a container's session keyring: runc's, which tools look for.
+pub(crate) fn keyring_name(id: &str) -> String {
+    format!("_ses.{id}")
+}
+
+/// A process that enters a container.
+pub(crate) struct Entry<'a> {
+    process: ProcessPlan,
+    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    oom_score_adj: Option<i32>,
+    subject: Option<Subject<'a>>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Entry<'_> {
+    pub(crate) fn new(process: ProcessPlan) -> Self {
+        Self {
+            process,
+            seccomp: None,
+            oom_score_adj: None,
+            subject: None,
+            cgroup: None,
+        }
+    }
+}
+
+/// Runs a planned process in the namespaces and the cgroup of the process `target`.
+pub(crate) fn enter(target: Pid, entry: Entry) -> Result<Child, Error> {
     let pidfd =
         process::open_pidfd(target).map_err(|errno| not_there(target, "pidfd_open", errno))?;
     let flags = foreign_namespaces(target)?;
-    let cgroup = Cgroup::of(target)?;
+    let cgroup = entry.cgroup.map_or_else(|| Cgroup::of(target), Ok)?;
     // What was read belongs to the process that the pidfd holds: its number wasn't reused meanwhile.
     process::send_signal(pidfd.as_fd(), None)
         .map_err(|errno| not_there(target, "pidfd_send_signal", errno))?;
-    let process = process_plan(
-        options.process,
-        seccomp_flags,
-        options.stdio,
-        options.preserve_fds,
-        options.parent_death_signal,
-    )?;
+    let assistance = Assistance {
+        cgroup: Some(cgroup.directory()),
+        seccomp: entry.seccomp,
+        oom_score_adj: entry.oom_score_adj,
+        subject: entry.subject,
+        ..Default::default()
+    };
+    run(joined(target, pidfd, flags)?, entry.process, &assistance)
+}
+
+/// Runs a planned process where we are.
+pub(crate) fn run_here(process: ProcessPlan) -> Result<Child, Error> {
+    run(Namespaces::ours(), process, &Assistance::default())
+}
+
+fn run(
+    namespaces: Namespaces,
+    process: ProcessPlan,
+    assistance: &Assistance,
+) -> Result<Child, Error> {
     let name = process.name.clone();
-    let namespaces = joined(target, pidfd, flags)?;
     let mut plan = Plan {
         namespaces,
         filesystem: None,
         process,
         gate: Gate::Open,
     };
-    let assistance = Assistance {
-        cgroup: cgroup.directory(),
-        seccomp: options.seccomp,
-        uid_mappings: &[],
-        gid_mappings: &[],
-        oom_score_adj: options.process.oom_score_adj(),
-    };
-    let Launched { mut child, channel } = launch(&mut plan, &assistance)?;
+    let Launched { mut child, channel } = launch(&mut plan, assistance)?;
     await_exec(channel.as_fd(), &name)?;
     child.release();
     Ok(child)
@@ -96,7 +169,7 @@ fn not_there(target: Pid, call: &'static str, errno: Errno) -> Error {
     )
 }
 
-const NAMESPACES: [(&str, CloneFlags); 7] = [
+const NAMESPACES: [(&str, CloneFlags); 8] = [
     ("user", CloneFlags::CLONE_NEWUSER),
     ("mnt", CloneFlags::CLONE_NEWNS),
     ("pid", CloneFlags::CLONE_NEWPID),
@@ -104,6 +177,7 @@ const NAMESPACES: [(&str, CloneFlags); 7] = [
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("uts", CloneFlags::CLONE_NEWUTS),
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("time", NEWTIME),
 ];
 
 /// The kinds of which the process has another namespace than we: joining one's own user namespace is
@@ -151,14 +225,9 @@ fn joined(target: Pid, pidfd: OwnedFd, flags: CloneFlags) -> Result<Namespaces, 
         }],
     };
     Ok(Namespaces {
-        create: CloneFlags::empty(),
-        new_cgroup: false,
         helper_joins,
         joins,
-        new_user: false,
         become_root: flags.contains(CloneFlags::CLONE_NEWUSER),
-        new_network: false,
-        hostname: None,
-        domainname: None,
+        ..Namespaces::ours()
     })
 }

@@ -1,28 +1,37 @@
 //! Making the process of a plan: the parent's side of the conversation with the child.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
+use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp, LinuxTimeOffset};
 
 use crate::channel::{self, Report};
 use crate::child::Child;
 use crate::error::{Error, InitError};
+use crate::hooks::Subject;
 use crate::init::{self, Channel};
 use crate::plan::Plan;
-use crate::seccomp;
 use crate::sys::clone::{CloneArgs, Cloned, adopt_descriptor, clone3};
+use crate::sys::seccomp::Instruction;
 use crate::sys::{process, socket};
+use crate::{child_files, seccomp};
 
 /// What the parent does for the child while that is on its way.
+#[derive(Default)]
 pub(crate) struct Assistance<'a> {
-    pub(crate) cgroup: BorrowedFd<'a>,
+    /// The cgroup that the child begins in; ours if absent.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
     pub(crate) seccomp: Option<&'a LinuxSeccomp>,
     pub(crate) uid_mappings: &'a [LinuxIdMapping],
     pub(crate) gid_mappings: &'a [LinuxIdMapping],
+    pub(crate) time_offsets: Option<&'a HashMap<String, LinuxTimeOffset>>,
     pub(crate) oom_score_adj: Option<i32>,
+    /// What is to be done when the mounts are made and the root isn't changed yet.
+    pub(crate) before_pivot: Option<&'a dyn Fn(Pid) -> Result<(), Error>>,
+    /// The container, for those who are told of it.
+    pub(crate) subject: Option<Subject<'a>>,
 }
 
 /// A process that is set up, and waits at its gate or is about to execute its program. Dropping it
@@ -47,11 +56,11 @@ pub(crate) fn launch(plan: &mut Plan, assistance: &Assistance) -> Result<Launche
     };
     // A child that has failed has closed the channel, so helping it fails too; what counts then is
     // what it reported.
-    let helped = assist(plan, &launched, assistance);
-    match await_ready(plan, &mut launched) {
+    let helped = assist(plan, &mut launched, assistance);
+    match attend(plan, &mut launched, assistance, helped.as_deref().ok()) {
         Err(Error::Died { pid, how }) => Err(helped.err().unwrap_or(Error::Died { pid, how })),
         Err(error) => Err(error),
-        Ok(()) => helped.map(|()| launched),
+        Ok(()) => helped.map(|_| launched),
     }
 }
 
@@ -59,11 +68,11 @@ fn clone_child(
     plan: &mut Plan,
     ours: &OwnedFd,
     childs: OwnedFd,
-    cgroup: BorrowedFd,
+    cgroup: Option<BorrowedFd>,
 ) -> Result<Child, Error> {
     let args = CloneArgs {
         flags: plan.namespaces.create,
-        cgroup: Some(cgroup),
+        cgroup,
     };
     let channel = Channel {
         own: childs.as_fd(),
@@ -81,7 +90,7 @@ fn clone_by_helper(
     plan: &mut Plan,
     ours: &OwnedFd,
     childs: OwnedFd,
-    cgroup: BorrowedFd,
+    cgroup: Option<BorrowedFd>,
 ) -> Result<Child, Error> {
     let failed = |call| move |errno| Error::system(call, errno, "join the container's namespaces");
     let (from_helper, helpers) = socket::packet_pair().map_err(failed("socketpair"))?;
@@ -113,70 +122,103 @@ fn clone_by_helper(
     }
 }
 
-fn assist(plan: &Plan, launched: &Launched, assistance: &Assistance) -> Result<(), Error> {
-    let child = &launched.child;
-    let channel = launched.channel.as_fd();
+/// Everything that the child needs from outside before it can go far; returns its filter's program.
+fn assist(
+    plan: &Plan,
+    launched: &mut Launched,
+    assistance: &Assistance,
+) -> Result<Vec<Instruction>, Error> {
+    let pid = launched.child.pid();
+    if plan.namespaces.new_time {
+        await_turn(plan, launched)?;
+        let offsets = assistance.time_offsets;
+        offsets.map_or(Ok(()), |offsets| {
+            child_files::write_time_offsets(pid, offsets)
+        })?;
+        go_on(launched)?;
+    }
     if plan.namespaces.new_user {
-        write_proc(child.pid(), "uid_map", &id_map(assistance.uid_mappings))?;
-        write_proc(child.pid(), "gid_map", &id_map(assistance.gid_mappings))?;
-        channel::go_on(channel)
-            .map_err(|errno| Error::system("sendmsg", errno, "tell of the id maps"))?;
+        child_files::write_id_maps(pid, assistance.uid_mappings, assistance.gid_mappings)?;
+        go_on(launched)?;
     }
     if let Some(score) = assistance.oom_score_adj {
-        adjust_oom_score(child.pid(), score)?;
+        child_files::adjust_oom_score(pid, score)?;
     }
-    if let Some(profile) = assistance.seccomp {
-        // The child mounts meanwhile.
-        let program = seccomp::compile(profile)?;
-        socket::send(channel, crate::sys::seccomp::as_bytes(&program), None)
-            .map_err(|errno| Error::system("sendmsg", errno, "send the seccomp filter"))?;
+    // The child mounts meanwhile.
+    let program = assistance.seccomp.map(seccomp::compile).transpose()?;
+    let program = program.unwrap_or_default();
+    let has_a_turn_before = plan.filesystem.as_ref().is_some_and(|fs| fs.parents_turn);
+    if !has_a_turn_before {
+        send_filter(launched, &program)?;
     }
-    Ok(())
+    Ok(program)
 }
 
-/// Written only if it changes something: lowering it needs CAP_SYS_RESOURCE, keeping it doesn't.
-fn adjust_oom_score(pid: Pid, score: i32) -> Result<(), Error> {
-    let current = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
-    match current.ok().and_then(|text| text.trim().parse().ok()) == Some(score) {
-        true => Ok(()),
-        false => write_proc(pid, "oom_score_adj", &score.to_string()),
+fn go_on(launched: &Launched) -> Result<(), Error> {
+    channel::go_on(launched.channel.as_fd())
+        .map_err(|errno| Error::system("sendmsg", errno, "let the container's process go on"))
+}
+
+fn send_filter(launched: &Launched, program: &[Instruction]) -> Result<(), Error> {
+    if program.is_empty() {
+        return Ok(());
+    }
+    let bytes = crate::sys::seccomp::as_bytes(program);
+    socket::send(launched.channel.as_fd(), bytes, None)
+        .map_err(|errno| Error::system("sendmsg", errno, "send the seccomp filter"))
+}
+
+fn next_report(launched: &Launched) -> Result<Option<Report>, Error> {
+    channel::next_report(launched.channel.as_fd())
+        .map_err(|errno| Error::system("recvmsg", errno, "hear from the container's process"))
+}
+
+fn await_turn(plan: &Plan, launched: &mut Launched) -> Result<(), Error> {
+    match next_report(launched)? {
+        Some(Report::ParentsTurn) => Ok(()),
+        Some(Report::Failed(failure)) => Err(InitError::new(failure, plan).into()),
+        _ => Err(died(&launched.child)),
     }
 }
 
-fn id_map(mappings: &[LinuxIdMapping]) -> String {
-    let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-    mappings.iter().map(line).collect()
+fn died(child: &Child) -> Error {
+    let pid = child.pid();
+    match child.wait() {
+        Ok(status) => Error::Died {
+            pid,
+            how: format!("{status:?}"),
+        },
+        Err(error) => error,
+    }
 }
 
-fn write_proc(pid: Pid, file: &str, value: &str) -> Result<(), Error> {
-    let path = format!("/proc/{pid}/{file}");
-    std::fs::write(&path, value).map_err(|error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        Error::system(
-            "write",
-            errno,
-            format!("write {:?} to {path}", value.trim_end()),
-        )
-    })
-}
-
-fn await_ready(plan: &Plan, launched: &mut Launched) -> Result<(), Error> {
+/// Answers the child until it is ready. Without a filter, helping it has failed already.
+fn attend(
+    plan: &Plan,
+    launched: &mut Launched,
+    assistance: &Assistance,
+    filter: Option<&[Instruction]>,
+) -> Result<(), Error> {
     loop {
-        let report = channel::next_report(launched.channel.as_fd()).map_err(|errno| {
-            Error::system("recvmsg", errno, "hear from the container's process")
-        })?;
-        let child = &mut launched.child;
-        match report {
-            Some(Report::Console(master)) => child.set_console(master),
+        match next_report(launched)? {
+            Some(Report::Console(master)) => launched.child.set_console(master),
+            Some(Report::SeccompListener(listener)) => {
+                let pid = launched.child.pid();
+                seccomp::notify(assistance.seccomp, assistance.subject, pid, &listener)?;
+            }
+            Some(Report::ParentsTurn) => {
+                let Some(filter) = filter else {
+                    return Err(died(&launched.child));
+                };
+                if let Some(act) = assistance.before_pivot {
+                    act(launched.child.pid())?;
+                }
+                go_on(launched)?;
+                send_filter(launched, filter)?;
+            }
             Some(Report::Ready) => return Ok(()),
             Some(Report::Failed(failure)) => return Err(InitError::new(failure, plan).into()),
-            Some(Report::Cloned { .. }) | None => {
-                let how = format!("{:?}", child.wait()?);
-                return Err(Error::Died {
-                    pid: child.pid(),
-                    how,
-                });
-            }
+            Some(Report::Cloned { .. }) | None => return Err(died(&launched.child)),
         }
     }
 }

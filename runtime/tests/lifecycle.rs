@@ -56,7 +56,7 @@ fn a_container_killed_by_a_signal_gives_128_and_its_number() {
 }
 
 /// For conditions of another process that tells nobody when they come true.
-fn wait_until(condition: impl Fn() -> bool) {
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if condition() {
             return;

@@ -15,12 +15,16 @@ mod confinement;
 mod escapes;
 mod exec;
 mod filesystem;
+mod hooks;
 mod leaks;
 mod library;
 mod lifecycle;
 mod limits;
 mod machine;
+mod mounts;
 mod namespaces;
+mod notifications;
+mod priorities;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -96,6 +100,10 @@ fn main() -> ExitCode {
         exec::tests(),
         limits::tests(),
         library::tests(),
+        hooks::tests(),
+        priorities::tests(),
+        mounts::tests(),
+        notifications::tests(),
     ];
     let trials = groups
         .into_iter()

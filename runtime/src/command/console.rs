@@ -14,7 +14,17 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 /// Sends a terminal's master to whoever listens on a stream socket.
 pub(crate) fn send(path: &Path, master: BorrowedFd) -> Result<()> {
-    let to = || format!("--console-socket {}", path.display());
+    send_descriptor("--console-socket", path, "/dev/ptmx", master)
+}
+
+/// Sends a descriptor with a word of text; `option` named the socket.
+pub(crate) fn send_descriptor(
+    option: &str,
+    path: &Path,
+    text: &str,
+    descriptor: BorrowedFd,
+) -> Result<()> {
+    let to = || format!("{option} {}", path.display());
     let connection = socket(
         AddressFamily::Unix,
         SockType::Stream,
@@ -22,9 +32,9 @@ pub(crate) fn send(path: &Path, master: BorrowedFd) -> Result<()> {
         None,
     )?;
     connect(connection.as_raw_fd(), &UnixAddr::new(path)?).with_context(to)?;
-    let descriptors = [master.as_raw_fd()];
+    let descriptors = [descriptor.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&descriptors)];
-    let text = [IoSlice::new(b"/dev/ptmx")];
+    let text = [IoSlice::new(text.as_bytes())];
     sendmsg::<()>(
         connection.as_raw_fd(),
         &text,

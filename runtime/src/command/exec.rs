@@ -1,17 +1,19 @@
 //! `exec`: another process in a container.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use berth_runtime::cgroup::Cgroup;
 use berth_runtime::{Child, ContainerId, ExecOptions};
 use clap::Args;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capabilities, Process, Spec};
 
-use super::create::{attend, forwarded_signals, write_pid};
-use super::state::{StateDirectory, Status};
+use super::create::write_pid;
+use super::run::{attend, forwarded_signals};
+use super::state::{State, StateDirectory, Status};
 use super::{Global, console};
 
 #[derive(Debug, Args)]
@@ -57,6 +59,15 @@ pub(crate) struct Exec {
     /// The AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
+    /// The SELinux context
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Run it in a cgroup below the container's, which must exist
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Send a pidfd of the process to this socket
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
     /// Add a capability
     #[arg(short, long, value_name = "CAP_NAME")]
     cap: Vec<String>,
@@ -75,12 +86,22 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
     let mut settings = ExecOptions::new(&process);
     settings.seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
     settings.preserve_fds = options.preserve_fds;
+    settings.container = Some(state.subject());
+    settings.no_new_keyring = state.no_new_keyring;
+    settings.cgroup = options
+        .cgroup
+        .as_deref()
+        .map(|below| sub_cgroup(&state, below))
+        .transpose()?;
     let signals = if options.detach {
         None
     } else {
         Some(forwarded_signals()?)
     };
     let mut child = berth_runtime::exec(Pid::from_raw(state.pid), settings)?;
+    if let Some(socket) = &options.pidfd_socket {
+        console::send_descriptor("--pidfd-socket", socket, "pidfd", child.pidfd())?;
+    }
     if let Some(file) = &options.pid_file {
         write_pid(file, child.pid().as_raw())?;
     }
@@ -89,6 +110,12 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
         None => Ok(ExitCode::SUCCESS),
         Some(signals) => Ok(ExitCode::from(attend(&child, &signals, relayed)? as u8)),
     }
+}
+
+/// `--cgroup` is relative to the container's, in which ".." has no place.
+fn sub_cgroup(state: &State, below: &Path) -> Result<Cgroup> {
+    let below = below.strip_prefix("/").unwrap_or(below);
+    Cgroup::open(state.cgroup.join(below)).with_context(|| format!("--cgroup {}", below.display()))
 }
 
 /// Gives the terminal to the engine, or returns it to be relayed.
@@ -127,6 +154,9 @@ fn process(options: &Exec, config: &Spec) -> Result<Process> {
     }
     if let Some(profile) = &options.apparmor {
         process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &options.process_label {
+        process.set_selinux_label(Some(label.clone()));
     }
     set_user(&mut process, options)?;
     add_capabilities(&mut process, &options.cap)?;

@@ -1,13 +1,16 @@
 //! `start`, `kill` and `delete`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::Cgroup;
+use berth_runtime::hooks::Stage;
 use berth_runtime::{ContainerId, start_socket};
 use clap::Args;
 use nix::sys::signal::Signal;
 
-use super::Global;
 use super::state::{State, StateDirectory, Status};
+use super::{Global, log};
 
 /// Starts a created container.
 pub(crate) fn start(global: &Global, id: &ContainerId) -> Result<()> {
@@ -20,6 +23,14 @@ pub(crate) fn start(global: &Global, id: &ContainerId) -> Result<()> {
             other.name()
         ),
     }
+    let started = start_with_hooks(&directory, &state);
+    if started.is_err() {
+        end(&state)?;
+    }
+    started
+}
+
+fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
     let args = state
         .config
         .process()
@@ -28,9 +39,19 @@ pub(crate) fn start(global: &Global, id: &ContainerId) -> Result<()> {
     let command = args
         .and_then(|args| args.first())
         .map_or("", String::as_str);
-    let started = start_socket::start(directory.path(), command);
-    directory.forget_start_socket()?;
-    Ok(started?)
+    let subject = state.subject();
+    subject.run(Stage::StartContainer)?;
+    start_socket::start(directory.path(), command)?;
+    Ok(subject.run(Stage::Poststart)?)
+}
+
+/// Kills the first process, if it lives, and waits until it is gone.
+fn end(state: &State) -> Result<()> {
+    if let Some(container) = state.container()? {
+        container.init().kill(Signal::SIGKILL)?;
+        container.init().wait_gone()?;
+    }
+    Ok(())
 }
 
 #[derive(Debug, Args)]
@@ -98,33 +119,46 @@ pub(crate) struct Delete {
     force: bool,
 }
 
-/// Deletes a container: what is left of its processes, its cgroup, its state.
+/// Deletes a container: what is left of its processes, its cgroup, its state. Then its poststop hooks
+/// are run.
 pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
     let directory = StateDirectory::of(global, &options.id);
     let state = match directory.load() {
         Ok(state) => state,
         // Also when the state itself is missing: a `create` that was killed leaves a directory.
-        Err(_) if options.force => return directory.remove(),
+        Err(_) if options.force => return delete_remains(directory),
         Err(error) => return Err(error),
     };
-    let status = directory.status(&state);
     // OCI allows only the deletion of stopped containers; engines delete created ones too.
-    if status == Status::Running && !options.force {
+    if directory.status(&state) == Status::Running && !options.force {
         bail!(
-            "cannot delete container {}: it is running; stop it or use --force",
+            "cannot delete container {} that is not stopped: it is running; stop it or use --force",
             options.id
         );
     }
-    if let Some(container) = state.container()? {
-        container.init().kill(Signal::SIGKILL)?;
-        container.init().wait_gone()?;
+    end(&state)?;
+    remove_cgroup(&state.cgroup)?;
+    directory.remove()?;
+    for error in state.subject().run_poststop() {
+        log::warn(global, &error.to_string());
     }
-    match Cgroup::open(&state.cgroup) {
-        Ok(cgroup) => cgroup.remove()?,
-        Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => {}
-        Err(error) => return Err(error.into()),
+    Ok(())
+}
+
+/// Removes what a `create` has left that didn't get as far as writing the state.
+fn delete_remains(directory: StateDirectory) -> Result<()> {
+    if let Some(cgroup) = directory.noted_cgroup() {
+        remove_cgroup(&cgroup)?;
     }
     directory.remove()
+}
+
+fn remove_cgroup(path: &Path) -> Result<()> {
+    match Cgroup::open(path) {
+        Ok(cgroup) => Ok(cgroup.remove()?),
+        Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

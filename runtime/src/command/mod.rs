@@ -1,11 +1,13 @@
 //! The command line: runc's, as engines speak it. Options may stand before or after the id.
 
+mod activation;
 mod console;
 mod create;
 mod describe;
 mod exec;
 mod lifecycle;
 pub(crate) mod log;
+mod run;
 mod state;
 mod time;
 
@@ -81,7 +83,7 @@ impl From<LimitsMode> for Limits {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create a container and run it
-    Run(create::Run),
+    Run(run::Run),
     /// Create a container, to be started later
     Create(create::Create),
     /// Start a created container
@@ -114,7 +116,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         _ => {}
     }
     match &arguments.command {
-        Command::Run(run) => return create::run(global, run),
+        Command::Run(run) => return run::run(global, run),
         Command::Exec(options) => return exec::exec(global, options),
         Command::Create(options) => create::create(global, options)?,
         Command::Start { id } => lifecycle::start(global, id)?,

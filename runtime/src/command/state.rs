@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::{Container, ContainerId, start_socket};
+use berth_runtime::hooks::Subject;
+use berth_runtime::{Container, ContainerId};
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::Global;
 
 const FILE: &str = "state.json";
+/// A link whose text is the cgroup's path: made and read by one call.
+const CGROUP: &str = "cgroup";
 
 /// A container's record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub(crate) struct State {
     pub(crate) created: String,
     /// Below the cgroup root.
     pub(crate) cgroup: PathBuf,
+    /// Whether its processes stay in the session keyrings of their callers.
+    pub(crate) no_new_keyring: bool,
     /// The configuration as it was at creation: the bundle's may have changed since.
     pub(crate) config: Spec,
 }
@@ -84,6 +89,17 @@ impl StateDirectory {
         &self.0
     }
 
+    /// Puts the cgroup on record before it is made, for a deletion after a crash.
+    pub(crate) fn note_cgroup(&self, cgroup: &Path) -> Result<()> {
+        let link = self.0.join(CGROUP);
+        symlink(cgroup, &link).with_context(|| format!("make {}", link.display()))
+    }
+
+    /// The cgroup on record, if it came to that.
+    pub(crate) fn noted_cgroup(&self) -> Option<PathBuf> {
+        fs::read_link(self.0.join(CGROUP)).ok()
+    }
+
     /// Writes the state whole or not at all.
     pub(crate) fn save(&self, state: &State) -> Result<()> {
         let (new, file) = (self.0.join("state.json.new"), self.0.join(FILE));
@@ -109,20 +125,12 @@ impl StateDirectory {
         }
     }
 
-    /// Called once the container has been started.
-    pub(crate) fn forget_start_socket(&self) -> Result<()> {
-        let socket = self.0.join(start_socket::NAME);
-        fs::remove_file(&socket).with_context(|| format!("remove {}", socket.display()))
-    }
-
+    /// Where the container is in its life.
     pub(crate) fn status(&self, state: &State) -> Status {
-        if state.is_alive() {
-            match self.0.join(start_socket::NAME).exists() {
-                true => Status::Created,
-                false => Status::Running,
-            }
-        } else {
-            Status::Stopped
+        match state.stat() {
+            Some(stat) if stat.has_executed => Status::Running,
+            Some(_) => Status::Created,
+            None => Status::Stopped,
         }
     }
 
@@ -146,32 +154,60 @@ impl StateDirectory {
 }
 
 impl State {
-    fn is_alive(&self) -> bool {
-        start_time(self.pid).is_some_and(|time| time == self.start_time)
+    /// Its first process, if that lives.
+    fn stat(&self) -> Option<Stat> {
+        Stat::of(self.pid).filter(|stat| stat.start_time == self.start_time)
     }
 
     /// The container, if it lives. The check comes after the pidfd is taken, so that what is signalled
     /// through it is the process that was checked.
     pub(crate) fn container(&self) -> Result<Option<Container>> {
-        if !self.is_alive() {
+        if self.stat().is_none() {
             return Ok(None);
         }
         let container = Container::attach(Pid::from_raw(self.pid));
-        match self.is_alive() {
-            true => Ok(Some(container?)),
-            false => Ok(None),
+        match self.stat() {
+            Some(_) => Ok(Some(container?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The container as its hooks, and those who decide about its system calls, are told of it.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject {
+            id: &self.id,
+            spec: &self.config,
+            bundle: &self.bundle,
+            pid: self.stat().map(|_| Pid::from_raw(self.pid)),
         }
     }
 }
 
-/// When a process started, unless it is gone or a zombie.
-pub(crate) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in parentheses, which may hold anything.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    match fields.next()? {
-        "Z" | "X" => None,
-        _ => fields.nth(18)?.parse().ok(),
+/// What /proc/<pid>/stat tells of a process (proc_pid_stat(5)).
+pub(crate) struct Stat {
+    /// In clock ticks since boot.
+    pub(crate) start_time: u64,
+    /// Whether it has executed a program since it was cloned: a container's first process does so
+    /// when it is started.
+    pub(crate) has_executed: bool,
+}
+
+impl Stat {
+    /// Unless the process is gone or a zombie.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        /// `PF_FORKNOEXEC` of include/linux/sched.h, which has been this bit since there is git.
+        const FORKED_WITHOUT_EXEC: u64 = 0x40;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the name in parentheses, which may hold anything.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        let flags: u64 = fields.nth(5)?.parse().ok()?;
+        Some(Self {
+            start_time: fields.nth(12)?.parse().ok()?,
+            has_executed: flags & FORKED_WITHOUT_EXEC == 0,
+        })
     }
 }

@@ -24,7 +24,36 @@ fn what_is_wrong_is_named() {
         ("/process/args", json!([]), "process.args"),
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj"),
-        ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
+        (
+            "/process/user",
+            json!({"uid": 4294967295u32, "gid": 0}),
+            "process.user.uid",
+        ),
+        (
+            "/process/user",
+            json!({"uid": 0, "gid": 0, "umask": 512}),
+            "process.user.umask",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_OTHER", "priority": 5}),
+            "process.scheduler.priority",
+        ),
+        (
+            "/process/scheduler",
+            json!({"policy": "SCHED_FIFO", "priority": 100}),
+            "process.scheduler.priority",
+        ),
+        (
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 8}),
+            "process.ioPriority.priority",
+        ),
+        (
+            "/process/execCPUAffinity",
+            json!({"initial": "0-9999", "final": "1"}),
+            "process.execCPUAffinity.initial",
+        ),
         (
             "/process/rlimits",
             json!([{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]),
@@ -32,15 +61,20 @@ fn what_is_wrong_is_named() {
         ),
         (
             "/hooks",
-            json!({"prestart": [{"path": "/x"}]}),
-            "hooks.prestart",
+            json!({"poststop": [{"path": "relative"}]}),
+            "hooks.poststop[0].path",
+        ),
+        (
+            "/hooks",
+            json!({"createRuntime": [{"path": "/x", "timeout": 0}]}),
+            "hooks.createRuntime[0].timeout",
         ),
         ("/linux/namespaces", twice, "linux.namespaces[2]"),
         ("/linux/namespaces", json!([{"type": "pid"}]), "type mount"),
         (
             "/linux/namespaces",
-            json!([{"type": "mount"}, {"type": "time"}, {"type": "uts"}]),
-            "time",
+            json!([{"type": "mount"}, {"type": "time", "path": "relative"}, {"type": "uts"}]),
+            "linux.namespaces[1].path",
         ),
         ("/linux/namespaces", json!([{"type": "mount"}]), "hostname"),
         ("/linux/cgroupsPath", json!("/a/../b"), "linux.cgroupsPath"),
@@ -58,9 +92,50 @@ fn what_is_wrong_is_named() {
         ("/linux/rootfsPropagation", json!("odd"), "odd"),
         (
             "/linux/personality",
-            json!({"domain": "LINUX"}),
-            "linux.personality",
+            json!({"domain": "LINUX", "flags": ["odd"]}),
+            "linux.personality.flags",
         ),
+        (
+            "/linux/timeOffsets",
+            json!({"monotonic": {"secs": 1}}),
+            "linux.timeOffsets.monotonic",
+        ),
+        (
+            "/linux/timeOffsets",
+            json!({"realtime": {"secs": 1}}),
+            "linux.timeOffsets",
+        ),
+        (
+            "/linux/devices",
+            json!([{"path": "/dev/x", "type": "c", "major": -1, "minor": 0}]),
+            "linux.devices[0].major",
+        ),
+        (
+            "/linux/devices",
+            json!([{"path": "x", "type": "c", "major": 1, "minor": 0}]),
+            "linux.devices[0].path",
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_LOCAL", "nodes": "0"}),
+            "linux.memoryPolicy.nodes",
+        ),
+        (
+            "/linux/intelRdt",
+            json!({"closID": "../x"}),
+            "linux.intelRdt.closID",
+        ),
+        (
+            "/linux/netDevices",
+            json!({"eth0": {"name": "a/b"}}),
+            "linux.netDevices",
+        ),
+        (
+            "/linux/netDevices",
+            json!({"eth0": {"name": "x"}, "eth1": {"name": "x"}}),
+            "linux.netDevices",
+        ),
+        ("/linux/mountLabel", json!("a\"b"), "linux.mountLabel"),
         (
             "/mounts",
             json!([{"destination": "/", "type": "tmpfs"}]),
@@ -71,8 +146,19 @@ fn what_is_wrong_is_named() {
         ("/mounts", proc("/x/../proc/sys"), "mounts[0].destination"),
         (
             "/mounts",
-            json!([{"destination": "/a", "type": "tmpfs", "options": ["tmpcopyup"]}]),
+            json!([{"destination": "/a", "type": "bind", "source": "/b", "options": ["tmpcopyup"]}]),
             "tmpcopyup",
+        ),
+        (
+            "/mounts",
+            json!([{"destination": "/a", "type": "tmpfs", "options": ["idmap"]}]),
+            "mounts[0].options",
+        ),
+        (
+            "/mounts",
+            json!([{"destination": "/a", "type": "tmpfs",
+                "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}]}]),
+            "mounts[0].uidMappings",
         ),
         (
             "/mounts",
@@ -92,4 +178,19 @@ fn a_user_namespace_needs_root_mapped() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("linux.uidMappings"), "{message}");
+}
+
+#[test]
+fn a_field_that_does_not_parse_is_named() {
+    let mut spec = serde_json::to_value(crate::spec::default()).unwrap();
+    spec["linux"]["devices"] = json!([{"path": "/dev/x", "type": "c", "major": "one", "minor": 0}]);
+    let text = serde_json::to_vec(&spec).unwrap();
+    let error = parse::<Spec>(Path::new("config.json"), &text)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("linux.devices[0].major"), "{error}");
+    let error = parse::<Spec>(Path::new("config.json"), b"{} x")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("config.json"), "{error}");
 }

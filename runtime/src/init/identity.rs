@@ -1,6 +1,7 @@
 //! Who the process is and what it may do: limits, user, capabilities, filter, and the program.
 
 use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
@@ -8,7 +9,8 @@ use nix::sys::stat::{Mode, stat, umask};
 use nix::unistd::fchdir;
 
 use super::step::{Failure, Step};
-use crate::plan::ProcessPlan;
+use crate::channel::{self, Report};
+use crate::plan::{ProcessPlan, SeccompPlan, User};
 use crate::sys::credentials::{self, CapabilityMasks};
 use crate::sys::{process, seccomp};
 
@@ -21,7 +23,7 @@ pub(super) fn limit_resources(plan: &ProcessPlan) -> Result<(), Failure> {
 }
 
 /// From root with all rights to the process's user with its own.
-pub(super) fn give_up_rights(plan: &ProcessPlan) -> Result<(), Failure> {
+pub(super) fn give_up_rights(plan: &ProcessPlan, channel: BorrowedFd) -> Result<(), Failure> {
     // As root first, who can pass directories that the user can't; but a directory that only the user
     // may enter (on a network file system) needs the user.
     let entered_as_root = match enter_working_directory(plan) {
@@ -32,15 +34,25 @@ pub(super) fn give_up_rights(plan: &ProcessPlan) -> Result<(), Failure> {
     };
     if plan.no_new_privileges {
         credentials::set_no_new_privileges().map_err(Failure::of(Step::NoNewPrivileges))?;
-    } else {
-        // Without that flag a filter can only be installed with CAP_SYS_ADMIN, so while we have it.
-        install_filter(plan).map_err(Failure::of(Step::Seccomp))?;
     }
-    become_user(plan)?;
+    if !filter_comes_last(plan) {
+        install_and_hand_over_filter(plan, channel).map_err(Failure::of(Step::Seccomp))?;
+    }
+    if let Some(user) = &plan.user {
+        become_user(user)?;
+    }
     if !entered_as_root {
         enter_working_directory(plan).map_err(Failure::of(Step::WorkingDirectory))?;
     }
     verify_working_directory().map_err(Failure::of(Step::WorkingDirectory))
+}
+
+/// As late as can be, so that the filter needn't allow what we do. Without no_new_privs only
+/// CAP_SYS_ADMIN may install it, so it is installed while we have that; and one that notifies needs its
+/// listener handed over while the process that made us is there.
+pub(super) fn filter_comes_last(plan: &ProcessPlan) -> bool {
+    let notifies = |filter: &SeccompPlan| filter.flags.has_listener();
+    plan.no_new_privileges && !plan.seccomp.as_ref().is_some_and(notifies)
 }
 
 /// A path such as /proc/self/fd/7 would lead to whatever a descriptor is open on, be it the host's
@@ -63,20 +75,20 @@ fn verify_working_directory() -> nix::Result<()> {
     }
 }
 
-fn become_user(plan: &ProcessPlan) -> Result<(), Failure> {
-    let capabilities = &plan.capabilities;
+fn become_user(user: &User) -> Result<(), Failure> {
+    let capabilities = &user.capabilities;
     let drop_bounding = || {
         credentials::limit_bounding_set(capabilities.bounding)?;
         credentials::keep_capabilities(true)
     };
     drop_bounding().map_err(Failure::of(Step::Capabilities))?;
     let set_groups = || {
-        credentials::set_group(plan.gid)?;
-        credentials::set_supplementary_groups(&plan.groups)
+        credentials::set_group(user.gid)?;
+        credentials::set_supplementary_groups(&user.groups)
     };
     set_groups().map_err(Failure::of(Step::Groups))?;
-    credentials::set_user(plan.uid).map_err(Failure::of(Step::User))?;
-    umask(Mode::from_bits_truncate(plan.umask));
+    credentials::set_user(user.uid).map_err(Failure::of(Step::User))?;
+    umask(Mode::from_bits_truncate(user.umask));
     set_capabilities(capabilities).map_err(Failure::of(Step::Capabilities))
 }
 
@@ -90,8 +102,18 @@ fn set_capabilities(capabilities: &CapabilityMasks) -> nix::Result<()> {
 
 pub(super) fn install_filter(plan: &ProcessPlan) -> nix::Result<()> {
     match &plan.seccomp {
-        Some(filter) => seccomp::install(&filter.buffer, filter.flags),
+        Some(filter) => seccomp::install(&filter.buffer, filter.flags.bits()),
         None => Ok(()),
+    }
+}
+
+fn install_and_hand_over_filter(plan: &ProcessPlan, channel: BorrowedFd) -> nix::Result<()> {
+    match &plan.seccomp {
+        Some(filter) if filter.flags.has_listener() => {
+            let listener = seccomp::install_with_listener(&filter.buffer, filter.flags.bits())?;
+            channel::report(channel, &Report::SeccompListener(listener))
+        }
+        _ => install_filter(plan),
     }
 }
 

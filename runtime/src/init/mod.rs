@@ -4,14 +4,16 @@
 //! here allocates, locks or panics: it walks the [`Plan`] and makes system calls. A failure is
 //! reported over the channel as (step, item, errno), which the parent turns into words.
 
+mod copy_up;
 mod devices;
 mod identity;
 mod mounts;
 mod namespaces;
-mod paths;
+pub(crate) mod paths;
 mod proc;
 mod protect;
 mod root;
+mod scheduling;
 pub(crate) mod step;
 mod terminal;
 
@@ -25,7 +27,7 @@ use self::step::{Failure, Step};
 use crate::channel::{self, Report};
 use crate::plan::{Filesystem, Gate, Plan, ProcessPlan};
 use crate::sys::clone::{CloneArgs, clone3};
-use crate::sys::{credentials, process, seccomp, socket};
+use crate::sys::{credentials, keyring, process, seccomp, socket};
 
 /// The child's half of the channel, and the number of the parent's, of which a clone has a copy.
 pub(crate) struct Channel<'a> {
@@ -50,14 +52,14 @@ pub(crate) fn run_helper(
     plan: &mut Plan,
     channel: &Channel,
     reports: BorrowedFd,
-    cgroup: BorrowedFd,
+    cgroup: Option<BorrowedFd>,
 ) -> i32 {
     let mut cloned = || {
         isolate().map_err(Failure::of(Step::Isolate))?;
         namespaces::join(&plan.namespaces.helper_joins, 0)?;
         let args = CloneArgs {
             flags: plan.namespaces.create | CloneFlags::CLONE_PARENT,
-            cgroup: Some(cgroup),
+            cgroup,
         };
         clone3(&args, || run(plan, channel)).map_err(Failure::of(Step::Clone))
     };
@@ -95,8 +97,10 @@ fn set_up_and_execute(plan: &mut Plan, channel: BorrowedFd) -> (Failure, StartCo
 /// Everything up to the point where only `start` is missing; returns the program's place in the plan.
 fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
     isolate().map_err(Failure::of(Step::Isolate))?;
+    scheduling::start_on(&plan.process.scheduling)?;
     namespaces::enter(&plan.namespaces, channel)?;
     nix::unistd::setsid().map_err(Failure::of(Step::NewSession))?;
+    join_keyring(&plan.process).map_err(Failure::of(Step::SessionKeyring))?;
     if let Some(filesystem) = &plan.filesystem {
         build_filesystem(filesystem, &plan.process, channel)?;
     } else if let Some(size) = plan.process.terminal {
@@ -104,10 +108,12 @@ fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
     }
     let process = &mut plan.process;
     protect::set_apparmor_profile(process).map_err(Failure::of(Step::Apparmor))?;
+    protect::set_selinux_label(process).map_err(Failure::of(Step::Selinux))?;
     terminal::place_stdio(process).map_err(Failure::of(Step::Stdio))?;
     identity::limit_resources(process)?;
+    scheduling::set(&process.scheduling)?;
     receive_filter(process, channel).map_err(Failure::of(Step::ReceiveSeccomp))?;
-    identity::give_up_rights(process)?;
+    identity::give_up_rights(process, channel)?;
     let program = identity::find_executable(process).map_err(Failure::of(Step::FindExecutable))?;
     keep_only_wanted_descriptors(process).map_err(Failure::of(Step::Descriptors))?;
     if process.parent_death_signal != 0 {
@@ -128,6 +134,18 @@ fn isolate() -> nix::Result<()> {
     Ok(())
 }
 
+/// A kernel without keyrings has none that could be seen.
+fn join_keyring(plan: &ProcessPlan) -> nix::Result<()> {
+    match plan
+        .keyring
+        .as_deref()
+        .map_or(Ok(()), keyring::join_session)
+    {
+        Err(Errno::ENOSYS) => Ok(()),
+        other => other,
+    }
+}
+
 /// Mounts, devices and the rest of what the container sees; ends with it as the root.
 fn build_filesystem(
     plan: &Filesystem,
@@ -135,12 +153,15 @@ fn build_filesystem(
     channel: BorrowedFd,
 ) -> Result<(), Failure> {
     let root = plan.root.as_fd();
-    root::attach(root)?;
+    root::attach(root, &plan.attach_at)?;
     mounts::mount_all(root, &plan.mounts)?;
     devices::make_nodes(root, &plan.devices)?;
     devices::make_links(root, &plan.links)?;
     if let Some(size) = process.terminal {
         terminal::open_in_root(root, size, channel).map_err(Failure::of(Step::Console))?;
+    }
+    if plan.parents_turn {
+        channel::take_turns(channel).map_err(Failure::of(Step::ParentsTurn))?;
     }
     proc::write_sysctls(&plan.sysctls)?;
     protect::make_readonly(root, &plan.readonly_paths)?;
@@ -186,7 +207,7 @@ fn wait_for_start(gate: &Gate, channel: BorrowedFd) -> nix::Result<StartConnecti
 
 /// Installs the filter, unless that had to be done while we had the right to, and becomes the program.
 fn execute(plan: &ProcessPlan, program: usize) -> Failure {
-    if plan.no_new_privileges
+    if identity::filter_comes_last(plan)
         && let Err(errno) = identity::install_filter(plan)
     {
         return Failure::of(Step::Seccomp)(errno);

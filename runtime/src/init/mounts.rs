@@ -7,10 +7,11 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstatat};
 
-use super::paths::{self, Kind, Links};
+use super::copy_up;
+use super::paths::{self, Kind};
 use super::step::{Failure, Step};
-use crate::plan::{MountSource, MountStep};
-use crate::sys::mount::{self, FsContext, MountAttr, filesystem_type};
+use crate::plan::{MountSource, MountStep, set_id_map};
+use crate::sys::mount::{self, FsContext, MountAttr, attr, filesystem_type};
 
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -22,6 +23,9 @@ pub(super) fn mount_all(root: BorrowedFd, steps: &[MountStep]) -> Result<(), Fai
 }
 
 fn mount_one(root: BorrowedFd, step: &MountStep) -> nix::Result<()> {
+    if let MountSource::Link { target } = &step.source {
+        return paths::make_link(root, &step.target, target);
+    }
     let target = open_target(root, step)?;
     let new;
     let tree = match &step.source {
@@ -31,34 +35,50 @@ fn mount_one(root: BorrowedFd, step: &MountStep) -> nix::Result<()> {
             options,
             attributes,
             inherit_mode,
+            copy_up,
         } => {
-            new = make(
-                fstype,
-                options,
-                *attributes,
-                inherit_mode.then_some(target.as_fd()),
-            )?;
+            let inherited = inherit_mode.then_some(target.as_fd());
+            // While it is filled, it must be writable.
+            let at_first = if *copy_up {
+                attributes & !attr::RDONLY
+            } else {
+                *attributes
+            };
+            new = make(fstype, options, at_first, inherited)?;
+            if *copy_up {
+                fill(new.as_fd(), target.as_fd(), *attributes)?;
+            }
             new.as_fd()
         }
+        MountSource::Link { .. } => return Err(Errno::EINVAL),
     };
+    if let Some(map) = &step.id_map {
+        set_id_map(tree, map)?;
+    }
     mount::attach(tree, target.as_fd())?;
     set_after_attaching(tree, step)
+}
+
+/// Copies into a new tmpfs what it will cover.
+fn fill(tmpfs: BorrowedFd, covered: BorrowedFd, attributes: u64) -> nix::Result<()> {
+    copy_up::copy(covered, tmpfs)?;
+    let readonly = MountAttr {
+        set: attributes & attr::RDONLY,
+        ..Default::default()
+    };
+    match readonly.is_empty() {
+        true => Ok(()),
+        false => mount::set_attributes(tmpfs, &readonly, false),
+    }
 }
 
 /// The target is a descriptor from here on: what is swapped in at its path changes nothing.
 fn open_target(root: BorrowedFd, step: &MountStep) -> nix::Result<OwnedFd> {
     let kind = match step.source {
-        MountSource::Bind {
-            directory: false, ..
-        } => Kind::File,
+        MountSource::Bind { kind, .. } => kind,
         _ => Kind::Directory,
     };
-    let links = if step.strict {
-        Links::Refused
-    } else {
-        Links::Inside
-    };
-    let target = paths::open_or_make(root, &step.target, kind, links)?;
+    let target = paths::open_or_make(root, &step.target, kind, step.links)?;
     // Processes base decisions on what /proc tells them, so an image or volume must not fake it. The
     // path was checked with the configuration; a link into /proc shows only here.
     if !step.on_proc && filesystem_type(&target)? == PROC_MAGIC {

@@ -7,7 +7,7 @@ use nix::unistd::sethostname;
 
 use super::step::{Failure, Step};
 use crate::channel;
-use crate::plan::{Join, Namespaces};
+use crate::plan::{Join, NEWTIME, Namespaces};
 use crate::sys::{credentials, process};
 
 /// Joins namespaces in their order; for messages they are numbered from `first` on.
@@ -20,6 +20,10 @@ pub(super) fn join(joins: &[Join], first: usize) -> Result<(), Failure> {
 
 /// Enters everything that is left to enter.
 pub(super) fn enter(plan: &Namespaces, channel: BorrowedFd) -> Result<(), Failure> {
+    if plan.new_time {
+        unshare(NEWTIME).map_err(Failure::of(Step::NewTimeNamespace))?;
+        channel::take_turns(channel).map_err(Failure::of(Step::NewTimeNamespace))?;
+    }
     if plan.new_user {
         channel::wait_to_go_on(channel).map_err(Failure::of(Step::WaitForIdMaps))?;
     }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::symlinkat;
 
 use crate::sys::mount::read_link;
 
@@ -18,6 +19,8 @@ use crate::sys::mount::read_link;
 pub(crate) enum Links {
     /// Links are followed, inside the root.
     Inside,
+    /// They are followed, but for the last component, which is taken for what it is.
+    LastKept,
     /// No component may be a link: for /proc, /sys and /dev, which an image could turn into links to
     /// where we would then write (CVE-2023-27561, CVE-2026-41579).
     Refused,
@@ -28,6 +31,8 @@ pub(crate) enum Links {
 pub(crate) enum Kind {
     Directory,
     File,
+    /// A link to be mounted: what it is mounted on can be any file.
+    Link,
 }
 
 /// Opens a path below `root`.
@@ -38,12 +43,13 @@ pub(crate) fn open(
     links: Links,
 ) -> nix::Result<OwnedFd> {
     let mut resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    if links == Links::Refused {
-        resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let mut flags = flags | OFlag::O_CLOEXEC;
+    match links {
+        Links::Inside => {}
+        Links::LastKept => flags |= OFlag::O_NOFOLLOW,
+        Links::Refused => resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS,
     }
-    let mut how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(resolve);
+    let mut how = OpenHow::new().flags(flags).resolve(resolve);
     if flags.contains(OFlag::O_CREAT) {
         how = how.mode(Mode::from_bits_truncate(0o644));
     }
@@ -75,6 +81,27 @@ pub(crate) fn open_or_make(
 /// Makes a directory and those above it.
 pub(crate) fn make_directory(root: BorrowedFd, path: &CStr, links: Links) -> nix::Result<OwnedFd> {
     open_or_make(root, path, Kind::Directory, links)
+}
+
+/// Makes a symbolic link, and the directories above it. One that is there already must say the same.
+pub(crate) fn make_link(root: BorrowedFd, path: &CStr, target: &CStr) -> nix::Result<()> {
+    let mut buffer = PathBuffer::new(path.to_bytes())?;
+    let start = buffer.last_name_start();
+    let directory = buffer.make_directories(root, start, Links::Inside)?;
+    let end = buffer.length;
+    match buffer.name(start, end, |name| symlinkat(target, &directory, name)) {
+        Err(Errno::EEXIST) => {
+            let mut text = [0; libc::PATH_MAX as usize];
+            let length = buffer.name(start, end, |name| {
+                read_link(directory.as_fd(), name, &mut text)
+            });
+            match length.ok().and_then(|length| text.get(..length)) == Some(target.to_bytes()) {
+                true => Ok(()),
+                false => Err(Errno::EEXIST),
+            }
+        }
+        other => other,
+    }
 }
 
 /// Tells what a descriptor is open on.
@@ -159,7 +186,7 @@ impl PathBuffer {
         let end = self.length;
         let made = self.name(start, end, |name| match kind {
             Kind::Directory => mkdirat(&directory, name, Mode::from_bits_truncate(0o755)),
-            Kind::File => {
+            Kind::File | Kind::Link => {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW;
                 open(directory.as_fd(), name, flags, Links::Refused).map(drop)
             }

@@ -112,3 +112,11 @@ pub(super) fn set_apparmor_profile(plan: &ProcessPlan) -> nix::Result<()> {
         other => other,
     }
 }
+
+/// Names the SELinux context that exec will give to the process.
+pub(super) fn set_selinux_label(plan: &ProcessPlan) -> nix::Result<()> {
+    match &plan.selinux {
+        Some(label) => PrivateProc::open()?.write(c"thread-self/attr/exec", label),
+        None => Ok(()),
+    }
+}

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 use super::paths::{self, Kind, Links};
 use crate::channel::{self, Report};
-use crate::plan::ProcessPlan;
+use crate::plan::{ProcessPlan, User};
 use crate::sys::mount::{self, filesystem_type};
 use crate::sys::{process, terminal};
 
@@ -73,13 +73,16 @@ pub(super) fn place_stdio(plan: &ProcessPlan) -> nix::Result<()> {
             _ => {}
         }
     }
+    let Some(user) = &plan.user else {
+        return Ok(());
+    };
     for stream in process::standard_streams() {
-        give_to_user(stream, plan)?;
+        give_to_user(stream, user)?;
     }
     Ok(())
 }
 
-fn give_to_user(stream: BorrowedFd, plan: &ProcessPlan) -> nix::Result<()> {
+fn give_to_user(stream: BorrowedFd, user: &User) -> nix::Result<()> {
     let stat = match fstat(stream) {
         // The caller has closed it.
         Err(Errno::EBADF) => return Ok(()),
@@ -88,10 +91,10 @@ fn give_to_user(stream: BorrowedFd, plan: &ProcessPlan) -> nix::Result<()> {
     let is_null = stat.st_rdev == makedev(1, 3);
     // A regular file is the caller's own, such as a log, and stays its.
     let is_file = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
-    if is_null || is_file || stat.st_uid == plan.uid {
+    if is_null || is_file || stat.st_uid == user.uid {
         return Ok(());
     }
-    let owner = Some(Uid::from_raw(plan.uid));
+    let owner = Some(Uid::from_raw(user.uid));
     match fchownat(stream, c"", owner, None::<Gid>, AtFlags::AT_EMPTY_PATH) {
         // Not everything has an owner that could be changed, and none needs one to be used.
         Err(Errno::EPERM | Errno::EINVAL | Errno::EROFS | Errno::ENOSYS) => Ok(()),

@@ -3,10 +3,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use super::id_maps::IdMaps;
+use super::process::selinux_is_enabled;
 use super::{Context, Error, Filesystem, Namespaces, c_string, devices, inside, inside_c, mounts};
 use crate::sys::mount::{MountAttr, clone_mount, set_attributes};
 
@@ -49,13 +52,29 @@ pub(super) fn filesystem(
         .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Cgroup));
     let in_user_namespace = namespaces.become_root;
     let listed = spec.mounts().as_deref().unwrap_or_default();
+    let label = linux.and_then(|linux| linux.mount_label().as_deref());
+    let mut around = mounts::Surroundings {
+        has_cgroup_namespace,
+        label: checked_label(label)?,
+        id_maps: IdMaps::new(linux),
+        context,
+    };
     let mounts = listed
         .iter()
-        .map(|mount| mounts::mount(mount, has_cgroup_namespace, context))
+        .map(|mount| mounts::mount(mount, &mut around))
         .collect::<Result<_, _>>()?;
     let makes_dev = !listed.iter().any(is_bound_dev);
     Ok(Filesystem {
         root,
+        attach_at: c_string(
+            context
+                .attach_at
+                .unwrap_or(Path::new("/"))
+                .as_os_str()
+                .as_encoded_bytes(),
+        )?,
+        parents_turn: context.parents_turn,
+        no_pivot: context.no_pivot,
         readonly: spec
             .root()
             .as_ref()
@@ -79,6 +98,20 @@ pub(super) fn filesystem(
         masked: paths(linux.and_then(|linux| linux.masked_paths().as_deref()))?,
         readonly_paths: paths(linux.and_then(|linux| linux.readonly_paths().as_deref()))?,
     })
+}
+
+/// Where SELinux isn't enabled, a label would be an option that no file system knows.
+fn checked_label(label: Option<&str>) -> Result<Option<&str>, Error> {
+    let label = label.filter(|label| !label.is_empty());
+    match label.is_some() && !selinux_is_enabled() {
+        true => Err(Error::new(
+            "statfs /sys/fs/selinux",
+            Errno::ENOTSUP,
+            "selinux label is specified in config, but selinux is disabled or not supported: \
+             linux.mountLabel",
+        )),
+        false => Ok(label),
+    }
 }
 
 /// A /dev that is bound from the host is left as it is.

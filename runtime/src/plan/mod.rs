@@ -6,6 +6,7 @@
 
 mod devices;
 mod filesystem;
+mod id_maps;
 mod mounts;
 mod namespaces;
 mod process;
@@ -13,19 +14,26 @@ mod process;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use thiserror::Error as ThisError;
 
+use crate::init::paths::{Kind, Links};
+use crate::scheduling::Scheduling;
+use crate::seccomp::InstallFlags;
 use crate::sys::credentials::CapabilityMasks;
 use crate::sys::mount::MountAttr;
 use crate::sys::process::CStrings;
 use crate::sys::seccomp::Instruction;
 
 pub(crate) use filesystem::{root_mount, sysctl_path};
-pub(crate) use mounts::{MOUNT_OPTIONS, check as check_mount, may_stand_on_proc};
-pub(crate) use process::process_plan;
+pub(crate) use mounts::{
+    MOUNT_OPTIONS, check as check_mount, id_map_option, may_stand_on_proc, set_id_map,
+};
+pub(crate) use namespaces::{NEWTIME, path_of, within_mount_namespace};
+pub(crate) use process::{Settings, hook_plan, process_plan};
 
 /// Why a plan couldn't be made: something of the host that the configuration names isn't usable.
 #[derive(Debug, ThisError)]
@@ -72,6 +80,9 @@ pub(crate) struct Namespaces {
     pub(crate) helper_joins: Vec<Join>,
     /// Joined by the child.
     pub(crate) joins: Vec<Join>,
+    /// Whether the child makes a time namespace, whose offsets the parent writes: one made by the
+    /// clone would have begun to count.
+    pub(crate) new_time: bool,
     /// Whether the parent has to write id maps.
     pub(crate) new_user: bool,
     /// Whether to become the root of a user namespace, made or joined.
@@ -79,6 +90,24 @@ pub(crate) struct Namespaces {
     pub(crate) new_network: bool,
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
+}
+
+impl Namespaces {
+    /// Those that we are in.
+    pub(crate) fn ours() -> Self {
+        Self {
+            create: CloneFlags::empty(),
+            new_cgroup: false,
+            helper_joins: Vec::new(),
+            joins: Vec::new(),
+            new_time: false,
+            new_user: false,
+            become_root: false,
+            new_network: false,
+            hostname: None,
+            domainname: None,
+        }
+    }
 }
 
 /// A namespace to join.
@@ -107,6 +136,12 @@ pub(crate) enum Gate {
 pub(crate) struct Filesystem {
     /// A detached mount.
     pub(crate) root: OwnedFd,
+    /// Where hooks expect it until it is the root: its own path on the host. `/` otherwise.
+    pub(crate) attach_at: CString,
+    /// Whether the parent has something to do once the mounts are made.
+    pub(crate) parents_turn: bool,
+    /// Whether to leave the old root below the new one, as for a root that can't be moved.
+    pub(crate) no_pivot: bool,
     pub(crate) readonly: bool,
     /// `MS_*`, for the root in the end.
     pub(crate) propagation: MountAttr,
@@ -129,8 +164,10 @@ pub(crate) struct MountStep {
     pub(crate) recursive: MountAttr,
     /// Propagation of the mount alone, likewise.
     pub(crate) propagation: u64,
-    /// Whether the target may not be reached through links.
-    pub(crate) strict: bool,
+    /// The map that a new file system's mount takes; a bind mount has it already.
+    pub(crate) id_map: Option<IdMap>,
+    /// How the target may be reached.
+    pub(crate) links: Links,
     /// Whether it may stand on a file of procfs.
     pub(crate) on_proc: bool,
 }
@@ -139,7 +176,9 @@ pub(crate) struct MountStep {
 #[derive(Debug)]
 pub(crate) enum MountSource {
     /// Opened by the parent.
-    Bind { tree: OwnedFd, directory: bool },
+    Bind { tree: OwnedFd, kind: Kind },
+    /// A link to be made, as the source is one and its copy was asked for.
+    Link { target: CString },
     /// Made by the child, since it belongs to the child's namespaces.
     New {
         fstype: CString,
@@ -147,7 +186,16 @@ pub(crate) enum MountSource {
         attributes: u64,
         /// Whether a tmpfs takes the mode of the directory it covers.
         inherit_mode: bool,
+        /// Whether a tmpfs takes the content of the directory it covers.
+        copy_up: bool,
     },
+}
+
+/// An id-mapped mount's map.
+#[derive(Debug, Clone)]
+pub(crate) struct IdMap {
+    pub(crate) user_namespace: Arc<OwnedFd>,
+    pub(crate) recursive: bool,
 }
 
 /// One device node.
@@ -174,15 +222,16 @@ pub(crate) struct ProcessPlan {
     pub(crate) args: CStrings,
     pub(crate) env: CStrings,
     pub(crate) cwd: CString,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
-    pub(crate) umask: u32,
-    pub(crate) capabilities: CapabilityMasks,
+    /// Whom it becomes; a hook stays who we are.
+    pub(crate) user: Option<User>,
     pub(crate) no_new_privileges: bool,
     /// (resource, soft, hard)
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
+    pub(crate) scheduling: Scheduling,
     pub(crate) apparmor: Option<CString>,
+    pub(crate) selinux: Option<CString>,
+    /// The session keyring to join, by name.
+    pub(crate) keyring: Option<CString>,
     /// The size of a terminal to be opened, in rows and columns; zeros leave it.
     pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) stdio: Stdio,
@@ -191,11 +240,21 @@ pub(crate) struct ProcessPlan {
     pub(crate) seccomp: Option<SeccompPlan>,
 }
 
+/// A user with its rights.
+#[derive(Debug)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) umask: u32,
+    pub(crate) capabilities: CapabilityMasks,
+}
+
 /// Room for the filter, which the parent compiles while the child mounts.
 #[derive(Debug)]
 pub(crate) struct SeccompPlan {
     pub(crate) buffer: Vec<Instruction>,
-    pub(crate) flags: u32,
+    pub(crate) flags: InstallFlags,
 }
 
 /// A process's standard streams: descriptors for it, or those of the caller.
@@ -215,6 +274,10 @@ pub(crate) struct Context<'a> {
     pub(crate) bundle: &'a Path,
     /// The container's cgroup, for a mount of it in a container without a cgroup namespace.
     pub(crate) cgroup: &'a crate::cgroup::Cgroup,
+    /// See [`Filesystem`].
+    pub(crate) attach_at: Option<&'a Path>,
+    pub(crate) parents_turn: bool,
+    pub(crate) no_pivot: bool,
 }
 
 /// A configuration's string as the kernel takes it. Validation has refused those with null bytes.
@@ -250,24 +313,15 @@ fn inside_c(path: &Path) -> Result<CString, Error> {
     c_string(inside(path).into_os_string().into_vec())
 }
 
-impl Plan {
-    /// Makes the plan for a container's first process.
-    pub(crate) fn for_container(
-        spec: &oci_spec::runtime::Spec,
-        root: OwnedFd,
-        process: ProcessPlan,
-        gate: Gate,
-        context: &Context,
-    ) -> Result<Self, Error> {
-        let namespaces = namespaces::namespaces(spec)?;
-        let filesystem = filesystem::filesystem(spec, root, &namespaces, context)?;
-        Ok(Self {
-            namespaces,
-            filesystem: Some(filesystem),
-            process,
-            gate,
-        })
-    }
+/// Plans what is around a container's first process: its namespaces and its file system.
+pub(crate) fn surroundings(
+    spec: &oci_spec::runtime::Spec,
+    root: OwnedFd,
+    context: &Context,
+) -> Result<(Namespaces, Filesystem), Error> {
+    let namespaces = namespaces::namespaces(spec)?;
+    let filesystem = filesystem::filesystem(spec, root, &namespaces, context)?;
+    Ok((namespaces, filesystem))
 }
 
 #[cfg(test)]

@@ -1,25 +1,31 @@
 //! A mount of the configuration: its options parsed, and its source opened if it is the host's.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
 use oci_spec::runtime::Mount;
 
-use super::{Context, Error, MountSource, MountStep, c_string, inside, inside_c};
+use super::id_maps::IdMaps;
+use super::{Context, Error, IdMap, MountSource, MountStep, c_string, inside, inside_c};
+use crate::init::paths::{Kind, Links};
 use crate::sys::mount::{MountAttr, attr, clone_mount, set_attributes};
 
 /// The options that are understood; the rest are the filesystem's.
-pub(crate) const MOUNT_OPTIONS: [&str; 46] = [
+pub(crate) const MOUNT_OPTIONS: [&str; 53] = [
     "async",
     "atime",
     "bind",
+    "copy-symlink",
     "defaults",
+    "dest-nofollow",
     "dev",
     "diratime",
     "exec",
+    "idmap",
     "loud",
     "noatime",
     "nodev",
@@ -36,6 +42,7 @@ pub(crate) const MOUNT_OPTIONS: [&str; 46] = [
     "rdiratime",
     "relatime",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -54,10 +61,13 @@ pub(crate) const MOUNT_OPTIONS: [&str; 46] = [
     "runbindable",
     "rw",
     "shared",
+    "silent",
     "slave",
+    "src-nofollow",
     "strictatime",
     "suid",
     "symfollow",
+    "tmpcopyup",
     "unbindable",
 ];
 
@@ -72,9 +82,20 @@ struct Options {
     recursive: MountAttr,
     propagation: u64,
     recursive_propagation: bool,
+    /// `idmap`, or `ridmap` for all below it too.
+    id_map: Option<Recursive>,
+    /// A tmpfs begins with what it covers.
+    copy_up: bool,
+    /// crun's: a source that is a link is bound, or made again, as the link that it is; a target that
+    /// is one isn't followed.
+    source_nofollow: bool,
+    copy_symlink: bool,
+    target_nofollow: bool,
     /// For the filesystem.
     data: Vec<(String, Option<String>)>,
 }
+
+type Recursive = bool;
 
 /// The attribute that an option sets, or clears.
 fn attribute(option: &str) -> Option<(u64, bool)> {
@@ -133,10 +154,8 @@ pub(super) fn propagation_named(name: Option<&str>) -> MountAttr {
 /// Tells what is wrong with a mount's options, if anything.
 pub(crate) fn check(mount: &Mount) -> Result<(), String> {
     let options = parse(mount);
-    if let Some((option, _)) = options.data.iter().find(|(key, _)| is_unsupported(key)) {
-        return Err(format!(
-            "option {option:?} is not supported by this runtime"
-        ));
+    if options.copy_up && mount.typ().as_deref() != Some("tmpfs") {
+        return Err("option \"tmpcopyup\" is for a tmpfs".to_owned());
     }
     if is_bind(mount) {
         if let Some((option, _)) = options.data.first() {
@@ -147,13 +166,6 @@ pub(crate) fn check(mount: &Mount) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn is_unsupported(option: &str) -> bool {
-    matches!(
-        option,
-        "tmpcopyup" | "idmap" | "ridmap" | "copy-symlink" | "src-nofollow" | "dest-nofollow"
-    )
 }
 
 /// Whether the mount shows a file or directory of the host.
@@ -183,6 +195,12 @@ fn parse_option(option: &str, parsed: &mut Options) {
         "bind" => parsed.bind = true,
         "rbind" => (parsed.bind, parsed.recursive_bind) = (true, true),
         "defaults" | "async" | "silent" | "loud" => {}
+        "idmap" => parsed.id_map = Some(false),
+        "ridmap" => parsed.id_map = Some(true),
+        "tmpcopyup" => parsed.copy_up = true,
+        "src-nofollow" => parsed.source_nofollow = true,
+        "copy-symlink" => parsed.copy_symlink = true,
+        "dest-nofollow" => parsed.target_nofollow = true,
         _ if change(option, &mut parsed.own) => {}
         _ if option
             .strip_prefix('r')
@@ -213,23 +231,43 @@ fn change(option: &str, attributes: &mut MountAttr) -> bool {
     true
 }
 
+/// The option that asks for an id-mapped mount: whether it is for all below it, too.
+pub(crate) fn id_map_option(mount: &Mount) -> Option<Recursive> {
+    parse(mount).id_map
+}
+
+/// What all mounts of a container have in common.
+pub(super) struct Surroundings<'a> {
+    pub(super) has_cgroup_namespace: bool,
+    /// SELinux's, for the file systems that are made.
+    pub(super) label: Option<&'a str>,
+    pub(super) id_maps: IdMaps<'a>,
+    pub(super) context: &'a Context<'a>,
+}
+
 /// Plans one mount.
-pub(super) fn mount(
-    mount: &Mount,
-    has_cgroup_namespace: bool,
-    context: &Context,
-) -> Result<MountStep, Error> {
+pub(super) fn mount(mount: &Mount, around: &mut Surroundings) -> Result<MountStep, Error> {
+    let context = around.context;
     let options = parse(mount);
     let fstype = mount.typ().as_deref().unwrap_or("none");
     let is_cgroup = matches!(fstype, "cgroup" | "cgroup2");
     let source = if is_bind(mount) {
         bind(mount, &options, context)?
-    } else if is_cgroup && !has_cgroup_namespace {
+    } else if is_cgroup && !around.has_cgroup_namespace {
         own_cgroup(&options, context)?
     } else {
-        new(mount, fstype, &options)?
+        new(mount, fstype, &options, around.label)?
     };
     let destination = inside(mount.destination());
+    let mut id_map = around.id_maps.of(mount, options.id_map)?;
+    if let (MountSource::Bind { tree, .. }, Some(map)) = (&source, &id_map) {
+        // Only root of the user namespace that the file system belongs to may do this: the host's.
+        set_id_map(tree.as_fd(), map).map_err(|errno| {
+            let doing = format!("id-map the mount on {}", mount.destination().display());
+            Error::new("mount_setattr", errno, doing)
+        })?;
+        id_map = None;
+    }
     Ok(MountStep {
         target: inside_c(mount.destination())?,
         propagation: if options.recursive_propagation {
@@ -245,13 +283,41 @@ pub(super) fn mount(
             },
             ..options.recursive
         },
-        // An image that has a link here would make us write, later, where the link points to.
-        strict: ["proc", "sys", "dev"]
-            .iter()
-            .any(|top| destination == Path::new(top)),
+        id_map,
+        links: links(&destination, &options, &source),
         on_proc: may_stand_on_proc(&destination),
         source,
     })
+}
+
+/// Gives a detached mount its id map.
+pub(crate) fn set_id_map(tree: BorrowedFd, map: &IdMap) -> nix::Result<()> {
+    let attributes = MountAttr {
+        set: attr::IDMAP,
+        userns_fd: map.user_namespace.as_raw_fd() as u64,
+        ..Default::default()
+    };
+    set_attributes(tree, &attributes, map.recursive)
+}
+
+fn links(destination: &Path, options: &Options, source: &MountSource) -> Links {
+    let tops = ["proc", "sys", "dev"];
+    // An image that has a link here would make us write, later, where the link points to.
+    if tops.iter().any(|top| destination == Path::new(top)) {
+        return Links::Refused;
+    }
+    let is_link = matches!(
+        source,
+        MountSource::Link { .. }
+            | MountSource::Bind {
+                kind: Kind::Link,
+                ..
+            }
+    );
+    match options.target_nofollow || is_link {
+        true => Links::LastKept,
+        false => Links::Inside,
+    }
 }
 
 /// The files of procfs that programs such as lxcfs replace; nothing else may cover part of /proc,
@@ -287,17 +353,35 @@ fn bind(mount: &Mount, options: &Options, context: &Context) -> Result<MountSour
     };
     let failed = |call| move |errno| (call, errno);
     let open_source = || {
-        let file = open(&source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(failed("open"))?;
-        let stat = fstatat(&file, c"", AtFlags::AT_EMPTY_PATH).map_err(failed("fstatat"))?;
-        let directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        if options.source_nofollow || options.copy_symlink {
+            flags |= OFlag::O_NOFOLLOW;
+        }
+        let file = open(&source, flags, Mode::empty()).map_err(failed("open"))?;
+        let kind = kind_of(file.as_fd()).map_err(failed("fstatat"))?;
+        if kind == Kind::Link && options.copy_symlink {
+            let target = std::fs::read_link(&source)
+                .ok()
+                .and_then(|target| c_string(target.as_os_str().as_encoded_bytes()).ok());
+            let target = target.ok_or(Errno::EINVAL).map_err(failed("readlink"))?;
+            return Ok(MountSource::Link { target });
+        }
         // "bind" without "rbind" leaves submounts behind; a type of bind alone means no more.
         let tree =
             clone_mount(file.as_fd(), c"", options.recursive_bind).map_err(failed("open_tree"))?;
         apply_to_bind(&tree, options).map_err(failed("mount_setattr"))?;
-        Ok(MountSource::Bind { tree, directory })
+        Ok(MountSource::Bind { tree, kind })
     };
     open_source().map_err(|(call, errno)| Error::new(call, errno, doing()))
+}
+
+fn kind_of(file: BorrowedFd) -> nix::Result<Kind> {
+    let stat = fstatat(file, c"", AtFlags::AT_EMPTY_PATH)?;
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => Kind::Directory,
+        libc::S_IFLNK => Kind::Link,
+        _ => Kind::File,
+    })
 }
 
 /// The tree is detached yet, so nobody sees it without its flags.
@@ -333,11 +417,16 @@ fn own_cgroup(options: &Options, context: &Context) -> Result<MountSource, Error
     apply_to_bind(&tree, options).map_err(failed("mount_setattr"))?;
     Ok(MountSource::Bind {
         tree,
-        directory: true,
+        kind: Kind::Directory,
     })
 }
 
-fn new(mount: &Mount, fstype: &str, options: &Options) -> Result<MountSource, Error> {
+fn new(
+    mount: &Mount,
+    fstype: &str,
+    options: &Options,
+    label: Option<&str>,
+) -> Result<MountSource, Error> {
     let fstype = if fstype == "cgroup" {
         "cgroup2"
     } else {
@@ -353,9 +442,15 @@ fn new(mount: &Mount, fstype: &str, options: &Options) -> Result<MountSource, Er
     for (key, value) in &options.data {
         data.push(option(key, value.as_deref())?);
     }
+    // These label their files themselves.
+    let labels_itself = matches!(fstype, "proc" | "sysfs" | "cgroup2" | "mqueue");
+    if let Some(label) = label.filter(|_| !labels_itself) {
+        data.push(option("context", Some(label))?);
+    }
     let has_mode = options.data.iter().any(|(key, _)| key == "mode");
     Ok(MountSource::New {
         inherit_mode: fstype == "tmpfs" && !has_mode,
+        copy_up: options.copy_up,
         fstype: c_string(fstype)?,
         options: data,
         attributes: options.own.set,

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::CloneFlags;
-use nix::sys::stat::Mode;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::{Error, Join, Namespaces};
 use crate::sys::mount::filesystem_type;
+
+/// The library has no name for this flag, which only clone3(2), unshare(2) and setns(2) take.
+pub(crate) const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
@@ -32,12 +35,22 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
             None => create |= flag(namespace.typ()),
         }
     }
-    // The user namespace first: it is what gives the right to join those it owns.
-    joins.sort_by_key(|join| join.flags != CloneFlags::CLONE_NEWUSER);
+    // The user namespace first: it is what gives the right to join those it owns. The mount namespace
+    // last: in it the others' files may not be there.
+    joins.sort_by_key(|join| match join.flags {
+        CloneFlags::CLONE_NEWUSER => 0,
+        CloneFlags::CLONE_NEWNS => 2,
+        _ => 1,
+    });
     let joined = joins
         .iter()
         .fold(CloneFlags::empty(), |all, join| all | join.flags);
     let new_user = is_new(LinuxNamespaceType::User);
+    let new_time = is_new(LinuxNamespaceType::Time) && has_time_offsets(spec);
+    if new_time {
+        kernel_switches_time_at_exec()?;
+        create -= NEWTIME;
+    }
     // In a new user namespace the child would have no right to join the host's namespaces.
     let helper_is_needed =
         new_user || joined.intersects(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID);
@@ -51,6 +64,7 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
         helper_joins,
         joins,
         new_user,
+        new_time,
         become_root: new_user || joined.contains(CloneFlags::CLONE_NEWUSER),
         new_network: is_new(LinuxNamespaceType::Network),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
@@ -58,7 +72,73 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
     })
 }
 
-pub(super) fn path_of(namespace: &LinuxNamespace) -> Option<&Path> {
+fn has_time_offsets(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    linux
+        .and_then(|linux| linux.time_offsets().as_ref())
+        .is_some_and(|offsets| !offsets.is_empty())
+}
+
+/// A process makes a time namespace for its children, and so that its offsets can be set. Since
+/// Linux 6.1 it enters it itself when it executes a program.
+fn kernel_switches_time_at_exec() -> Result<(), Error> {
+    let doing = "set linux.timeOffsets: this needs Linux 6.1 or newer";
+    let name = nix::sys::utsname::uname().map_err(|errno| Error::new("uname", errno, doing))?;
+    let release = name.release().to_string_lossy();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match version >= (6, 1) {
+        true => Ok(()),
+        false => Err(Error::new("uname", Errno::ENOTSUP, doing)),
+    }
+}
+
+/// Does something within the mount namespace at `path`, where the container's root and the sources of
+/// its mounts are to be found; without one, right here.
+pub(crate) fn within_mount_namespace<T: Send>(
+    path: Option<&Path>,
+    act: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let Some(path) = path else {
+        return act();
+    };
+    let namespace = join(LinuxNamespaceType::Mount, path)?;
+    refuse_own(&namespace)?;
+    let doing = || format!("enter the mount namespace at {}", path.display());
+    let enter_and_act = || {
+        // A thread that shares its root and working directory with others can't leave them behind.
+        unshare(CloneFlags::CLONE_FS).map_err(|errno| Error::new("unshare", errno, doing()))?;
+        setns(&namespace.fd, CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| Error::new("setns", errno, doing()))?;
+        act()
+    };
+    std::thread::scope(|scope| match scope.spawn(enter_and_act).join() {
+        Ok(result) => result,
+        Err(_) => Err(Error::new("thread", Errno::EINTR, doing())),
+    })
+}
+
+/// The container's root takes the place of the root of its mount namespace: that must not be ours.
+fn refuse_own(namespace: &Join) -> Result<(), Error> {
+    let doing = || {
+        format!(
+            "join the mount namespace at {}: it is the runtime's own, whose root would be replaced",
+            namespace.path.display()
+        )
+    };
+    let identity = |stat: FileStat| (stat.st_dev, stat.st_ino);
+    let theirs = fstat(&namespace.fd).map_err(|errno| Error::new("fstat", errno, doing()))?;
+    let ours = stat("/proc/self/ns/mnt").map_err(|errno| Error::new("stat", errno, doing()))?;
+    match identity(theirs) == identity(ours) {
+        true => Err(Error::new("setns", Errno::EINVAL, doing())),
+        false => Ok(()),
+    }
+}
+
+/// The path of a namespace to join; a new one has none.
+pub(crate) fn path_of(namespace: &LinuxNamespace) -> Option<&Path> {
     namespace
         .path()
         .as_deref()
@@ -97,7 +177,6 @@ fn flag(kind: LinuxNamespaceType) -> CloneFlags {
         LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
         LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
         LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
-        // Refused by validation.
-        LinuxNamespaceType::Time => CloneFlags::empty(),
+        LinuxNamespaceType::Time => NEWTIME,
     }
 }

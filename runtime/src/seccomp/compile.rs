@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
 
 use super::Error;
@@ -366,11 +365,6 @@ fn give(value: u32) -> Instruction {
 }
 
 fn action_value(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Error> {
-    if action == LinuxSeccompAction::ScmpActNotify {
-        return Err(Error::Action {
-            action: "SCMP_ACT_NOTIFY".to_owned(),
-        });
-    }
     match errno {
         Some(value) if value > 4095 => Err(Error::Errno { value }),
         _ => Ok(action.as_u32(errno)),
@@ -398,30 +392,6 @@ fn runs_i386(profile: &LinuxSeccomp) -> Result<bool, Error> {
         return Err(Error::Architecture { missing });
     }
     Ok(named.contains(&Arch::ScmpArchX86))
-}
-
-/// The flags to install the program with.
-pub(crate) fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
-    if profile.listener_path().is_some() {
-        return Err(Error::Action {
-            action: "SCMP_ACT_NOTIFY (listenerPath)".to_owned(),
-        });
-    }
-    let mut flags = 0;
-    for flag in profile.flags().iter().flatten() {
-        flags |= match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
-            // The filter is installed in a process of one thread.
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
-            other => {
-                return Err(Error::Flag {
-                    flag: other.to_string(),
-                });
-            }
-        };
-    }
-    Ok(flags)
 }
 
 #[cfg(test)]

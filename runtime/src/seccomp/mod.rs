@@ -6,24 +6,30 @@
 
 mod compile;
 mod default_profile;
+mod install_flags;
+mod notify;
 mod syscalls;
 
-pub(crate) use compile::{compile, flags};
+pub(crate) use compile::compile;
 pub use default_profile::default_profile;
+
+pub(crate) use install_flags::{InstallFlags, install_flags};
+pub(crate) use notify::notify;
 
 use oci_spec::runtime::LinuxSeccomp;
 use thiserror::Error;
 
 /// The flags of a filter that are honoured.
-pub(crate) const KNOWN_FLAGS: [&str; 3] = [
+pub(crate) const KNOWN_FLAGS: [&str; 4] = [
     "SECCOMP_FILTER_FLAG_TSYNC",
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
     "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
 ];
 
 /// Tells what is wrong with a filter, if anything.
 pub(crate) fn check(profile: &LinuxSeccomp) -> Result<(), Error> {
-    flags(profile)?;
+    install_flags(profile)?;
     compile(profile).map(drop)
 }
 
@@ -31,14 +37,11 @@ pub(crate) fn check(profile: &LinuxSeccomp) -> Result<(), Error> {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An action that needs more than a filter.
-    #[error(
-        "linux.seccomp: action {action} is not supported: use SCMP_ACT_ALLOW, ERRNO, KILL, \
-         KILL_THREAD, KILL_PROCESS, TRAP, TRACE or LOG"
-    )]
-    Action {
-        /// The action as the configuration has it.
-        action: String,
+    /// Notifications that could reach nobody.
+    #[error("linux.seccomp: SCMP_ACT_NOTIFY: {reason}")]
+    Notify {
+        /// What is missing.
+        reason: &'static str,
     },
     /// A rule that would deny a call that we don't know: leaving it out would allow the call.
     #[error(
@@ -55,11 +58,11 @@ pub enum Error {
         /// What was there instead.
         missing: String,
     },
-    /// A flag that we don't know how to honour.
-    #[error("linux.seccomp.flags: {flag} is not supported")]
+    /// A flag that has no meaning without another part of the filter.
+    #[error("linux.seccomp.flags: {flag} is not possible")]
     Flag {
-        /// The flag in the configuration.
-        flag: String,
+        /// The flag, and what it lacks.
+        flag: &'static str,
     },
     /// A condition on an argument that doesn't exist.
     #[error("linux.seccomp.syscalls: {name}: argument index {index} must be at most 5")]

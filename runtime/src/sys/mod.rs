@@ -8,8 +8,11 @@
 pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod credentials;
+pub(crate) mod directory;
+pub(crate) mod keyring;
 pub(crate) mod mount;
 pub(crate) mod process;
+pub(crate) mod scheduling;
 pub(crate) mod seccomp;
 pub(crate) mod socket;
 pub(crate) mod terminal;

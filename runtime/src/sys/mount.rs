@@ -32,6 +32,8 @@ pub(crate) mod attr {
     pub(crate) const NOATIME: u64 = 0x10;
     pub(crate) const STRICTATIME: u64 = 0x20;
     pub(crate) const NODIRATIME: u64 = 0x80;
+    /// The mount takes the id map of `MountAttr::userns_fd`.
+    pub(crate) const IDMAP: u64 = 0x10_0000;
     pub(crate) const NOSYMFOLLOW: u64 = 0x20_0000;
 }
 

@@ -1,5 +1,8 @@
 //! Installing a compiled system call filter.
 
+use std::os::fd::OwnedFd;
+
+use libc::c_long;
 use nix::errno::Errno;
 
 /// One instruction of classic BPF, laid out as the kernel's `struct sock_filter`.
@@ -17,6 +20,15 @@ pub(crate) const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Puts this process under a filter, for good.
 pub(crate) fn install(program: &[Instruction], flags: u32) -> nix::Result<()> {
+    set_filter(program, flags).map(drop)
+}
+
+/// The same with a filter that notifies; returns where the notifications arrive.
+pub(crate) fn install_with_listener(program: &[Instruction], flags: u32) -> nix::Result<OwnedFd> {
+    super::owned(set_filter(program, flags)?)
+}
+
+fn set_filter(program: &[Instruction], flags: u32) -> nix::Result<c_long> {
     let length = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
     let program = libc::sock_fprog {
         len: length,
@@ -31,7 +43,7 @@ pub(crate) fn install(program: &[Instruction], flags: u32) -> nix::Result<()> {
             std::ptr::from_ref(&program),
         )
     };
-    Errno::result(result).map(drop)
+    Errno::result(result)
 }
 
 /// The instructions as the bytes in which they travel to the child.

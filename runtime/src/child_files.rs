@@ -1,0 +1,62 @@
+//! What a parent writes about its child below /proc/<pid>: id maps, time offsets, the
+//! out-of-memory score.
+
+use std::collections::HashMap;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use oci_spec::runtime::{LinuxIdMapping, LinuxTimeOffset};
+
+use crate::error::Error;
+
+/// Writes the maps of a user namespace by a process that is in it.
+pub(crate) fn write_id_maps(
+    pid: Pid,
+    uids: &[LinuxIdMapping],
+    gids: &[LinuxIdMapping],
+) -> Result<(), Error> {
+    write(pid, "uid_map", &map(uids))?;
+    write(pid, "gid_map", &map(gids))
+}
+
+fn map(mappings: &[LinuxIdMapping]) -> String {
+    let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
+    mappings.iter().map(line).collect()
+}
+
+/// Writes the offsets of the time namespace that the process has made for its children.
+pub(crate) fn write_time_offsets(
+    pid: Pid,
+    offsets: &HashMap<String, LinuxTimeOffset>,
+) -> Result<(), Error> {
+    let lines = offsets.iter().map(|(clock, offset)| {
+        let (seconds, nanoseconds) = (offset.secs(), offset.nanosecs());
+        format!(
+            "{clock} {} {}\n",
+            seconds.unwrap_or(0),
+            nanoseconds.unwrap_or(0)
+        )
+    });
+    write(pid, "timens_offsets", &lines.collect::<String>())
+}
+
+/// Written only if it changes something: lowering it needs CAP_SYS_RESOURCE, keeping it doesn't.
+pub(crate) fn adjust_oom_score(pid: Pid, score: i32) -> Result<(), Error> {
+    let current = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+    match current.ok().and_then(|text| text.trim().parse().ok()) == Some(score) {
+        true => Ok(()),
+        false => write(pid, "oom_score_adj", &score.to_string()),
+    }
+}
+
+fn write(pid: Pid, file: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::write(&path, value).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::system(
+            "write",
+            errno,
+            format!("write {:?} to {path}", value.trim_end()),
+        )
+    })
+}

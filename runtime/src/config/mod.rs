@@ -1,0 +1,201 @@
+//! Loading a configuration and refusing one that is wrong, before anything is made.
+//!
+//! A field that can't be honoured is refused by its name. Passing over it would run a container with
+//! less confinement than was asked for.
+
+mod hooks;
+mod linux;
+mod mounts;
+mod namespaces;
+mod process;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde::de::DeserializeOwned;
+use thiserror::Error as ThisError;
+
+use crate::{cgroup, seccomp};
+
+pub use process::validate_process;
+
+/// The largest configuration that is read, in bytes: engines write a hundredth of it.
+const MAX_SIZE: u64 = 16 << 20;
+
+/// What is wrong with a configuration.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file couldn't be read.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is larger than any configuration.
+    #[error("{}: larger than {MAX_SIZE} bytes, which no configuration needs", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file isn't a configuration.
+    #[error("{}: {field}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The field's path; a dot for the document itself.
+        field: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A field has a value that it must not have.
+    #[error("{field}: {value} {expected}")]
+    Value {
+        /// The field's path.
+        field: String,
+        /// What it has.
+        value: String,
+        /// What is right.
+        expected: String,
+    },
+    /// A field that must be there isn't.
+    #[error("{field} is missing: {expected}")]
+    Missing {
+        /// The field's path.
+        field: &'static str,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// A field that this runtime doesn't honour.
+    #[error("{field} is not supported by this runtime{hint}")]
+    Unsupported {
+        /// The field's path.
+        field: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// The filter of system calls is wrong.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// The limits are wrong.
+    #[error(transparent)]
+    Limits(#[from] cgroup::Error),
+}
+
+impl Error {
+    pub(crate) fn no_process() -> Self {
+        Self::Missing {
+            field: "process",
+            expected: "a container runs one",
+        }
+    }
+
+    pub(crate) fn no_root() -> Self {
+        Self::Missing {
+            field: "root",
+            expected: "the root filesystem's path",
+        }
+    }
+}
+
+fn value(
+    field: impl Into<String>,
+    value: impl std::fmt::Debug,
+    expected: impl Into<String>,
+) -> Error {
+    Error::Value {
+        field: field.into(),
+        value: format!("{value:?}"),
+        expected: expected.into(),
+    }
+}
+
+/// Refuses text that no C string can hold.
+fn no_null_bytes<'a>(
+    field: &str,
+    mut texts: impl Iterator<Item = &'a String>,
+) -> Result<(), Error> {
+    match texts.find(|text| text.contains('\0')) {
+        Some(bad) => Err(value(field, bad, "must have no null bytes")),
+        None => Ok(()),
+    }
+}
+
+/// Loads a configuration and validates it.
+pub fn load(path: &Path) -> Result<Spec, Error> {
+    let spec = parse(path, &read(path)?)?;
+    validate(&spec)?;
+    Ok(spec)
+}
+
+/// Reads a file of JSON of the engine's, of a size that makes sense.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes))
+        .map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    match bytes.len() as u64 > MAX_SIZE {
+        true => Err(Error::TooLarge {
+            path: path.to_owned(),
+        }),
+        false => Ok(bytes),
+    }
+}
+
+/// Parses JSON that came from `path`; an error names the field.
+pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|source| {
+        // Keeping track of the field costs time, so only what has failed is parsed that way.
+        let mut again = serde_json::Deserializer::from_slice(bytes);
+        let named = serde_path_to_error::deserialize::<_, T>(&mut again);
+        let (field, source) = match named {
+            Err(error) => (error.path().to_string(), error.into_inner()),
+            // Something follows the document.
+            Ok(_) => (".".to_owned(), source),
+        };
+        Error::Parse {
+            path: path.to_owned(),
+            field,
+            source,
+        }
+    })
+}
+
+/// Tells what is wrong with a configuration, if anything.
+pub fn validate(spec: &Spec) -> Result<(), Error> {
+    let major = spec.version().split('.').next().unwrap_or_default();
+    if major != "1" {
+        return Err(value("ociVersion", spec.version(), "must be 1.x.y"));
+    }
+    validate_process(spec.process().as_ref().ok_or_else(Error::no_process)?)?;
+    // The sections of other platforms are none of ours, as the specification has it; but one for a
+    // virtual machine asks for another kind of isolation.
+    if spec.vm().is_some() {
+        return Err(Error::Unsupported {
+            field: "vm".to_owned(),
+            hint: ": a container shares the host's kernel",
+        });
+    }
+    if let Some(root) = spec.root()
+        && root.path().as_os_str().is_empty()
+    {
+        return Err(value("root.path", "", "must name a directory"));
+    }
+    hooks::validate(spec)?;
+    mounts::validate(spec)?;
+    let linux = spec.linux().as_ref().ok_or(Error::Missing {
+        field: "linux",
+        expected: "its namespaces",
+    })?;
+    linux::validate(linux)?;
+    namespaces::validate(spec, linux)
+}
+
+#[cfg(test)]
+mod tests;
