@@ -247,7 +247,7 @@ fn make_cgroup(
     limits: Limits,
 ) -> Result<(CgroupGuard, Vec<Warning>), Error> {
     let cgroup = Cgroup::create(&path)?;
-    if cgroup.is_populated()? {
+    if !cgroup.is_new() && cgroup.is_populated()? {
         return Err(Error::CgroupInUse { path });
     }
     let guard = CgroupGuard {

@@ -12,6 +12,7 @@
 
 mod bundle;
 mod confinement;
+mod controllers;
 mod escapes;
 mod exec;
 mod filesystem;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         escapes::tests(),
         exec::tests(),
         limits::tests(),
+        controllers::tests(),
         library::tests(),
         hooks::tests(),
         priorities::tests(),

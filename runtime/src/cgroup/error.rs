@@ -64,7 +64,7 @@ pub enum Error {
     #[error(
         "the limit {file} needs the cgroup controller {controller:?}, which cgroup {at:?} does not \
          offer{}: its cgroup.controllers has {available:?}",
-        errno.map(|errno| format!(" ({errno})")).unwrap_or_default()
+        errno.map(why_not_enabled).unwrap_or_default()
     )]
     Controller {
         /// The controller.
@@ -82,17 +82,11 @@ pub enum Error {
     #[error("linux.resources.{field}: {value} {expected}")]
     Value {
         /// The field of the configuration.
-        field: &'static str,
+        field: String,
         /// Its value.
         value: String,
         /// What is right.
         expected: &'static str,
-    },
-    /// A limit that this runtime doesn't apply.
-    #[error("linux.resources.{field} is not supported{}", hint(field))]
-    Unsupported {
-        /// The field of the configuration.
-        field: &'static str,
     },
     /// The device filter couldn't be installed.
     #[error("{call} the device filter of cgroup {}: {errno} (bpf(2) needs CAP_BPF or CAP_SYS_ADMIN)", path.display())]
@@ -119,22 +113,31 @@ impl Error {
     }
 }
 
-fn hint(field: &str) -> &'static str {
-    match field {
-        "memory.kernel"
-        | "memory.kernelTCP"
-        | "memory.swappiness"
-        | "memory.disableOOMKiller"
-        | "cpu.realtimeRuntime"
-        | "cpu.realtimePeriod"
-        | "network" => ": cgroup v2 has no such limit",
-        _ => " by this runtime",
-    }
+/// What lies behind the kernel's refusal to enable a controller.
+fn why_not_enabled(errno: Errno) -> String {
+    let hint = match errno {
+        Errno::EBUSY => {
+            ": it has processes of its own, and only a cgroup without any can pass controllers on"
+        }
+        Errno::EOPNOTSUPP => ": it is threaded, and this controller limits whole processes",
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => ": it isn't delegated to us",
+        _ => "",
+    };
+    format!(" ({errno}{hint})")
 }
 
-/// A limit that isn't in force, since the caller asked for best effort.
+/// A limit that isn't in force: the caller asked for best effort, or cgroup v2 has no such limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(String);
+
+impl Warning {
+    /// A setting of v1 that no kernel could apply in v2.
+    pub(super) fn passed_over(field: &str) -> Self {
+        Self(format!(
+            "linux.resources.{field} is not in force: cgroup v2 has no such setting"
+        ))
+    }
+}
 
 impl From<Error> for Warning {
     fn from(error: Error) -> Self {

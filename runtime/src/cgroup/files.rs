@@ -13,16 +13,28 @@ pub(super) fn open_read(cgroup: &Cgroup, file: &str) -> Result<File, Error> {
 }
 
 pub(super) fn read(cgroup: &Cgroup, file: &str) -> Result<String, Error> {
-    read_again(cgroup, &open_read(cgroup, file)?, file)
+    read_to_end(cgroup, &open_read(cgroup, file)?, file)
 }
 
 /// Reads from the start, whatever has been read before.
 pub(super) fn read_again(cgroup: &Cgroup, mut open: &File, file: &str) -> Result<String, Error> {
-    let mut text = String::new();
     open.rewind()
-        .and_then(|()| open.read_to_string(&mut text))
-        .map_err(|failed| error(cgroup, "read", file, errno_of(&failed)))?;
-    Ok(text)
+        .map_err(|failed| error(cgroup, "lseek", file, errno_of(&failed)))?;
+    read_to_end(cgroup, open, file)
+}
+
+/// By hand: `read_to_end` of `std` asks for size and position first, which these files don't have.
+fn read_to_end(cgroup: &Cgroup, mut open: &File, file: &str) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    let mut part = [0u8; 4096];
+    loop {
+        match open.read(&mut part) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(length) => bytes.extend(part.iter().take(length)),
+            Err(failed) if failed.kind() == ErrorKind::Interrupted => {}
+            Err(failed) => return Err(error(cgroup, "read", file, errno_of(&failed))),
+        }
+    }
 }
 
 pub(super) fn write(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), Error> {

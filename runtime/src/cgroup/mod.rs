@@ -17,6 +17,8 @@
 //! # }
 //! ```
 
+mod apply;
+mod controllers;
 mod devices;
 mod error;
 mod files;
@@ -52,6 +54,8 @@ pub enum Limits {
 pub struct Cgroup {
     directory: OwnedFd,
     path: PathBuf,
+    /// Whether making this value made the cgroup.
+    is_new: bool,
 }
 
 /// What the kernel has counted in `memory.events`.
@@ -67,14 +71,22 @@ impl Cgroup {
     /// Creates the cgroup at `path`, relative to the root, with those above it. One that exists is
     /// opened.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let (directory, path) = tree::create(path.as_ref())?;
-        Ok(Self { directory, path })
+        let (directory, path, is_new) = tree::create(path.as_ref())?;
+        Ok(Self {
+            directory,
+            path,
+            is_new,
+        })
     }
 
     /// Opens a cgroup that exists.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let (directory, path) = tree::open(path.as_ref())?;
-        Ok(Self { directory, path })
+        Ok(Self {
+            directory,
+            path,
+            is_new: false,
+        })
     }
 
     /// Opens the cgroup that a process is in.
@@ -98,16 +110,18 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
-    /// Applies limits, all but the device rules. The warnings are what `BestEffort` let pass.
+    /// Whether [`Self::create`] made it, so that nobody can be in it yet.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Applies limits, all but the device rules, to a cgroup that is new or in use. What the resources
+    /// don't name stays as it is.
+    ///
+    /// The warnings tell what isn't in force: what cgroup v2 has no setting for, and what
+    /// [`Limits::BestEffort`] let pass.
     pub fn apply(&self, resources: &LinuxResources, mode: Limits) -> Result<Vec<Warning>, Error> {
-        let mut warnings = Vec::new();
-        for write in limits::writes(resources)? {
-            match self.write_limit(&write) {
-                Err(error) if mode == Limits::BestEffort => warnings.push(Warning::from(error)),
-                other => other?,
-            }
-        }
-        Ok(warnings)
+        apply::apply(self, resources, mode)
     }
 
     /// Allows these devices, the ones every container has, and no others.
@@ -120,13 +134,6 @@ impl Cgroup {
             Err(error) if mode == Limits::BestEffort => Ok(vec![Warning::from(error)]),
             other => other.map(|()| Vec::new()),
         }
-    }
-
-    fn write_limit(&self, write: &limits::Write) -> Result<(), Error> {
-        if let Some(controller) = write.controller {
-            tree::enable_above(&self.path, controller, &write.file)?;
-        }
-        files::write(self, &write.file, &write.value)
     }
 
     /// Reads a file of the cgroup, such as `memory.current`.

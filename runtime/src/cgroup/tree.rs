@@ -1,5 +1,6 @@
-//! The hierarchy of cgroups: making a path of them, enabling controllers on the way down, removing.
+//! The hierarchy of cgroups: making a path of them, finding those above, removing.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -10,19 +11,23 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{Cgroup, Error, ROOT, files};
+use super::{Cgroup, Error, ROOT};
 use crate::sys::mount::filesystem_type;
 
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
-/// Makes the directories of a path, below the root.
-pub(super) fn create(path: &Path) -> Result<(OwnedFd, PathBuf), Error> {
-    walk(path, |above, name, so_far| {
+/// Makes the directories of a path, below the root, and tells whether the last one is new.
+pub(super) fn create(path: &Path) -> Result<(OwnedFd, PathBuf, bool), Error> {
+    let is_new = Cell::new(false);
+    let made = walk(path, |above, name, so_far| {
         match mkdirat(above, name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(errno) => Err(directory_error("mkdir", so_far, errno)),
+            Ok(()) => is_new.set(true),
+            Err(Errno::EEXIST) => is_new.set(false),
+            Err(errno) => return Err(directory_error("mkdir", so_far, errno)),
         }
-    })
+        Ok(())
+    });
+    made.map(|(directory, path)| (directory, path, is_new.get()))
 }
 
 /// Opens a path that exists.
@@ -43,6 +48,24 @@ fn walk(
             .map_err(|errno| directory_error("open", &so_far, errno))?;
     }
     Ok((directory, so_far))
+}
+
+/// The cgroups above a path, from the root down.
+pub(super) fn above(path: &Path) -> Result<Vec<Cgroup>, Error> {
+    let mut cgroups = Vec::new();
+    let mut directory = root()?;
+    let mut so_far = PathBuf::new();
+    for name in names(path)? {
+        let below = open_directory(directory.as_fd(), name)
+            .map_err(|errno| directory_error("open", &so_far.join(name), errno))?;
+        cgroups.push(Cgroup {
+            directory: std::mem::replace(&mut directory, below),
+            path: so_far.clone(),
+            is_new: false,
+        });
+        so_far.push(name);
+    }
+    Ok(cgroups)
 }
 
 /// The names of a path; a leading slash means the hierarchy's root, as everywhere in cgroups.
@@ -80,47 +103,6 @@ fn root() -> Result<OwnedFd, Error> {
 fn open_directory(above: BorrowedFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(above, name, flags, Mode::empty())
-}
-
-/// Enables a controller in every cgroup above `path`, from the root on, as far as it isn't yet.
-///
-/// `file` is what the controller is wanted for, to be named if there is no such controller.
-pub(super) fn enable_above(path: &Path, controller: &str, file: &str) -> Result<(), Error> {
-    let mut cgroup = Cgroup {
-        directory: root()?,
-        path: PathBuf::new(),
-    };
-    for name in names(path)? {
-        enable(&cgroup, controller, file)?;
-        let below = cgroup.path.join(name);
-        let directory = open_directory(cgroup.directory.as_fd(), name)
-            .map_err(|errno| directory_error("open", &below, errno))?;
-        cgroup = Cgroup {
-            directory,
-            path: below,
-        };
-    }
-    Ok(())
-}
-
-fn enable(cgroup: &Cgroup, controller: &str, file: &str) -> Result<(), Error> {
-    let has = |list: &str| list.split_whitespace().any(|name| name == controller);
-    if has(&files::read(cgroup, "cgroup.subtree_control")?) {
-        return Ok(());
-    }
-    let available = files::read(cgroup, "cgroup.controllers")?;
-    let missing = |errno| Error::Controller {
-        controller: controller.to_owned(),
-        file: file.to_owned(),
-        at: Path::new("/").join(&cgroup.path),
-        available: available.trim().to_owned(),
-        errno,
-    };
-    if !has(&available) {
-        return Err(missing(None));
-    }
-    files::write(cgroup, "cgroup.subtree_control", &format!("+{controller}"))
-        .map_err(|error| missing(error.errno()))
 }
 
 /// Removes a cgroup with all below it, which must be empty of processes.
