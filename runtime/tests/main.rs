@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bundle;
+mod cgroups;
 mod confinement;
 mod controllers;
 mod escapes;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         exec::tests(),
         limits::tests(),
         controllers::tests(),
+        cgroups::tests(),
         library::tests(),
         hooks::tests(),
         priorities::tests(),

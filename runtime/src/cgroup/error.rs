@@ -88,6 +88,27 @@ pub enum Error {
         /// What is right.
         expected: &'static str,
     },
+    /// Processes that can't be stopped where they are.
+    #[error(
+        "cgroup {} did not freeze within {seconds} s: one of its processes is in an uninterruptible \
+         sleep (state D in ps). It was thawed again", path.display()
+    )]
+    NotFrozen {
+        /// The cgroup.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A cgroup's file that isn't as the kernel documents it.
+    #[error("cgroup {}/{file} has {text:?}, which is not in the kernel's form", path.display())]
+    Form {
+        /// The cgroup.
+        path: PathBuf,
+        /// The file in it.
+        file: String,
+        /// What it has.
+        text: String,
+    },
     /// The device filter couldn't be installed.
     #[error("{call} the device filter of cgroup {}: {errno} (bpf(2) needs CAP_BPF or CAP_SYS_ADMIN)", path.display())]
     Devices {

@@ -6,8 +6,11 @@
 
 mod block_io;
 mod cpu;
+mod huge_pages;
 mod memory;
-mod small;
+mod network;
+mod pids;
+mod rdma;
 #[cfg(test)]
 mod tests;
 mod unified;
@@ -36,16 +39,16 @@ pub(super) fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
         memory::writes(memory, &mut writes)?;
     }
     if let Some(pids) = resources.pids() {
-        small::pids_write(*pids, &mut writes);
+        pids::writes(*pids, &mut writes);
     }
     if let Some(block_io) = resources.block_io() {
         block_io::writes(block_io, &mut writes)?;
     }
     for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
-        small::huge_page_writes(index, limit, &mut writes)?;
+        huge_pages::writes(index, limit, &mut writes)?;
     }
     if let Some(devices) = resources.rdma() {
-        small::rdma_writes(devices, &mut writes)?;
+        rdma::writes(devices, &mut writes)?;
     }
     if let Some(files) = resources.unified() {
         unified::writes(files, &mut writes)?;
@@ -59,7 +62,7 @@ pub(super) fn passed_over(resources: &LinuxResources) -> Vec<Warning> {
     fields.extend(resources.cpu().as_ref().map(cpu::passed_over));
     fields.extend(resources.memory().as_ref().map(memory::passed_over));
     fields.extend(resources.block_io().as_ref().map(block_io::passed_over));
-    fields.extend(resources.network().as_ref().map(small::passed_over));
+    fields.extend(resources.network().as_ref().map(network::passed_over));
     let given = fields.into_iter().flatten();
     given
         .filter(|(_, is_given)| *is_given)

@@ -21,20 +21,26 @@ mod apply;
 mod controllers;
 mod devices;
 mod error;
+mod events;
 mod files;
+mod freezer;
 mod limits;
+pub mod statistics;
 mod tree;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
+use events::Event;
+
 pub use error::{Error, Warning};
 pub use limits::{check as check_limits, weight_of_shares};
+pub use statistics::{MemoryEvents, Statistics};
 
 /// Where the unified hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
@@ -56,15 +62,6 @@ pub struct Cgroup {
     path: PathBuf,
     /// Whether making this value made the cgroup.
     is_new: bool,
-}
-
-/// What the kernel has counted in `memory.events`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MemoryEvents {
-    /// Times that an allocation failed for good at the limit.
-    pub oom: u64,
-    /// Processes killed by the out-of-memory killer.
-    pub oom_kill: u64,
 }
 
 impl Cgroup {
@@ -124,13 +121,14 @@ impl Cgroup {
         apply::apply(self, resources, mode)
     }
 
-    /// Allows these devices, the ones every container has, and no others.
+    /// Allows these devices, the ones every container has, and no others. What was allowed before by
+    /// the same call is replaced at once.
     pub fn allow_devices(
         &self,
         rules: &[LinuxDeviceCgroup],
         mode: Limits,
     ) -> Result<Vec<Warning>, Error> {
-        match devices::attach(self, rules) {
+        match devices::allow(self, rules) {
             Err(error) if mode == Limits::BestEffort => Ok(vec![Warning::from(error)]),
             other => other.map(|()| Vec::new()),
         }
@@ -156,47 +154,76 @@ impl Cgroup {
             .collect())
     }
 
+    /// The processes here and in the cgroups below, which a container may have made.
+    pub fn all_processes(&self) -> Result<Vec<Pid>, Error> {
+        let mut pids = self.processes()?;
+        for below in tree::below(self)? {
+            match below.and_then(|below| below.all_processes()) {
+                Ok(more) => pids.extend(more),
+                // Removed meanwhile: it is empty.
+                Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pids)
+    }
+
+    /// What the kernel has counted: time, memory, processes, input and output, pressure.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        statistics::read(self)
+    }
+
     /// What the memory controller has counted; zero where it isn't enabled.
     pub fn memory_events(&self) -> Result<MemoryEvents, Error> {
-        let text = match files::read(self, "memory.events") {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => String::new(),
-            other => other?,
-        };
-        Ok(MemoryEvents {
-            oom: files::field(&text, "oom"),
-            oom_kill: files::field(&text, "oom_kill"),
-        })
+        statistics::memory_events(self)
+    }
+
+    /// `memory.events`, if the memory controller is enabled: readable for exceptional events
+    /// (`POLLPRI`) whenever one of its counters has changed since it was last read.
+    pub fn open_memory_events(&self) -> Result<Option<OwnedFd>, Error> {
+        match files::open_read(self, "memory.events") {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            other => other.map(|file| Some(file.into())),
+        }
     }
 
     /// Whether any process is here or below.
     pub fn is_populated(&self) -> Result<bool, Error> {
-        Ok(files::field(&files::read(self, "cgroup.events")?, "populated") != 0)
+        events::is(self, Event::Populated)
     }
 
-    /// Kills every process here and below; returns before they are gone.
+    /// Stops every process here and below where it is, and waits until they have stopped, at most for
+    /// so long; if they don't, they go on.
+    pub fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        freezer::freeze(self, patience)
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<(), Error> {
+        freezer::thaw(self)
+    }
+
+    /// Whether they are frozen, by a cgroup above too.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        events::is(self, Event::Frozen)
+    }
+
+    /// Kills every process here and below, frozen or not; returns before they are gone.
     pub fn kill(&self) -> Result<(), Error> {
         files::write(self, "cgroup.kill", "1")
     }
 
     /// Waits until no process is left here or below.
     pub fn wait_empty(&self) -> Result<(), Error> {
-        let events = files::open_read(self, "cgroup.events")?;
-        loop {
-            // The file is read again before each wait: reading is what arms the notification.
-            let text = files::read_again(self, &events, "cgroup.events")?;
-            if files::field(&text, "populated") == 0 {
-                return Ok(());
-            }
-            let mut waits = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-            match poll(&mut waits, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(files::error(self, "poll", "cgroup.events", errno)),
-            }
-        }
+        events::wait(self, Event::Populated, false, None).map(drop)
     }
 
     /// Kills what is left and removes the cgroup with those below it.
     pub fn remove(&self) -> Result<(), Error> {
+        // Mostly it is empty, and this one call is all.
+        if tree::remove_if_unused(&self.path)? {
+            return Ok(());
+        }
         if self.is_populated()? {
             self.kill()?;
         }

@@ -105,6 +105,39 @@ fn open_directory(above: BorrowedFd, name: &OsStr) -> nix::Result<OwnedFd> {
     openat(above, name, flags, Mode::empty())
 }
 
+/// The cgroups right below one.
+pub(super) fn below(cgroup: &Cgroup) -> Result<impl Iterator<Item = Result<Cgroup, Error>>, Error> {
+    let path = cgroup.path.clone();
+    let above = cgroup
+        .directory
+        .try_clone()
+        .map_err(|_| directory_error("fcntl", &path, Errno::EMFILE))?;
+    let names = directories_in(above.as_fd(), OsStr::new("."), &path)?;
+    Ok(names.into_iter().map(move |name| {
+        let path = path.join(&name);
+        let directory = open_directory(above.as_fd(), &name)
+            .map_err(|errno| directory_error("open", &path, errno))?;
+        Ok(Cgroup {
+            directory,
+            path,
+            is_new: false,
+        })
+    }))
+}
+
+/// Removes a cgroup that has neither processes nor cgroups below it; tells whether it is gone.
+pub(super) fn remove_if_unused(path: &Path) -> Result<bool, Error> {
+    match unlinkat(
+        AT_FDCWD,
+        &Path::new(ROOT).join(path),
+        UnlinkatFlags::RemoveDir,
+    ) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        Err(Errno::EBUSY | Errno::ENOTEMPTY) => Ok(false),
+        Err(errno) => Err(directory_error("rmdir", path, errno)),
+    }
+}
+
 /// Removes a cgroup with all below it, which must be empty of processes.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
