@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -405,6 +406,21 @@ impl Container {
     /// Kills every process of it.
     pub fn kill_all(&self) -> Result<(), Error> {
         Ok(self.cgroup().kill()?)
+    }
+
+    /// Stops all its processes where they are. If they don't stop within so long, they go on.
+    pub fn pause(&self, patience: Duration) -> Result<(), Error> {
+        Ok(self.cgroup().freeze(patience)?)
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) -> Result<(), Error> {
+        Ok(self.cgroup().thaw()?)
+    }
+
+    /// Whether they have been stopped.
+    pub fn is_paused(&self) -> Result<bool, Error> {
+        Ok(self.cgroup().is_frozen()?)
     }
 
     /// Waits for its first process to end.

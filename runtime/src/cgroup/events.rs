@@ -44,7 +44,7 @@ pub(super) fn wait(
     let events = files::open_read(cgroup, FILE)?;
     loop {
         // The file is read again before each wait: reading is what arms the notification.
-        let text = files::read_again(cgroup, &events, FILE)?;
+        let text = files::read_again(&cgroup.path, &events, FILE)?;
         if event.is_in(&text) == wanted {
             return Ok(true);
         }
@@ -54,7 +54,7 @@ pub(super) fn wait(
         let mut waits = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
         match poll(&mut waits, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(files::error(cgroup, "poll", FILE, errno)),
+            Err(errno) => return Err(files::error(&cgroup.path, "poll", FILE, errno)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -13,18 +14,18 @@ pub(super) fn open_read(cgroup: &Cgroup, file: &str) -> Result<File, Error> {
 }
 
 pub(super) fn read(cgroup: &Cgroup, file: &str) -> Result<String, Error> {
-    read_to_end(cgroup, &open_read(cgroup, file)?, file)
+    read_to_end(&cgroup.path, &open_read(cgroup, file)?, file)
 }
 
 /// Reads from the start, whatever has been read before.
-pub(super) fn read_again(cgroup: &Cgroup, mut open: &File, file: &str) -> Result<String, Error> {
+pub(super) fn read_again(path: &Path, mut open: &File, file: &str) -> Result<String, Error> {
     open.rewind()
-        .map_err(|failed| error(cgroup, "lseek", file, errno_of(&failed)))?;
-    read_to_end(cgroup, open, file)
+        .map_err(|failed| error(path, "lseek", file, errno_of(&failed)))?;
+    read_to_end(path, open, file)
 }
 
 /// By hand: `read_to_end` of `std` asks for size and position first, which these files don't have.
-fn read_to_end(cgroup: &Cgroup, mut open: &File, file: &str) -> Result<String, Error> {
+fn read_to_end(path: &Path, mut open: &File, file: &str) -> Result<String, Error> {
     let mut bytes = Vec::new();
     let mut part = [0u8; 4096];
     loop {
@@ -32,7 +33,7 @@ fn read_to_end(cgroup: &Cgroup, mut open: &File, file: &str) -> Result<String, E
             Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Ok(length) => bytes.extend(part.iter().take(length)),
             Err(failed) if failed.kind() == ErrorKind::Interrupted => {}
-            Err(failed) => return Err(error(cgroup, "read", file, errno_of(&failed))),
+            Err(failed) => return Err(error(path, "read", file, errno_of(&failed))),
         }
     }
 }
@@ -65,13 +66,13 @@ fn open(cgroup: &Cgroup, file: &str, flags: OFlag) -> Result<File, Error> {
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
     openat2(&cgroup.directory, file, how)
         .map(File::from)
-        .map_err(|errno| error(cgroup, "open", file, errno))
+        .map_err(|errno| error(&cgroup.path, "open", file, errno))
 }
 
-pub(super) fn error(cgroup: &Cgroup, call: &'static str, file: &str, errno: Errno) -> Error {
+pub(super) fn error(path: &Path, call: &'static str, file: &str, errno: Errno) -> Error {
     Error::File {
         call,
-        path: cgroup.path.clone(),
+        path: path.to_owned(),
         file: file.to_owned(),
         errno,
     }

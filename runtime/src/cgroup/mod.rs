@@ -25,6 +25,7 @@ mod events;
 mod files;
 mod freezer;
 mod limits;
+mod memory_watch;
 pub mod statistics;
 mod tree;
 
@@ -40,6 +41,7 @@ use events::Event;
 
 pub use error::{Error, Warning};
 pub use limits::{check as check_limits, weight_of_shares};
+pub use memory_watch::MemoryWatch;
 pub use statistics::{MemoryEvents, Statistics};
 
 /// Where the unified hierarchy is mounted.
@@ -178,13 +180,9 @@ impl Cgroup {
         statistics::memory_events(self)
     }
 
-    /// `memory.events`, if the memory controller is enabled: readable for exceptional events
-    /// (`POLLPRI`) whenever one of its counters has changed since it was last read.
-    pub fn open_memory_events(&self) -> Result<Option<OwnedFd>, Error> {
-        match files::open_read(self, "memory.events") {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
-            other => other.map(|file| Some(file.into())),
-        }
+    /// The same to be polled, if the memory controller is enabled.
+    pub fn watch_memory(&self) -> Result<Option<MemoryWatch>, Error> {
+        MemoryWatch::open(self)
     }
 
     /// Whether any process is here or below.

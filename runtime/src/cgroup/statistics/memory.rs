@@ -81,7 +81,7 @@ pub(in crate::cgroup) fn events(cgroup: &Cgroup) -> Result<MemoryEvents, Error> 
     ))
 }
 
-pub(super) fn parse_events(text: &str) -> MemoryEvents {
+pub(in crate::cgroup) fn parse_events(text: &str) -> MemoryEvents {
     MemoryEvents {
         low: files::field(text, "low"),
         high: files::field(text, "high"),
