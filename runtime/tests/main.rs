@@ -18,6 +18,7 @@ mod escapes;
 mod exec;
 mod filesystem;
 mod hooks;
+mod in_use;
 mod leaks;
 mod library;
 mod lifecycle;
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         limits::tests(),
         controllers::tests(),
         cgroups::tests(),
+        in_use::tests(),
         library::tests(),
         hooks::tests(),
         priorities::tests(),

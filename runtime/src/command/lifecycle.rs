@@ -1,15 +1,12 @@
 //! `start`, `kill` and `delete`.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
-use berth_runtime::cgroup::Cgroup;
 use berth_runtime::hooks::Stage;
 use berth_runtime::{ContainerId, start_socket};
 use clap::Args;
 use nix::sys::signal::Signal;
 
-use super::state::{State, StateDirectory, Status};
+use super::state::{State, StateDirectory, Status, open_cgroup};
 use super::{Global, log};
 
 /// Starts a created container.
@@ -96,11 +93,14 @@ pub(crate) fn kill(global: &Global, options: &Kill) -> Result<()> {
 }
 
 fn kill_all(state: &State, signal: i32) -> Result<()> {
-    let cgroup = Cgroup::open(&state.cgroup)?;
+    // One that is gone has no processes.
+    let Some(cgroup) = state.open_cgroup()? else {
+        return Ok(());
+    };
     if signal == libc::SIGKILL {
         return Ok(cgroup.kill()?);
     }
-    for pid in cgroup.processes()? {
+    for pid in cgroup.all_processes()? {
         let signal = Signal::try_from(signal).context("--all takes signals that have names")?;
         match nix::sys::signal::kill(pid, signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
@@ -130,14 +130,18 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
         Err(error) => return Err(error),
     };
     // OCI allows only the deletion of stopped containers; engines delete created ones too.
-    if directory.status(&state) == Status::Running && !options.force {
+    let status = directory.status(&state);
+    if matches!(status, Status::Running | Status::Paused) && !options.force {
         bail!(
-            "cannot delete container {} that is not stopped: it is running; stop it or use --force",
-            options.id
+            "cannot delete container {} that is not stopped: it is {}; stop it or use --force",
+            options.id,
+            status.name()
         );
     }
     end(&state)?;
-    remove_cgroup(&state.cgroup)?;
+    if let Some(cgroup) = state.open_cgroup()? {
+        cgroup.remove()?;
+    }
     directory.remove()?;
     for error in state.subject().run_poststop() {
         log::warn(global, &error.to_string());
@@ -147,18 +151,12 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
 
 /// Removes what a `create` has left that didn't get as far as writing the state.
 fn delete_remains(directory: StateDirectory) -> Result<()> {
-    if let Some(cgroup) = directory.noted_cgroup() {
-        remove_cgroup(&cgroup)?;
+    if let Some(path) = directory.noted_cgroup()
+        && let Some(cgroup) = open_cgroup(&path)?
+    {
+        cgroup.remove()?;
     }
     directory.remove()
-}
-
-fn remove_cgroup(path: &Path) -> Result<()> {
-    match Cgroup::open(path) {
-        Ok(cgroup) => Ok(cgroup.remove()?),
-        Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,17 @@ mod activation;
 mod console;
 mod create;
 mod describe;
+mod events;
 mod exec;
 mod lifecycle;
 pub(crate) mod log;
+mod pause;
+mod ps;
 mod run;
+mod size;
 mod state;
 mod time;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,6 +103,16 @@ enum Command {
     List(describe::List),
     /// Run another process in a container
     Exec(exec::Exec),
+    /// Stop a container's processes where they are
+    Pause { id: ContainerId },
+    /// Let a paused container go on
+    Resume { id: ContainerId },
+    /// Change the limits of a container
+    Update(Box<update::Update>),
+    /// Print what a container uses, and tell when it runs out of memory
+    Events(events::Events),
+    /// List a container's processes
+    Ps(ps::Ps),
     /// Write a configuration to start from
     Spec(describe::WriteSpec),
     /// Print what this runtime can do
@@ -123,6 +138,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::State { id } => describe::state(global, id)?,
         Command::Kill(options) => lifecycle::kill(global, options)?,
         Command::Delete(options) => lifecycle::delete(global, options)?,
+        Command::Pause { id } => pause::pause(global, id)?,
+        Command::Resume { id } => pause::resume(global, id)?,
+        Command::Update(options) => update::update(global, options)?,
+        Command::Events(options) => events::events(global, options)?,
+        Command::Ps(options) => ps::ps(global, options)?,
         Command::List(options) => describe::list(global, options)?,
         Command::Spec(options) => describe::write_spec(options)?,
         Command::Features => describe::features()?,

@@ -7,8 +7,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use berth_runtime::cgroup::Cgroup;
 use berth_runtime::hooks::Subject;
 use berth_runtime::{Container, ContainerId};
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,7 @@ pub(crate) struct State {
 pub(crate) enum Status {
     Created,
     Running,
+    Paused,
     Stopped,
 }
 
@@ -51,6 +54,7 @@ impl Status {
         match self {
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -128,6 +132,7 @@ impl StateDirectory {
     /// Where the container is in its life.
     pub(crate) fn status(&self, state: &State) -> Status {
         match state.stat() {
+            Some(_) if state.is_paused() => Status::Paused,
             Some(stat) if stat.has_executed => Status::Running,
             Some(_) => Status::Created,
             None => Status::Stopped,
@@ -159,6 +164,17 @@ impl State {
         Stat::of(self.pid).filter(|stat| stat.start_time == self.start_time)
     }
 
+    fn is_paused(&self) -> bool {
+        // A cgroup that can't be asked isn't one that was frozen.
+        let cgroup = self.open_cgroup().ok().flatten();
+        cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+    }
+
+    /// Its cgroup, unless that is gone.
+    pub(crate) fn open_cgroup(&self) -> Result<Option<Cgroup>> {
+        open_cgroup(&self.cgroup)
+    }
+
     /// The container, if it lives. The check comes after the pidfd is taken, so that what is signalled
     /// through it is the process that was checked.
     pub(crate) fn container(&self) -> Result<Option<Container>> {
@@ -180,6 +196,15 @@ impl State {
             bundle: &self.bundle,
             pid: self.stat().map(|_| Pid::from_raw(self.pid)),
         }
+    }
+}
+
+/// The cgroup at a path, unless it is gone.
+pub(crate) fn open_cgroup(path: &Path) -> Result<Option<Cgroup>> {
+    match Cgroup::open(path) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

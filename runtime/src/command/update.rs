@@ -1,0 +1,125 @@
+//! `update`: other limits for a container in use.
+//!
+//! What isn't given stays. Some limits are only whole together with another (a quota with its period,
+//! swap with memory), so the container's record keeps what is in force and fills in the other half.
+
+mod flags;
+mod record;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use berth_runtime::ContainerId;
+use berth_runtime::cgroup::{Cgroup, Limits, Warning};
+use clap::Args;
+use oci_spec::runtime::{Linux, LinuxResources};
+
+use super::pause::alive;
+use super::state::{State, StateDirectory};
+use super::{Global, log};
+use flags::{Flags, given};
+use record::{complete, merge};
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// The container's id
+    id: ContainerId,
+    /// Limits in the form of linux.resources, or - for standard input; other options are ignored then
+    #[arg(short, long, value_name = "FILE")]
+    resources: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+    /// Accepted: cgroup v2 counts the kernel's memory with the rest
+    #[arg(long, value_name = "BYTES", hide = true)]
+    kernel_memory: Option<String>,
+    /// Accepted: cgroup v2 counts the kernel's memory with the rest
+    #[arg(long, value_name = "BYTES", hide = true)]
+    kernel_memory_tcp: Option<String>,
+    /// The schema of Intel RDT's L3 cache
+    #[arg(long, value_name = "SCHEMA")]
+    l3_cache_schema: Option<String>,
+    /// The schema of Intel RDT's memory bandwidth
+    #[arg(long, value_name = "SCHEMA")]
+    mem_bw_schema: Option<String>,
+}
+
+/// Changes the limits of a container.
+pub(crate) fn update(global: &Global, options: &Update) -> Result<()> {
+    let directory = StateDirectory::of(global, &options.id);
+    let mut state = directory.load()?;
+    let container = alive(&state)?;
+    refuse_rdt(options)?;
+    let wanted = match &options.resources {
+        Some(file) => from_file(file)?,
+        None => options.flags.resources()?,
+    };
+    for (flag, value) in [
+        ("kernel-memory", &options.kernel_memory),
+        ("kernel-memory-tcp", &options.kernel_memory_tcp),
+    ] {
+        if given(value).is_some() {
+            log::warn(
+                global,
+                &format!("--{flag} is not in force: cgroup v2 has no such limit"),
+            );
+        }
+    }
+    let recorded = recorded(&state);
+    let completed = complete(wanted, &recorded);
+    for warning in apply(container.cgroup(), &completed, global.limits.into())? {
+        log::warn(global, &warning.to_string());
+    }
+    record(&mut state, merge(&recorded, &completed)?);
+    directory.save(&state)
+}
+
+fn apply(cgroup: &Cgroup, resources: &LinuxResources, limits: Limits) -> Result<Vec<Warning>> {
+    let mut warnings = cgroup.apply(resources, limits)?;
+    // Without any word of devices they stay as they are: an engine's hook may have added some.
+    if let Some(devices) = resources.devices() {
+        warnings.extend(cgroup.allow_devices(devices, limits)?);
+    }
+    Ok(warnings)
+}
+
+fn refuse_rdt(options: &Update) -> Result<()> {
+    for (flag, value, kind) in [
+        ("l3-cache-schema", &options.l3_cache_schema, "CAT: l3 cache"),
+        (
+            "mem-bw-schema",
+            &options.mem_bw_schema,
+            "MBA: memory bandwidth",
+        ),
+    ] {
+        if given(value).is_some() {
+            bail!("--{flag}: Intel RDT/{kind} schema is not enabled");
+        }
+    }
+    Ok(())
+}
+
+fn from_file(file: &Path) -> Result<LinuxResources> {
+    let name = || format!("--resources {}", file.display());
+    let bytes = match file == Path::new("-") {
+        true => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        }
+        false => fs::read(file),
+    };
+    serde_json::from_slice(&bytes.with_context(name)?).with_context(name)
+}
+
+/// The limits in force.
+fn recorded(state: &State) -> LinuxResources {
+    let linux = state.config.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().clone());
+    resources.unwrap_or_default()
+}
+
+fn record(state: &mut State, resources: LinuxResources) {
+    let linux = state.config.linux_mut().get_or_insert_with(Linux::default);
+    linux.set_resources(Some(resources));
+}
