@@ -22,8 +22,8 @@ const USAGE: &str = "The rig has three commands:
   cargo demo              run the example task and show what happens
   cargo verify            run every test; or, while working on one of them, only these parts:
                           source, host, machine, aws
-  cargo measure [NAME] [--json]
-                          run the benchmarks, or one: run";
+  cargo measure [NAME] [--json] [--runs N]
+                          run the benchmarks, or one: run, runtime";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -2,6 +2,8 @@
 //! times of the same minutes on the same machine can be compared.
 
 mod run;
+mod runtime;
+mod times;
 mod world;
 
 use std::process::{Command, Stdio};
@@ -10,22 +12,64 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
+use times::{Times, milliseconds};
+
+/// What was asked for on the command line.
+struct Options {
+    json: bool,
+    /// Other than the benchmark's own number of runs: a few will do to try it.
+    runs: Option<usize>,
+    name: Option<String>,
+}
+
+impl Options {
+    fn parse(args: &[&str]) -> anyhow::Result<Self> {
+        let mut options = Self {
+            json: false,
+            runs: None,
+            name: None,
+        };
+        let mut words = args.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--json" => options.json = true,
+                "--runs" => {
+                    let number = words.next().context("--runs needs a number")?;
+                    options.runs = Some(number.parse().context("--runs needs a number")?);
+                }
+                name => options.name = Some(name.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
 /// Runs one benchmark, or all. Whether all ran.
 pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
-    let as_json = args.contains(&"--json");
-    let names: Vec<&str> = args
-        .iter()
-        .copied()
-        .filter(|arg| *arg != "--json")
-        .collect();
-    let comparison = match names.as_slice() {
-        [] | ["run"] => run::compare()?,
-        [name, ..] => bail!("there is no benchmark '{name}'; there is: run"),
-    };
-    if as_json {
-        println!("{}", comparison.json());
-    } else {
-        comparison.show();
+    let options = Options::parse(args)?;
+    let wanted = |name| options.name.as_deref().is_none_or(|asked| asked == name);
+    if let Some(name) = options
+        .name
+        .as_deref()
+        .filter(|n| !["run", "runtime"].contains(n))
+    {
+        bail!("there is no benchmark '{name}'; there are: run, runtime");
+    }
+    if wanted("run") {
+        let comparison = run::compare(options.runs)?;
+        if options.json {
+            println!("{}", comparison.json());
+        } else {
+            comparison.show();
+        }
+    }
+    if wanted("runtime") {
+        let outcome = runtime::compare(options.runs)?;
+        if options.json {
+            println!("{}", outcome.json());
+        } else {
+            outcome.show();
+        }
     }
     Ok(true)
 }
@@ -35,7 +79,7 @@ struct Series {
     /// Who, with the version, and what that is built of.
     name: String,
     command: Command,
-    times: Vec<Duration>,
+    times: Times,
 }
 
 impl Series {
@@ -47,7 +91,7 @@ impl Series {
         Self {
             name,
             command,
-            times: Vec::new(),
+            times: Times::default(),
         }
     }
 
@@ -62,20 +106,6 @@ impl Series {
             bail!("{:?}: {}: {}", self.command, output.status, said.trim());
         }
         Ok(time)
-    }
-
-    fn median(&self) -> Duration {
-        let mut sorted = self.times.clone();
-        sorted.sort();
-        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-    }
-
-    fn shortest(&self) -> Duration {
-        self.times.iter().min().copied().unwrap_or_default()
-    }
-
-    fn longest(&self) -> Duration {
-        self.times.iter().max().copied().unwrap_or_default()
     }
 }
 
@@ -104,7 +134,7 @@ impl Comparison {
 
     /// Our median, as a part of the faster peer's.
     fn ratio(&self) -> f64 {
-        let mut medians = self.series.iter().map(Series::median);
+        let mut medians = self.series.iter().map(|series| series.times.median());
         let ours = medians.next().unwrap_or_default();
         let fastest = medians.min().unwrap_or(ours);
         ours.as_secs_f64() / fastest.as_secs_f64()
@@ -127,10 +157,10 @@ impl Comparison {
             println!(
                 "| {:width$} | {:9.1} | {:6.1} | {:6.1} | {:4} |",
                 series.name,
-                milliseconds(series.median()),
-                milliseconds(series.shortest()),
-                milliseconds(series.longest()),
-                series.times.len(),
+                milliseconds(series.times.median()),
+                milliseconds(series.times.shortest()),
+                milliseconds(series.times.longest()),
+                series.times.count(),
             );
         }
         println!(
@@ -142,13 +172,11 @@ impl Comparison {
 
     fn json(&self) -> Value {
         let series = self.series.iter().map(|series| {
-            json!({
-                "name": series.name,
-                "median_ms": milliseconds(series.median()),
-                "min_ms": milliseconds(series.shortest()),
-                "max_ms": milliseconds(series.longest()),
-                "runs": series.times.len(),
-            })
+            let mut entry = series.times.json();
+            if let Some(map) = entry.as_object_mut() {
+                map.insert("name".into(), series.name.clone().into());
+            }
+            entry
         });
         json!({
             "benchmark": self.benchmark,
@@ -158,8 +186,4 @@ impl Comparison {
             "expected_ratio": self.expected,
         })
     }
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e5).round() / 100.0
 }

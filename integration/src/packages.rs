@@ -1,5 +1,6 @@
 //! Debian packages that the rig needs: installed if they are missing.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -32,6 +33,15 @@ pub const FOR_BENCHES: &[&str] = &[
     "docker.io",
     "crun",
     "hyperfine",
+];
+
+/// For the benchmark of the runtime alone.
+pub const FOR_RUNTIME_BENCH: &[&str] = &[
+    "busybox-static",
+    "debootstrap",
+    "iproute2",
+    "podman",
+    "runc",
 ];
 
 /// Installs those that are missing.
@@ -77,4 +87,41 @@ pub fn apt(args: &[&str]) -> anyhow::Result<()> {
         bail!("apt-get {}: {}\n{out}{err}", args.join(" "), output.status);
     }
     Ok(())
+}
+
+/// A system of another Debian release in a folder, with these packages beside the smallest set.
+pub fn system(release: &str, folder: &Path, packages: &[&str]) -> anyhow::Result<()> {
+    // Made under another name: what is broken off must not be taken for a whole one.
+    let new = folder.with_extension("new");
+    if new.exists() {
+        std::fs::remove_dir_all(&new)?;
+    }
+    let output = Command::new("debootstrap")
+        .arg("--variant=minbase")
+        .arg(format!("--include={}", packages.join(",")))
+        .arg(release)
+        .arg(&new)
+        .arg(mirror()?)
+        .stdin(Stdio::null())
+        .output()
+        .context("running debootstrap")?;
+    if !output.status.success() {
+        let out = String::from_utf8_lossy(&output.stdout);
+        bail!("debootstrap {release}: {}\n{out}", output.status);
+    }
+    Ok(std::fs::rename(new, folder)?)
+}
+
+/// Where this host's own packages come from.
+fn mirror() -> anyhow::Result<String> {
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(ORIGIN) $(REPO_URI)"])
+        .arg("Created-By: Packages")
+        .output()
+        .context("asking apt-get for its sources")?;
+    let text = String::from_utf8(output.stdout)?;
+    let found = text.lines().find_map(|line| line.strip_prefix("Debian "));
+    Ok(found
+        .context("apt has no source of Debian's packages")?
+        .to_owned())
 }

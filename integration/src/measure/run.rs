@@ -17,16 +17,8 @@ const RUNS: usize = 30;
 /// Beyond the rig's: Podman's network, which Debian only recommends.
 const PACKAGES: &[&str] = &["runc", "netavark", "iptables"];
 
-/// Podman's limits: without CAP_SYS_RESOURCE, root can't raise these above its own.
-const ULIMITS: [&str; 4] = [
-    "--ulimit",
-    "nofile=1024:1024",
-    "--ulimit",
-    "nproc=1000:1000",
-];
-
 /// Runs the benchmark.
-pub fn compare() -> anyhow::Result<Comparison> {
+pub fn compare(runs: Option<usize>) -> anyhow::Result<Comparison> {
     crate::packages::install(crate::packages::FOR_BENCHES)?;
     crate::packages::install(PACKAGES)?;
     let berth = crate::build::program("berth", true)?;
@@ -37,12 +29,12 @@ pub fn compare() -> anyhow::Result<Comparison> {
     }
     std::fs::create_dir_all(&disk)?;
     crate::say("measuring berth run, podman run and docker run");
-    let compared = world::within(&disk, || inside(&berth, &rootfs));
+    let compared = world::within(&disk, || inside(&berth, &rootfs, runs.unwrap_or(RUNS)));
     std::fs::remove_dir_all(&disk).with_context(|| format!("emptying {}", disk.display()))?;
     compared
 }
 
-fn inside(berth: &Path, rootfs: &Path) -> anyhow::Result<Comparison> {
+fn inside(berth: &Path, rootfs: &Path, runs: usize) -> anyhow::Result<Comparison> {
     let _dockerd = Dockerd::start()?;
     let mut comparison = Comparison {
         benchmark: "run",
@@ -51,7 +43,7 @@ fn inside(berth: &Path, rootfs: &Path) -> anyhow::Result<Comparison> {
         series: vec![ours(berth, rootfs)?, podman(rootfs)?, docker(rootfs)?],
         expected: 0.2,
     };
-    comparison.take_turns(WARM_UP, RUNS)?;
+    comparison.take_turns(WARM_UP, runs)?;
     Ok(comparison)
 }
 
@@ -89,32 +81,19 @@ fn ours(berth: &Path, rootfs: &Path) -> anyhow::Result<Series> {
 /// Podman as it comes, on the disk of all: with its faster network, and with the faster runtime
 /// that this host lets run.
 fn podman(rootfs: &Path) -> anyhow::Result<Series> {
-    let config = "/run/containers.conf";
-    std::fs::write(config, "[network]\nnetwork_backend = \"netavark\"\n")?;
-    let command = |runtime: &str| {
-        let mut command = Command::new("podman");
-        command
-            .env("CONTAINERS_CONF", config)
-            .args(["--root", &format!("{DISK}/podman")])
-            .args(["--runroot", "/run/podman", "--tmpdir", "/run/libpod"])
-            .args(["--network-config-dir", "/run/networks"])
-            .args(["--storage-driver", "overlay"])
-            .args(["--cgroup-manager", "cgroupfs"])
-            .args(["--events-backend", "file", "--runtime", runtime]);
-        command
-    };
+    let command = |runtime: &str| world::podman(runtime.as_ref());
     said(
-        command("runc")
+        command("runc")?
             .args(["import", "-q"])
             .arg(rootfs)
             .arg("bench"),
     )?;
-    let version = said(command("runc").arg("--version"))?;
+    let version = said(command("runc")?.arg("--version"))?;
     let mut complaints = String::new();
     for runtime in ["crun", "runc"] {
-        let mut run = command(runtime);
+        let mut run = command(runtime)?;
         run.args(["run", "--rm", "--network", "bridge", "--pids-limit", "0"])
-            .args(ULIMITS)
+            .args(world::ULIMITS)
             .args(["localhost/bench", "/bin/true"]);
         match said(&mut run) {
             Ok(_) => {
@@ -138,7 +117,7 @@ fn docker(rootfs: &Path) -> anyhow::Result<Series> {
 }
 
 /// What a command prints.
-fn said(command: &mut Command) -> anyhow::Result<String> {
+pub fn said(command: &mut Command) -> anyhow::Result<String> {
     let output = command
         .output()
         .with_context(|| format!("running {command:?}"))?;

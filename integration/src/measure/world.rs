@@ -1,6 +1,8 @@
 //! A place where all contestants see the same: a mount and a network namespace of their own, with
 //! the unified cgroup hierarchy, an empty `/run`, and one disk.
 //!
+//! Programs of another Debian run there too, with that one's files as the root of all.
+//!
 //! They belong to the thread that makes them, and vanish with it: what Docker, Podman and we do to
 //! mounts, links and firewalls is never seen by the host.
 
@@ -9,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, chdir, pivot_root};
 
 /// Where the disk is seen: a short path, since a unix socket's address holds 108 bytes.
 pub const DISK: &str = "/mnt";
@@ -22,39 +24,94 @@ pub fn within<T: Send>(
     disk: &Path,
     act: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
-    let act = || {
-        enter(disk)?;
+    apart(|| {
+        leave_host()?;
+        furnish(disk, Path::new("/"))?;
         act()
-    };
-    // The threads of a process may be in different namespaces: the rig's first one stays outside.
+    })
+}
+
+/// The same with another system's files, which stay as they are.
+pub fn within_root<T: Send>(
+    root: &Path,
+    disk: &Path,
+    act: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    apart(|| {
+        leave_host()?;
+        mount(Some(root), root, NONE, MsFlags::MS_BIND, NONE).context("mounting the root")?;
+        for folder in ["dev", "proc", "sys"] {
+            let (from, to) = (Path::new("/").join(folder), root.join(folder));
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(&from), &to, NONE, flags, NONE)
+                .with_context(|| format!("mounting {}", to.display()))?;
+        }
+        furnish(disk, root)?;
+        chdir(root)?;
+        pivot_root(".", ".").context("pivot_root")?;
+        umount2(".", MntFlags::MNT_DETACH).context("leaving the host's root")?;
+        chdir("/")?;
+        act()
+    })
+}
+
+const NONE: Option<&str> = None;
+
+/// The threads of a process may be in different namespaces: the rig's first one stays outside.
+fn apart<T: Send>(act: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     std::thread::scope(|scope| match scope.spawn(act).join() {
         Ok(result) => result,
         Err(_) => bail!("the benchmark broke off"),
     })
 }
 
-fn enter(disk: &Path) -> anyhow::Result<()> {
+fn leave_host() -> anyhow::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
         .context("making namespaces: the benchmark needs root")?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
-    mount(Some(disk), DISK, none, MsFlags::MS_BIND, none).context("mounting the disk")?;
-    let cgroups = "/sys/fs/cgroup";
-    mount(
-        Some("cgroup2"),
-        cgroups,
-        Some("cgroup2"),
-        MsFlags::empty(),
-        none,
-    )
-    .context("mounting cgroup2")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).context("covering /run")?;
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    mount(NONE, "/", NONE, private, NONE)?;
     let status = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status()?;
     ensure!(status.success(), "ip link set lo up: {status}");
     Ok(())
 }
+
+/// The disk, the unified hierarchy and an empty `/run`, below this root.
+fn furnish(disk: &Path, root: &Path) -> anyhow::Result<()> {
+    let at = |path: &str| root.join(path.trim_start_matches('/'));
+    mount(Some(disk), &at(DISK), NONE, MsFlags::MS_BIND, NONE).context("mounting the disk")?;
+    for (kind, path) in [("cgroup2", "/sys/fs/cgroup"), ("tmpfs", "/run")] {
+        mount(Some(kind), &at(path), Some(kind), MsFlags::empty(), NONE)
+            .with_context(|| format!("mounting {kind} on {path}"))?;
+    }
+    Ok(())
+}
+
+/// Podman on the disk of all, with this runtime.
+pub fn podman(runtime: &Path) -> anyhow::Result<Command> {
+    let config = "/run/containers.conf";
+    std::fs::write(config, "[network]\nnetwork_backend = \"netavark\"\n")?;
+    let mut command = Command::new("podman");
+    command
+        .env("CONTAINERS_CONF", config)
+        .args(["--root", &format!("{DISK}/podman")])
+        .args(["--runroot", "/run/podman", "--tmpdir", "/run/libpod"])
+        .args(["--network-config-dir", "/run/networks"])
+        .args(["--storage-driver", "overlay"])
+        .args(["--cgroup-manager", "cgroupfs"])
+        .args(["--events-backend", "file", "--runtime"])
+        .arg(runtime);
+    Ok(command)
+}
+
+/// Podman's limits: without CAP_SYS_RESOURCE, root can't raise these above its own.
+pub const ULIMITS: [&str; 4] = [
+    "--ulimit",
+    "nofile=1024:1024",
+    "--ulimit",
+    "nproc=1000:1000",
+];
 
 /// The path of the Docker daemon's socket.
 pub const DOCKER: &str = "/run/docker.sock";
@@ -131,7 +188,7 @@ impl Drop for Dockerd {
 }
 
 /// Removes a cgroup with those below it; one that has processes stays.
-fn remove_empty(cgroup: &Path) {
+pub fn remove_empty(cgroup: &Path) {
     for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_empty(&entry.path());
