@@ -41,6 +41,8 @@ pub fn of_podman(rootfs: &Path) -> anyhow::Result<Value> {
     // It fails, as the runtime does.
     let output = run.output().context("running podman")?;
     said(podman()?.args(["rm", "--force", "one"]))?;
+    // The hierarchy is the host's own.
+    world::remove_empty(Path::new("/sys/fs/cgroup/libpod_parent"));
     let file = format!("{DISK}/podman.json");
     let bytes = std::fs::read(file).with_context(|| {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
