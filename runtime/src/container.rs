@@ -15,6 +15,7 @@ use crate::exec::keyring_name;
 use crate::hooks::{Later, Stage, Subject};
 use crate::launch::{Assistance, Launched, await_exec, launch};
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
+use crate::seccomp::Filter;
 use crate::sys::process;
 use crate::{ContainerId, channel, config, plan, seccomp};
 
@@ -102,11 +103,12 @@ pub struct Created {
 /// Hooks up to createContainer are run. When something fails once they may have done their work, the
 /// poststop hooks are run too.
 pub fn create(options: CreateOptions) -> Result<Created, Error> {
-    config::validate(options.spec)?;
+    config::validate_all_but_filter(options.spec)?;
     let subject = options.subject();
     let linux = options.spec.linux().clone().unwrap_or_default();
     let process = options.spec.process().as_ref();
     let process = process.ok_or_else(config::Error::no_process)?;
+    let filter = linux.seccomp().as_ref().map(Filter::resolve).transpose()?;
     let process_plan = plan_process(&options, process, &linux)?;
     let name = process_plan.name.clone();
 
@@ -120,6 +122,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
     let assistance = Assistance {
         cgroup: Some(cgroup.cgroup.directory()),
         seccomp: linux.seccomp().as_ref(),
+        filter: filter.as_ref(),
         uid_mappings: linux.uid_mappings().as_deref().unwrap_or_default(),
         gid_mappings: linux.gid_mappings().as_deref().unwrap_or_default(),
         time_offsets: linux.time_offsets().as_ref(),
@@ -223,6 +226,7 @@ fn plan_container(
         filesystem: Some(filesystem),
         process,
         gate,
+        ignored_signals: crate::sys::process::ignored_signals(),
     })
 }
 

@@ -154,6 +154,7 @@ fn run(
         filesystem: None,
         process,
         gate: Gate::Open,
+        ignored_signals: crate::sys::process::ignored_signals(),
     };
     let Launched { mut child, channel } = launch(&mut plan, assistance)?;
     await_exec(channel.as_fd(), &name)?;

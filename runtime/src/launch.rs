@@ -13,6 +13,7 @@ use crate::error::{Error, InitError};
 use crate::hooks::Subject;
 use crate::init::{self, Channel};
 use crate::plan::Plan;
+use crate::seccomp::Filter;
 use crate::sys::clone::{CloneArgs, Cloned, adopt_descriptor, clone3};
 use crate::sys::seccomp::Instruction;
 use crate::sys::{process, socket};
@@ -24,6 +25,8 @@ pub(crate) struct Assistance<'a> {
     /// The cgroup that the child begins in; ours if absent.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    /// The same, if it has been resolved already.
+    pub(crate) filter: Option<&'a Filter>,
     pub(crate) uid_mappings: &'a [LinuxIdMapping],
     pub(crate) gid_mappings: &'a [LinuxIdMapping],
     pub(crate) time_offsets: Option<&'a HashMap<String, LinuxTimeOffset>>,
@@ -145,7 +148,10 @@ fn assist(
         child_files::adjust_oom_score(pid, score)?;
     }
     // The child mounts meanwhile.
-    let program = assistance.seccomp.map(seccomp::compile).transpose()?;
+    let program = match assistance.filter {
+        Some(filter) => Some(filter.program()?),
+        None => assistance.seccomp.map(seccomp::compile).transpose()?,
+    };
     let program = program.unwrap_or_default();
     let has_a_turn_before = plan.filesystem.as_ref().is_some_and(|fs| fs.parents_turn);
     if !has_a_turn_before {

@@ -10,7 +10,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Before anything else is done, since it may mean to begin again.
+    let protected = command::protect_if_needed();
     let arguments = command::Arguments::parse();
+    if let Err(error) = protected {
+        command::log::report(&arguments.global, &error.into());
+        return command::failure_code(&arguments);
+    }
     match command::run(&arguments) {
         Ok(code) => code,
         Err(error) => {

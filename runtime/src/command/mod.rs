@@ -119,6 +119,22 @@ enum Command {
     Features,
 }
 
+/// Runs from a read-only mount of this program, for the commands that make processes in containers.
+///
+/// The words are looked for wherever they stand, since to parse the arguments twice would cost more
+/// than to be protected without need.
+pub(crate) fn protect_if_needed() -> std::result::Result<(), berth_runtime::Error> {
+    let makes_processes = |argument: std::ffi::OsString| {
+        ["run", "create", "exec", "start", "restore"]
+            .iter()
+            .any(|word| argument == *word)
+    };
+    match std::env::args_os().skip(1).any(makes_processes) {
+        true => protect_own_binary(),
+        false => Ok(()),
+    }
+}
+
 /// Carries out the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let global = &arguments.global;
@@ -126,10 +142,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         !global.systemd_cgroup,
         "--systemd-cgroup is not supported: use the engine's cgroupfs driver"
     );
-    match &arguments.command {
-        Command::Run(_) | Command::Create(_) | Command::Exec(_) => protect_own_binary()?,
-        _ => {}
-    }
     match &arguments.command {
         Command::Run(run) => return run::run(global, run),
         Command::Exec(options) => return exec::exec(global, options),

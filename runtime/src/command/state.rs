@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::Cgroup;
 use berth_runtime::hooks::Subject;
-use berth_runtime::{Container, ContainerId};
+use berth_runtime::{Container, ContainerId, start_socket};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
@@ -123,6 +123,16 @@ impl StateDirectory {
     }
 
     pub(crate) fn remove(self) -> Result<()> {
+        // By their names, which takes a third of the calls that searching the directory would.
+        for name in [FILE, CGROUP, start_socket::NAME] {
+            // What is there still is found by the search below, and said.
+            let _removed = fs::remove_file(self.0.join(name)).is_ok();
+        }
+        match fs::remove_dir(&self.0) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(_) => {}
+        }
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other.with_context(|| format!("remove {}", self.0.display())),
@@ -222,7 +232,10 @@ impl Stat {
     pub(crate) fn of(pid: i32) -> Option<Self> {
         /// `PF_FORKNOEXEC` of include/linux/sched.h, which has been this bit since there is git.
         const FORKED_WITHOUT_EXEC: u64 = 0x40;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut buffer = [0; 1024];
+        let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = file.read(&mut buffer).ok()?;
+        let stat = String::from_utf8_lossy(buffer.get(..length)?);
         // The second field is the name in parentheses, which may hold anything.
         let (_, rest) = stat.rsplit_once(") ")?;
         let mut fields = rest.split(' ');

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxIntelRdt};
 
 use super::{Error, no_null_bytes, value};
 use crate::plan::inside;
-use crate::{cgroup, scheduling, seccomp};
+use crate::{cgroup, scheduling};
 
 /// The kernel's numbers: `MAJOR` and `MINOR` of include/linux/kdev_t.h have 12 and 20 bits.
 const MAX_MAJOR: i64 = (1 << 12) - 1;
@@ -41,9 +41,6 @@ pub(super) fn validate(linux: &Linux) -> Result<(), Error> {
     }
     if let Some(resources) = linux.resources() {
         cgroup::check_limits(resources)?;
-    }
-    if let Some(profile) = linux.seccomp() {
-        seccomp::check(profile)?;
     }
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         validate_device(index, device)?;

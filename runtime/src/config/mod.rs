@@ -124,11 +124,10 @@ fn no_null_bytes<'a>(
     }
 }
 
-/// Loads a configuration and validates it.
+/// Reads a configuration and parses it. Whether its values make sense is for [`validate`] to say, which
+/// [`create`](crate::create) does first.
 pub fn load(path: &Path) -> Result<Spec, Error> {
-    let spec = parse(path, &read(path)?)?;
-    validate(&spec)?;
-    Ok(spec)
+    parse(path, &read(path)?)
 }
 
 /// Reads a file of JSON of the engine's, of a size that makes sense.
@@ -169,6 +168,13 @@ pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error>
 
 /// Tells what is wrong with a configuration, if anything.
 pub fn validate(spec: &Spec) -> Result<(), Error> {
+    validate_all_but_filter(spec)?;
+    let filter = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    Ok(filter.map_or(Ok(()), seccomp::check)?)
+}
+
+/// The same but for the filter of system calls, which whoever uses it resolves anyway.
+pub(crate) fn validate_all_but_filter(spec: &Spec) -> Result<(), Error> {
     let major = spec.version().split('.').next().unwrap_or_default();
     if major != "1" {
         return Err(value("ociVersion", spec.version(), "must be 1.x.y"));

@@ -55,7 +55,7 @@ pub(crate) fn run_helper(
     cgroup: Option<BorrowedFd>,
 ) -> i32 {
     let mut cloned = || {
-        isolate().map_err(Failure::of(Step::Isolate))?;
+        isolate(plan.ignored_signals).map_err(Failure::of(Step::Isolate))?;
         namespaces::join(&plan.namespaces.helper_joins, 0)?;
         let args = CloneArgs {
             flags: plan.namespaces.create | CloneFlags::CLONE_PARENT,
@@ -96,7 +96,7 @@ fn set_up_and_execute(plan: &mut Plan, channel: BorrowedFd) -> (Failure, StartCo
 
 /// Everything up to the point where only `start` is missing; returns the program's place in the plan.
 fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
-    isolate().map_err(Failure::of(Step::Isolate))?;
+    isolate(plan.ignored_signals).map_err(Failure::of(Step::Isolate))?;
     scheduling::start_on(&plan.process.scheduling)?;
     namespaces::enter(&plan.namespaces, channel)?;
     nix::unistd::setsid().map_err(Failure::of(Step::NewSession))?;
@@ -126,9 +126,9 @@ fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
 
 /// Makes this copy of the parent's process unreadable to the container before it is anywhere near it
 /// (CVE-2016-9962), and drops what exec would pass on.
-fn isolate() -> nix::Result<()> {
+fn isolate(ignored_signals: u64) -> nix::Result<()> {
     credentials::set_undumpable()?;
-    process::reset_signals()?;
+    process::reset_signals(ignored_signals)?;
     // Modes are as the plan says until the process's own mask is set.
     umask(Mode::empty());
     Ok(())

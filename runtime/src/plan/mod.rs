@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) filesystem: Option<Filesystem>,
     pub(crate) process: ProcessPlan,
     pub(crate) gate: Gate,
+    /// Those that the parent ignores, bit 0 being signal 1.
+    pub(crate) ignored_signals: u64,
 }
 
 /// The namespaces to make and to join.

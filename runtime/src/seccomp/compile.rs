@@ -1,8 +1,6 @@
 //! From rules to BPF: number each call, cut the numbers into ranges that are decided alike, and emit
 //! a binary search over the ranges for each architecture.
 
-use std::collections::BTreeMap;
-
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
@@ -33,31 +31,73 @@ const RETURN_ERRNO: u32 = 0x0005_0000;
 const RETURN_ALLOW: u32 = 0x7fff_0000;
 const RETURN_LOG: u32 = 0x7ffc_0000;
 
-/// Compiles a filter to a program.
-pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Error> {
-    let default = action_value(profile.default_action(), profile.default_errno_ret())?;
-    let with_i386 = runs_i386(profile)?;
+/// A filter whose names are resolved to numbers: all that can be wrong with it has been found, but for
+/// its length.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    default: u32,
+    native: Decisions,
+    /// For processes of the 32-bit architecture, if it is among the profile's.
+    compat: Option<Decisions>,
+}
 
-    let native = decide(profile, default, |&(_, number, _)| number)?;
-    let mut program = vec![load(OFFSET_ARCH)];
-    let mut body = Vec::new();
-    emit_architecture(&native, default, Some(X32_FIRST), &mut body);
-    // Not x86-64: over the body, by a long jump.
-    program.push(jump(JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0));
-    program.push(always(body.len()));
-    program.append(&mut body);
-    if with_i386 {
-        let compat = decide(profile, default, |&(_, _, number)| number)?;
-        emit_architecture(&compat, default, None, &mut body);
-        program.push(jump(JUMP_EQUAL, AUDIT_ARCH_I386, 1, 0));
+impl Filter {
+    /// Resolves a configuration's filter.
+    pub(crate) fn resolve(profile: &LinuxSeccomp) -> Result<Self, Error> {
+        let default = action_value(profile.default_action(), profile.default_errno_ret())?;
+        let with_i386 = runs_i386(profile)?;
+        let mut filter = Self {
+            default,
+            native: Decisions::default(),
+            compat: with_i386.then(Decisions::default),
+        };
+        for rule in profile.syscalls().iter().flatten() {
+            let action = action_value(rule.action(), rule.errno_ret())?;
+            for name in rule.names() {
+                let Some(&(_, native, compat)) = find(name) else {
+                    refuse_silent_allow(name, action, default)?;
+                    continue;
+                };
+                let place = |number| Place {
+                    name,
+                    number,
+                    default,
+                };
+                filter.native.add(&place(native), rule, action)?;
+                if let Some(decisions) = &mut filter.compat {
+                    decisions.add(&place(compat), rule, action)?;
+                }
+            }
+        }
+        Ok(filter)
+    }
+
+    /// Compiles it to the kernel's program.
+    pub(crate) fn program(&self) -> Result<Vec<Instruction>, Error> {
+        let mut program = vec![load(OFFSET_ARCH)];
+        let mut body = Vec::new();
+        emit_architecture(&self.native, self.default, Some(X32_FIRST), &mut body);
+        // Not x86-64: over the body, by a long jump.
+        program.push(jump(JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0));
         program.push(always(body.len()));
         program.append(&mut body);
+        if let Some(compat) = &self.compat {
+            emit_architecture(compat, self.default, None, &mut body);
+            program.push(jump(JUMP_EQUAL, AUDIT_ARCH_I386, 1, 0));
+            program.push(always(body.len()));
+            program.append(&mut body);
+        }
+        program.push(give(RETURN_KILL_PROCESS));
+        match program.len() {
+            length if length > MAX_INSTRUCTIONS => Err(Error::TooLong { length }),
+            _ => Ok(program),
+        }
     }
-    program.push(give(RETURN_KILL_PROCESS));
-    match program.len() {
-        length if length > MAX_INSTRUCTIONS => Err(Error::TooLong { length }),
-        _ => Ok(program),
-    }
+}
+
+/// Resolves and compiles a filter.
+pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Error> {
+    Filter::resolve(profile)?.program()
 }
 
 /// What is to become of one call: the rules in their order, else `otherwise`.
@@ -67,31 +107,43 @@ struct Decision {
     otherwise: u32,
 }
 
-/// Collects the rules by number.
-fn decide(
-    profile: &LinuxSeccomp,
+/// Decisions by the number of the call; none means the default.
+#[derive(Debug, Default)]
+struct Decisions(Vec<Option<Decision>>);
+
+/// A call on one architecture; its number is negative where there is no such call.
+struct Place<'a> {
+    name: &'a str,
+    number: i16,
     default: u32,
-    number_of: impl Fn(&(&str, i16, i16)) -> i16,
-) -> Result<BTreeMap<u32, Decision>, Error> {
-    let mut decisions = BTreeMap::new();
-    for rule in profile.syscalls().iter().flatten() {
-        let action = action_value(rule.action(), rule.errno_ret())?;
-        for name in rule.names() {
-            let Some(entry) = find(name) else {
-                refuse_silent_allow(name, action, default)?;
-                continue;
-            };
-            let Ok(number) = u32::try_from(number_of(entry)) else {
-                continue;
-            };
-            let decision = decisions.entry(number).or_insert_with(|| Decision {
-                conditional: Vec::new(),
-                otherwise: default,
-            });
-            add_rule(decision, name, rule, action)?;
+}
+
+impl Decisions {
+    fn add(&mut self, place: &Place, rule: &LinuxSyscall, action: u32) -> Result<(), Error> {
+        let Ok(number) = usize::try_from(place.number) else {
+            return Ok(());
+        };
+        if self.0.len() <= number {
+            self.0.resize(number + 1, None);
         }
+        let Some(slot) = self.0.get_mut(number) else {
+            return Ok(());
+        };
+        let decision = slot.get_or_insert_with(|| Decision {
+            conditional: Vec::new(),
+            otherwise: place.default,
+        });
+        add_rule(decision, place.name, rule, action)
     }
-    Ok(decisions)
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &Decision)> {
+        let numbered = (0..).zip(&self.0);
+        numbered.filter_map(|(number, decision)| Some((number, decision.as_ref()?)))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 fn find(name: &str) -> Option<&'static (&'static str, i16, i16)> {
@@ -160,7 +212,7 @@ enum Leaf<'a> {
 }
 
 fn emit_architecture(
-    decisions: &BTreeMap<u32, Decision>,
+    decisions: &Decisions,
     default: u32,
     end: Option<u32>,
     out: &mut Vec<Instruction>,
@@ -169,10 +221,10 @@ fn emit_architecture(
     emit_search(&ranges(decisions, default, end), out);
 }
 
-fn ranges(decisions: &BTreeMap<u32, Decision>, default: u32, end: Option<u32>) -> Vec<Range<'_>> {
+fn ranges(decisions: &Decisions, default: u32, end: Option<u32>) -> Vec<Range<'_>> {
     let mut ranges = Vec::new();
     let mut next = 0;
-    for (&number, decision) in decisions {
+    for (number, decision) in decisions.iter() {
         if number > next {
             extend(&mut ranges, next, Leaf::Return(default));
         }

@@ -10,7 +10,7 @@ mod install_flags;
 mod notify;
 mod syscalls;
 
-pub(crate) use compile::compile;
+pub(crate) use compile::{Filter, compile};
 pub use default_profile::default_profile;
 
 pub(crate) use install_flags::{InstallFlags, install_flags};

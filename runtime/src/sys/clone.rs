@@ -9,6 +9,8 @@ use nix::unistd::Pid;
 
 /// libc's constant is too narrow for this bit.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+/// Signals that are handled get their default actions; those that are ignored stay so.
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 
 /// How the child is made.
 #[derive(Debug)]
@@ -43,7 +45,10 @@ pub(crate) fn clone3(args: &CloneArgs, body: impl FnOnce() -> i32) -> nix::Resul
         None => 0,
     };
     let mut raw = libc::clone_args {
-        flags: u64::from(args.flags.bits() as u32) | libc::CLONE_PIDFD as u64 | into_cgroup,
+        flags: u64::from(args.flags.bits() as u32)
+            | libc::CLONE_PIDFD as u64
+            | CLONE_CLEAR_SIGHAND
+            | into_cgroup,
         pidfd: &raw mut pidfd as u64,
         child_tid: 0,
         parent_tid: 0,

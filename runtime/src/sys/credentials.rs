@@ -49,15 +49,11 @@ pub(crate) fn set_capabilities(masks: &CapabilityMasks) -> nix::Result<()> {
 
 /// Drops every capability outside `mask` from the bounding set.
 pub(crate) fn limit_bounding_set(mask: u64) -> nix::Result<()> {
-    for capability in 0..64u32 {
-        match prctl(libc::PR_CAPBSET_READ, c_ulong::from(capability), 0) {
+    for capability in (0..64u32).filter(|capability| mask & (1 << capability) == 0) {
+        match prctl(libc::PR_CAPBSET_DROP, c_ulong::from(capability), 0) {
             // The kernel knows no further capability.
             Err(Errno::EINVAL) => break,
-            Ok(1) if mask & (1 << capability) == 0 => {
-                prctl(libc::PR_CAPBSET_DROP, c_ulong::from(capability), 0)?;
-            }
-            Ok(_) => {}
-            Err(errno) => return Err(errno),
+            other => drop(other?),
         }
     }
     Ok(())

@@ -97,9 +97,24 @@ pub(crate) fn close_inherited(number: i32) {
     unsafe { libc::close(number) };
 }
 
-/// Gives every signal its default action and unblocks all: exec keeps what is ignored or blocked.
-pub(crate) fn reset_signals() -> nix::Result<()> {
-    for number in (1..=64).filter(|n| ![libc::SIGKILL, libc::SIGSTOP].contains(n)) {
+/// The signals that this process ignores, bit 0 being signal 1; all of them if nobody can say.
+pub(crate) fn ignored_signals() -> u64 {
+    let mut buffer = [0u8; 4096];
+    let read = std::fs::File::open("/proc/self/status")
+        .and_then(|mut file| std::io::Read::read(&mut file, &mut buffer));
+    let text = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
+    let mask = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(u64::MAX)
+}
+
+/// Gives ignored signals their default action and unblocks all: exec keeps what is ignored or blocked.
+/// Those with handlers lost them when this process was cloned.
+pub(crate) fn reset_signals(ignored: u64) -> nix::Result<()> {
+    let is_ignored = |number: &i32| ignored & (1 << (number - 1)) != 0;
+    let can_change = |number: &i32| ![libc::SIGKILL, libc::SIGSTOP].contains(number);
+    for number in (1..=64).filter(is_ignored).filter(can_change) {
         // The kernel's own structure: handler, flags, restorer and mask, all zero for the default.
         let default = [0u64; 4];
         // SAFETY: the structure is as large as the kernel's, whose mask is the 8 bytes announced.
