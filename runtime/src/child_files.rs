@@ -1,11 +1,9 @@
-//! What a parent writes about its child below /proc/<pid>: id maps, time offsets, the
+//! What a parent writes about its child below /proc/<pid>: id maps and the
 //! out-of-memory score.
-
-use std::collections::HashMap;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, LinuxTimeOffset};
+use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::Error;
 
@@ -22,22 +20,6 @@ pub(crate) fn write_id_maps(
 fn map(mappings: &[LinuxIdMapping]) -> String {
     let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
     mappings.iter().map(line).collect()
-}
-
-/// Writes the offsets of the time namespace that the process has made for its children.
-pub(crate) fn write_time_offsets(
-    pid: Pid,
-    offsets: &HashMap<String, LinuxTimeOffset>,
-) -> Result<(), Error> {
-    let lines = offsets.iter().map(|(clock, offset)| {
-        let (seconds, nanoseconds) = (offset.secs(), offset.nanosecs());
-        format!(
-            "{clock} {} {}\n",
-            seconds.unwrap_or(0),
-            nanoseconds.unwrap_or(0)
-        )
-    });
-    write(pid, "timens_offsets", &lines.collect::<String>())
 }
 
 /// Written only if it changes something: lowering it needs CAP_SYS_RESOURCE, keeping it doesn't.

@@ -125,7 +125,6 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
         filter: filter.as_ref(),
         uid_mappings: linux.uid_mappings().as_deref().unwrap_or_default(),
         gid_mappings: linux.gid_mappings().as_deref().unwrap_or_default(),
-        time_offsets: linux.time_offsets().as_ref(),
         oom_score_adj: process.oom_score_adj(),
         before_pivot: Some(&before_pivot),
         subject: Some(subject),

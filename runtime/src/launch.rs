@@ -1,11 +1,10 @@
 //! Making the process of a plan: the parent's side of the conversation with the child.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp, LinuxTimeOffset};
+use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
 
 use crate::channel::{self, Report};
 use crate::child::Child;
@@ -29,7 +28,6 @@ pub(crate) struct Assistance<'a> {
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) uid_mappings: &'a [LinuxIdMapping],
     pub(crate) gid_mappings: &'a [LinuxIdMapping],
-    pub(crate) time_offsets: Option<&'a HashMap<String, LinuxTimeOffset>>,
     pub(crate) oom_score_adj: Option<i32>,
     /// What is to be done when the mounts are made and the root isn't changed yet.
     pub(crate) before_pivot: Option<&'a dyn Fn(Pid) -> Result<(), Error>>,
@@ -49,9 +47,9 @@ pub(crate) struct Launched {
 pub(crate) fn launch(plan: &mut Plan, assistance: &Assistance) -> Result<Launched, Error> {
     let (ours, childs) = socket::packet_pair()
         .map_err(|errno| Error::system("socketpair", errno, "make a channel to the container"))?;
-    let child = match plan.namespaces.helper_joins.is_empty() {
-        true => clone_child(plan, &ours, childs, assistance.cgroup)?,
-        false => clone_by_helper(plan, &ours, childs, assistance.cgroup)?,
+    let child = match plan.namespaces.need_helper() {
+        true => clone_by_helper(plan, &ours, childs, assistance.cgroup)?,
+        false => clone_child(plan, &ours, childs, assistance.cgroup)?,
     };
     let mut launched = Launched {
         child,
@@ -59,7 +57,7 @@ pub(crate) fn launch(plan: &mut Plan, assistance: &Assistance) -> Result<Launche
     };
     // A child that has failed has closed the channel, so helping it fails too; what counts then is
     // what it reported.
-    let helped = assist(plan, &mut launched, assistance);
+    let helped = assist(plan, &launched, assistance);
     match attend(plan, &mut launched, assistance, helped.as_deref().ok()) {
         Err(Error::Died { pid, how }) => Err(helped.err().unwrap_or(Error::Died { pid, how })),
         Err(error) => Err(error),
@@ -128,18 +126,10 @@ fn clone_by_helper(
 /// Everything that the child needs from outside before it can go far; returns its filter's program.
 fn assist(
     plan: &Plan,
-    launched: &mut Launched,
+    launched: &Launched,
     assistance: &Assistance,
 ) -> Result<Vec<Instruction>, Error> {
     let pid = launched.child.pid();
-    if plan.namespaces.new_time {
-        await_turn(plan, launched)?;
-        let offsets = assistance.time_offsets;
-        offsets.map_or(Ok(()), |offsets| {
-            child_files::write_time_offsets(pid, offsets)
-        })?;
-        go_on(launched)?;
-    }
     if plan.namespaces.new_user {
         child_files::write_id_maps(pid, assistance.uid_mappings, assistance.gid_mappings)?;
         go_on(launched)?;
@@ -177,14 +167,6 @@ fn send_filter(launched: &Launched, program: &[Instruction]) -> Result<(), Error
 fn next_report(launched: &Launched) -> Result<Option<Report>, Error> {
     channel::next_report(launched.channel.as_fd())
         .map_err(|errno| Error::system("recvmsg", errno, "hear from the container's process"))
-}
-
-fn await_turn(plan: &Plan, launched: &mut Launched) -> Result<(), Error> {
-    match next_report(launched)? {
-        Some(Report::ParentsTurn) => Ok(()),
-        Some(Report::Failed(failure)) => Err(InitError::new(failure, plan).into()),
-        _ => Err(died(&launched.child)),
-    }
 }
 
 fn died(child: &Child) -> Error {

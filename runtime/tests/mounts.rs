@@ -57,6 +57,12 @@ fn tmpcopyup_fills_a_tmpfs_with_what_it_covers() {
     assert!(said.stderr.contains("Read-only file system"), "{said:?}");
 }
 
+/// Before Linux 6.3 a tmpfs, which the temporary directory may be, couldn't be id-mapped: then that is
+/// what must have been said.
+fn can_not_be_mapped(said: &crate::bundle::Said) -> bool {
+    said.code != 0 && said.stderr.contains("can't be id-mapped by this kernel")
+}
+
 fn owned_file(bundle: &Bundle, owner: u32) -> std::path::PathBuf {
     let directory = bundle.host("shared");
     fs::create_dir(&directory).unwrap();
@@ -74,7 +80,11 @@ fn an_id_mapped_bind_mount_shifts_owners() {
         {"containerID": 0, "hostID": 0, "size": 1}]);
     bundle.config["mounts"][last]["uidMappings"] = map.clone();
     bundle.config["mounts"][last]["gidMappings"] = map;
-    assert_eq!(bundle.run().success(), "3005 3005");
+    let said = bundle.run();
+    if can_not_be_mapped(&said) {
+        return;
+    }
+    assert_eq!(said.success(), "3005 3005");
     assert_eq!(fs::metadata(shared.join("new")).unwrap().uid(), 0);
 }
 
@@ -104,7 +114,11 @@ fn an_id_mapped_mount_takes_the_containers_map() {
     assert_eq!(bundle.run().stdout, "65534");
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;
     bundle.config["mounts"][last]["options"] = json!(["rbind", "idmap"]);
-    assert_eq!(bundle.run().success(), "1005");
+    let said = bundle.run();
+    if can_not_be_mapped(&said) {
+        return;
+    }
+    assert_eq!(said.success(), "1005");
     assert_eq!(fs::metadata(shared.join("new")).unwrap().uid(), 0);
 }
 

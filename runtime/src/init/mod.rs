@@ -55,6 +55,10 @@ pub(crate) fn run_helper(
     cgroup: Option<BorrowedFd>,
 ) -> i32 {
     let mut cloned = || {
+        if let Some(offsets) = &plan.namespaces.time_offsets {
+            namespaces::make_time_namespace(offsets)
+                .map_err(Failure::of(Step::NewTimeNamespace))?;
+        }
         isolate(plan.ignored_signals).map_err(Failure::of(Step::Isolate))?;
         namespaces::join(&plan.namespaces.helper_joins, 0)?;
         let args = CloneArgs {

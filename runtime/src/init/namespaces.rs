@@ -1,8 +1,12 @@
 //! Entering the namespaces that the clone has not made already, and setting up the new ones.
 
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
 use nix::unistd::sethostname;
 
 use super::step::{Failure, Step};
@@ -18,12 +22,24 @@ pub(super) fn join(joins: &[Join], first: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// In a helper that is still as readable as its parent, or its own files of /proc wouldn't be its own:
+/// makes a time namespace for its children and sets its clocks.
+pub(super) fn make_time_namespace(offsets: &CStr) -> nix::Result<()> {
+    unshare(NEWTIME)?;
+    let file = open(
+        c"/proc/self/timens_offsets",
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    let bytes = offsets.to_bytes();
+    match nix::unistd::write(&file, bytes)? {
+        written if written == bytes.len() => Ok(()),
+        _ => Err(Errno::EIO),
+    }
+}
+
 /// Enters everything that is left to enter.
 pub(super) fn enter(plan: &Namespaces, channel: BorrowedFd) -> Result<(), Failure> {
-    if plan.new_time {
-        unshare(NEWTIME).map_err(Failure::of(Step::NewTimeNamespace))?;
-        channel::take_turns(channel).map_err(Failure::of(Step::NewTimeNamespace))?;
-    }
     if plan.new_user {
         channel::wait_to_go_on(channel).map_err(Failure::of(Step::WaitForIdMaps))?;
     }

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 #[repr(u32)]
 #[allow(missing_docs)]
 pub enum Step {
+    NewTimeNamespace,
     Isolate,
     InitialAffinity,
-    NewTimeNamespace,
     WaitForIdMaps,
     BecomeNamespaceRoot,
     JoinNamespace,
@@ -58,9 +58,9 @@ pub enum Step {
 
 impl Step {
     const ALL: [Self; 47] = [
+        Self::NewTimeNamespace,
         Self::Isolate,
         Self::InitialAffinity,
-        Self::NewTimeNamespace,
         Self::WaitForIdMaps,
         Self::BecomeNamespaceRoot,
         Self::JoinNamespace,

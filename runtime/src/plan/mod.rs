@@ -82,9 +82,9 @@ pub(crate) struct Namespaces {
     pub(crate) helper_joins: Vec<Join>,
     /// Joined by the child.
     pub(crate) joins: Vec<Join>,
-    /// Whether the child makes a time namespace, whose offsets the parent writes: one made by the
-    /// clone would have begun to count.
-    pub(crate) new_time: bool,
+    /// The offsets of a new time namespace: made by a helper, which sets them before it clones the
+    /// child. In one made by the clone itself the clocks would have begun to count.
+    pub(crate) time_offsets: Option<CString>,
     /// Whether the parent has to write id maps.
     pub(crate) new_user: bool,
     /// Whether to become the root of a user namespace, made or joined.
@@ -102,13 +102,18 @@ impl Namespaces {
             new_cgroup: false,
             helper_joins: Vec::new(),
             joins: Vec::new(),
-            new_time: false,
+            time_offsets: None,
             new_user: false,
             become_root: false,
             new_network: false,
             hostname: None,
             domainname: None,
         }
+    }
+
+    /// Whether the child has to be cloned by a helper.
+    pub(crate) fn need_helper(&self) -> bool {
+        !self.helper_joins.is_empty() || self.time_offsets.is_some()
     }
 }
 

@@ -263,7 +263,10 @@ pub(super) fn mount(mount: &Mount, around: &mut Surroundings) -> Result<MountSte
     if let (MountSource::Bind { tree, .. }, Some(map)) = (&source, &id_map) {
         // Only root of the user namespace that the file system belongs to may do this: the host's.
         set_id_map(tree.as_fd(), map).map_err(|errno| {
-            let doing = format!("id-map the mount on {}", mount.destination().display());
+            let doing = format!(
+                "id-map the mount on {} (with EINVAL: its file system can't be id-mapped by this kernel)",
+                mount.destination().display()
+            );
             Error::new("mount_setattr", errno, doing)
         })?;
         id_map = None;

@@ -1,5 +1,6 @@
 //! Which namespaces are made by the clone, and which are joined by whom.
 
+use std::ffi::CString;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -8,7 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-use super::{Error, Join, Namespaces};
+use super::{Error, Join, Namespaces, c_string};
 use crate::sys::mount::filesystem_type;
 
 /// The library has no name for this flag, which only clone3(2), unshare(2) and setns(2) take.
@@ -46,9 +47,11 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
         .iter()
         .fold(CloneFlags::empty(), |all, join| all | join.flags);
     let new_user = is_new(LinuxNamespaceType::User);
-    let new_time = is_new(LinuxNamespaceType::Time) && has_time_offsets(spec);
-    if new_time {
-        kernel_switches_time_at_exec()?;
+    let time_offsets = match is_new(LinuxNamespaceType::Time) {
+        true => time_offsets(spec)?,
+        false => None,
+    };
+    if time_offsets.is_some() {
         create -= NEWTIME;
     }
     // In a new user namespace the child would have no right to join the host's namespaces.
@@ -64,7 +67,7 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
         helper_joins,
         joins,
         new_user,
-        new_time,
+        time_offsets,
         become_root: new_user || joined.contains(CloneFlags::CLONE_NEWUSER),
         new_network: is_new(LinuxNamespaceType::Network),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
@@ -72,26 +75,19 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
     })
 }
 
-fn has_time_offsets(spec: &Spec) -> bool {
+/// The offsets in the form that the kernel takes (time_namespaces(7)).
+fn time_offsets(spec: &Spec) -> Result<Option<CString>, Error> {
     let linux = spec.linux().as_ref();
-    linux
-        .and_then(|linux| linux.time_offsets().as_ref())
-        .is_some_and(|offsets| !offsets.is_empty())
-}
-
-/// A process makes a time namespace for its children, and so that its offsets can be set. Since
-/// Linux 6.1 it enters it itself when it executes a program.
-fn kernel_switches_time_at_exec() -> Result<(), Error> {
-    let doing = "set linux.timeOffsets: this needs Linux 6.1 or newer";
-    let name = nix::sys::utsname::uname().map_err(|errno| Error::new("uname", errno, doing))?;
-    let release = name.release().to_string_lossy();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map(|part| part.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    match version >= (6, 1) {
-        true => Ok(()),
-        false => Err(Error::new("uname", Errno::ENOTSUP, doing)),
+    let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
+    let lines = offsets.into_iter().flatten().map(|(clock, offset)| {
+        let (seconds, nanoseconds) = (offset.secs(), offset.nanosecs());
+        let (seconds, nanoseconds) = (seconds.unwrap_or(0), nanoseconds.unwrap_or(0));
+        format!("{clock} {seconds} {nanoseconds}\n")
+    });
+    let text: String = lines.collect();
+    match text.is_empty() {
+        true => Ok(None),
+        false => c_string(text).map(Some),
     }
 }
 
