@@ -34,6 +34,9 @@ pub enum Error {
         /// The path below the cgroup root.
         path: PathBuf,
     },
+    /// A process was to enter a container that is paused. The words are runc's.
+    #[error("cannot exec in a paused container: resume it first, or use --ignore-paused")]
+    Paused,
     /// A step in the container failed.
     #[error(transparent)]
     Init(#[from] InitError),

@@ -44,6 +44,9 @@ pub struct ExecOptions<'a> {
     pub no_new_keyring: bool,
     /// The cgroup that it runs in; the container's own if absent.
     pub cgroup: Option<Cgroup>,
+    /// Whether to enter a container that is paused: the process starts when that is resumed, and the
+    /// call returns only then.
+    pub ignore_paused: bool,
 }
 
 impl<'a> ExecOptions<'a> {
@@ -58,6 +61,7 @@ impl<'a> ExecOptions<'a> {
             container: None,
             no_new_keyring: false,
             cgroup: None,
+            ignore_paused: false,
         }
     }
 }
@@ -90,6 +94,7 @@ pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
     entry.oom_score_adj = options.process.oom_score_adj();
     entry.subject = options.container;
     entry.cgroup = options.cgroup;
+    entry.ignore_paused = options.ignore_paused;
     enter(target, entry)
 }
 
@@ -105,6 +110,7 @@ pub(crate) struct Entry<'a> {
     oom_score_adj: Option<i32>,
     subject: Option<Subject<'a>>,
     cgroup: Option<Cgroup>,
+    ignore_paused: bool,
 }
 
 impl Entry<'_> {
@@ -115,6 +121,7 @@ impl Entry<'_> {
             oom_score_adj: None,
             subject: None,
             cgroup: None,
+            ignore_paused: false,
         }
     }
 }
@@ -125,6 +132,10 @@ pub(crate) fn enter(target: Pid, entry: Entry) -> Result<Child, Error> {
         process::open_pidfd(target).map_err(|errno| not_there(target, "pidfd_open", errno))?;
     let flags = foreign_namespaces(target)?;
     let cgroup = entry.cgroup.map_or_else(|| Cgroup::of(target), Ok)?;
+    // A process cloned into a frozen cgroup is born frozen: we would wait for it.
+    if !entry.ignore_paused && cgroup.is_frozen()? {
+        return Err(Error::Paused);
+    }
     // What was read belongs to the process that the pidfd holds: its number wasn't reused meanwhile.
     process::send_signal(pidfd.as_fd(), None)
         .map_err(|errno| not_there(target, "pidfd_send_signal", errno))?;

@@ -2,11 +2,14 @@
 
 use serde_json::{Value, json};
 
+use crate::hooks::Stage;
 use crate::{capabilities, plan, seccomp};
 
 /// The document that `berth-runtime features` prints.
 pub fn features() -> Value {
-    let namespaces = ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"];
+    let namespaces = [
+        "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+    ];
     let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
     let actions = [
         "KILL",
@@ -17,17 +20,18 @@ pub fn features() -> Value {
         "TRACE",
         "ALLOW",
         "LOG",
+        "NOTIFY",
     ];
     json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
-        "hooks": [],
+        "ociVersionMax": "1.3.0",
+        "hooks": Stage::ALL.map(Stage::name),
         "mountOptions": plan::MOUNT_OPTIONS.as_slice(),
         "linux": {
             "namespaces": namespaces,
             "capabilities": capabilities::names(),
             "cgroup": {
-                "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
+                "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true,
             },
             "seccomp": {
                 "enabled": true,
@@ -38,9 +42,9 @@ pub fn features() -> Value {
                 "supportedFlags": seccomp::KNOWN_FLAGS,
             },
             "apparmor": {"enabled": true},
-            "selinux": {"enabled": false},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],

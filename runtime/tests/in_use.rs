@@ -14,6 +14,7 @@ crate::tests! {
     a_paused_container_stands_still_and_says_so;
     pausing_needs_a_running_container_and_resuming_a_paused_one;
     a_created_container_can_be_paused;
+    exec_enters_a_paused_container_only_if_told_to;
     a_paused_container_is_killed_by_sigkill;
     a_paused_container_is_deleted_only_by_force;
     update_changes_limits_by_flags needs "memory", "pids", "cpu", "cpuset", "io";
@@ -85,6 +86,21 @@ fn a_created_container_can_be_paused() {
     assert_eq!(bundle.status(), "created");
     bundle.runtime(&["start", &bundle.id]).success();
     assert_eq!(bundle.status(), "running");
+}
+
+fn exec_enters_a_paused_container_only_if_told_to() {
+    let bundle = Bundle::new("sleep 1000");
+    bundle.run_detached();
+    bundle.runtime(&["pause", &bundle.id]).success();
+    let said = bundle.exec(&[&bundle.id, "true"]).failure();
+    assert!(said.contains("cannot exec in a paused container"), "{said}");
+    let mut waiting = bundle
+        .command(&["exec", "--ignore-paused", &bundle.id, "sh", "-c", "exit 7"])
+        .spawn()
+        .unwrap();
+    assert!(waiting.try_wait().unwrap().is_none());
+    bundle.runtime(&["resume", &bundle.id]).success();
+    assert_eq!(waiting.wait().unwrap().code(), Some(7));
 }
 
 fn a_paused_container_is_killed_by_sigkill() {

@@ -68,6 +68,9 @@ pub(crate) struct Exec {
     /// Send a pidfd of the process to this socket
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
+    /// Enter a paused container: the process waits until it is resumed
+    #[arg(long)]
+    ignore_paused: bool,
     /// Add a capability
     #[arg(short, long, value_name = "CAP_NAME")]
     cap: Vec<String>,
@@ -87,6 +90,7 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
     settings.seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
     settings.preserve_fds = options.preserve_fds;
     settings.container = Some(state.subject());
+    settings.ignore_paused = options.ignore_paused;
     settings.no_new_keyring = state.no_new_keyring;
     settings.cgroup = options
         .cgroup

@@ -53,7 +53,25 @@ pub(super) fn validate(linux: &Linux) -> Result<(), Error> {
     validate_label(linux)?;
     validate_memory_policy(linux)?;
     linux.intel_rdt().as_ref().map_or(Ok(()), validate_rdt)?;
-    validate_personality(linux)
+    validate_personality(linux)?;
+    refuse_unsupported(linux)
+}
+
+/// What would be passed over.
+fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
+    let has_devices = linux.net_devices().as_ref().is_some_and(|d| !d.is_empty());
+    for (field, is_given) in [
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.netDevices", has_devices),
+    ] {
+        if is_given {
+            return Err(Error::Unsupported {
+                field: field.to_owned(),
+                hint: " yet",
+            });
+        }
+    }
+    Ok(())
 }
 
 fn validate_cgroups_path(path: &Path) -> Result<(), Error> {

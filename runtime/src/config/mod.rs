@@ -199,8 +199,8 @@ pub(crate) fn validate_all_but_filter(spec: &Spec) -> Result<(), Error> {
         field: "linux",
         expected: "its namespaces",
     })?;
-    linux::validate(linux)?;
-    namespaces::validate(spec, linux)
+    namespaces::validate(spec, linux)?;
+    linux::validate(linux)
 }
 
 #[cfg(test)]

@@ -125,6 +125,12 @@ fn what_is_wrong_is_named() {
             json!({"closID": "../x"}),
             "linux.intelRdt.closID",
         ),
+        ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
+        (
+            "/linux/netDevices",
+            json!({"eth0": {"name": "a"}}),
+            "linux.netDevices is not supported",
+        ),
         (
             "/linux/netDevices",
             json!({"eth0": {"name": "a/b"}}),
