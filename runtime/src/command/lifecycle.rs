@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::hooks::Stage;
-use berth_runtime::{ContainerId, start_socket};
+use berth_runtime::{ContainerId, protect_own_binary, start_socket};
 use clap::Args;
 use nix::sys::signal::Signal;
 
@@ -37,7 +37,11 @@ fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
         .and_then(|args| args.first())
         .map_or("", String::as_str);
     let subject = state.subject();
-    subject.run(Stage::StartContainer)?;
+    if !Stage::StartContainer.hooks(&state.config).is_empty() {
+        // Only these make processes in the container. If it begins again, nothing was done yet.
+        protect_own_binary()?;
+        subject.run(Stage::StartContainer)?;
+    }
     start_socket::start(directory.path(), command)?;
     Ok(subject.run(Stage::Poststart)?)
 }

@@ -125,7 +125,7 @@ enum Command {
 /// than to be protected without need.
 pub(crate) fn protect_if_needed() -> std::result::Result<(), berth_runtime::Error> {
     let makes_processes = |argument: std::ffi::OsString| {
-        ["run", "create", "exec", "start", "restore"]
+        ["run", "create", "exec"]
             .iter()
             .any(|word| argument == *word)
     };
