@@ -25,6 +25,16 @@ pub const FOR_TESTS: &[&str] = &[
     "ca-certificates",
 ];
 
+/// The engines that call the runtime, with what Debian only recommends to them.
+pub const FOR_CALLERS: &[&str] = &[
+    "catatonit",
+    "docker-compose",
+    "docker.io",
+    "iptables",
+    "netavark",
+    "podman",
+];
+
 /// For the benchmarks.
 pub const FOR_BENCHES: &[&str] = &[
     "busybox-static",

@@ -42,6 +42,7 @@ pub fn verify(chosen: &[&str]) -> anyhow::Result<bool> {
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     packages::install(packages::FOR_VM)?;
     packages::install(packages::FOR_TESTS)?;
+    packages::install(packages::FOR_CALLERS)?;
     let mut tally = Tally::default();
     if wanted("source") {
         check_source(&mut tally)?;

@@ -1,0 +1,85 @@
+//! Limits that are in force: `--memory` and the like, and `docker update` of them.
+
+use super::Docker;
+use crate::{Case, Needs};
+
+pub const CASES: &[Case<Docker>] = &[
+    Case(
+        "limits_are_in_the_containers_cgroup",
+        Needs::Controllers,
+        files,
+    ),
+    Case(
+        "too_much_memory_kills_it_and_inspect_tells",
+        Needs::Controllers,
+        out_of_memory,
+    ),
+    Case("update_changes_limits", Needs::Controllers, update),
+    Case("stats_show_memory_and_processes", Needs::Controllers, stats),
+];
+
+fn files(docker: &Docker) {
+    let options = [
+        "--memory",
+        "64m",
+        "--memory-swap",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--cpu-shares",
+        "512",
+        "--pids-limit",
+        "50",
+    ];
+    let script = "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max cpu.weight pids.max";
+    let ran = docker.run(&options, &["sh", "-c", script]);
+    let lines: Vec<&str> = ran.ok().lines().collect();
+    assert_eq!(lines, ["67108864", "0", "50000 100000", "20", "50"]);
+}
+
+fn out_of_memory(docker: &Docker) {
+    let options = ["--memory", "16m", "--memory-swap", "16m"];
+    let running = docker.start("oom", &options, &["tail", "-c", "64m", "/dev/zero"]);
+    running.until_status("exited");
+    assert_eq!(
+        running.inspect("{{.State.ExitCode}} {{.State.OOMKilled}}"),
+        "137 true"
+    );
+}
+
+fn update(docker: &Docker) {
+    let running = docker.start("update", &["--init", "--memory", "64m"], &["sleep", "1000"]);
+    let words = [
+        "update",
+        "--memory",
+        "128m",
+        "--memory-swap",
+        "128m",
+        "--cpus",
+        "0.25",
+        &running.name,
+    ];
+    docker.does(&words).ok();
+    let ran = running.exec(
+        &[],
+        &["cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"],
+    );
+    assert_eq!(ran.ok(), "134217728\n25000 100000");
+}
+
+fn stats(docker: &Docker) {
+    let running = docker.start(
+        "measured",
+        &["--init", "--memory", "64m"],
+        &["sleep", "1000"],
+    );
+    let words = [
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.MemUsage}} {{.PIDs}}",
+        &running.name,
+    ];
+    let ran = docker.does(&words);
+    assert!(ran.ok().ends_with("/ 64MiB 2"), "{ran:#?}");
+}

@@ -1,0 +1,152 @@
+//! Podman on the runtime: `--runtime`, one image, no daemon.
+
+mod confinement;
+mod life;
+mod limits;
+mod mounts;
+mod pods;
+mod run;
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::Case;
+use crate::place::{self, CGROUPS, DATA};
+use crate::ran::{Ran, bounded, until};
+
+/// The tests, by what a user does.
+pub const CASES: [&[Case<Podman>]; 6] = [
+    run::CASES,
+    life::CASES,
+    mounts::CASES,
+    confinement::CASES,
+    limits::CASES,
+    pods::CASES,
+];
+
+/// Without CAP_SYS_RESOURCE, root can't raise limits above its own.
+const LIMITS: &str =
+    "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
+
+/// Podman with the tests' image.
+pub struct Podman;
+
+/// The one that all tests use.
+pub fn engine() -> &'static Podman {
+    static ENGINE: OnceLock<Podman> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        let mut config = "[network]\nnetwork_backend = \"netavark\"\n".to_owned();
+        if !place::in_machine() {
+            config.push_str(LIMITS);
+        }
+        std::fs::write(format!("{DATA}/containers.conf"), config).unwrap();
+        let archive = place::archive();
+        Podman
+            .does(&["import", "-q", archive.to_str().unwrap(), "box"])
+            .ok();
+        Podman
+    })
+}
+
+impl Podman {
+    /// A command of it.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = bounded("podman");
+        command
+            .env("CONTAINERS_CONF", format!("{DATA}/containers.conf"))
+            .args(["--root", &format!("{DATA}/podman")])
+            .args(["--runroot", &format!("{DATA}/podman-run")])
+            .args(["--tmpdir", &format!("{DATA}/podman-tmp")])
+            .args(["--volumepath", &format!("{DATA}/podman-volumes")])
+            .args(["--network-config-dir", &format!("{DATA}/podman-networks")])
+            .args(["--storage-driver", "overlay"])
+            .args(["--cgroup-manager", place::cgroup_driver()])
+            .args(["--events-backend", "file", "--runtime"])
+            .arg(place::runtime())
+            .args(words);
+        command
+    }
+
+    /// Runs a command of it.
+    pub fn does(&self, words: &[&str]) -> Ran {
+        Ran::of(&mut self.command(words))
+    }
+
+    /// `podman run` or `create` of the image: options, then the container's command.
+    pub fn words<'a>(&self, verb: &'a str, options: &[&'a str], args: &[&'a str]) -> Vec<&'a str> {
+        let mut words = vec![verb, "--cgroup-parent", cgroup_parent()];
+        if !options.contains(&"--network") {
+            words.extend(["--network", "none"]);
+        }
+        // Without the controllers nothing can be limited, and Podman limits the processes by default.
+        if !place::has_controllers() {
+            words.extend(["--pids-limit", "0"]);
+        }
+        words.extend(options);
+        words.push("localhost/box");
+        words.extend(args);
+        words
+    }
+
+    /// Runs a container to its end.
+    pub fn run(&self, options: &[&str], args: &[&str]) -> Ran {
+        let options = [&["--rm"], options].concat();
+        self.does(&self.words("run", &options, args))
+    }
+
+    /// Starts a container that goes on.
+    pub fn start(&self, name: &str, options: &[&str], args: &[&str]) -> Running<'_> {
+        let options = [&["--detach", "--name", name], options].concat();
+        self.does(&self.words("run", &options, args)).ok();
+        Running {
+            podman: self,
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// The parent of the containers' cgroups.
+fn cgroup_parent() -> &'static str {
+    match place::cgroup_driver() {
+        "systemd" => "berthcallers.slice",
+        _ => CGROUPS,
+    }
+}
+
+/// A container, removed with this value.
+pub struct Running<'a> {
+    pub podman: &'a Podman,
+    pub name: String,
+}
+
+impl Running<'_> {
+    pub fn exec(&self, options: &[&str], args: &[&str]) -> Ran {
+        let words = [&["exec"], options, &[&self.name], args].concat();
+        self.podman.does(&words)
+    }
+
+    /// A part of what `podman inspect` tells.
+    pub fn inspect(&self, template: &str) -> String {
+        let words = ["inspect", "--format", template, &self.name];
+        self.podman.does(&words).ok().to_owned()
+    }
+
+    pub fn logs(&self) -> String {
+        let ran = self.podman.does(&["logs", &self.name]);
+        ran.ok().to_owned()
+    }
+
+    pub fn until_status(&self, status: &str) {
+        until(&format!("{} is {status}", self.name), || {
+            self.inspect("{{.State.Status}}") == status
+        });
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // If this fails, the checker finds what is left.
+        self.podman
+            .does(&["rm", "--force", "--time", "1", &self.name]);
+    }
+}

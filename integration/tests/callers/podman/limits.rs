@@ -1,0 +1,115 @@
+//! Limits that are in force: `--memory`, `--cpus` and the like, and `podman update` of them.
+
+use super::Podman;
+use crate::{Case, Needs};
+
+pub const CASES: &[Case<Podman>] = &[
+    Case(
+        "limits_are_in_the_containers_cgroup",
+        Needs::Controllers,
+        files,
+    ),
+    Case(
+        "too_much_memory_kills_it_and_inspect_tells",
+        Needs::Controllers,
+        out_of_memory,
+    ),
+    Case("a_quota_holds_it_back", Needs::Controllers, quota),
+    Case(
+        "too_many_processes_are_refused",
+        Needs::Controllers,
+        processes,
+    ),
+    Case("update_changes_limits", Needs::Controllers, update),
+    Case("stats_show_memory_and_processes", Needs::Controllers, stats),
+];
+
+fn files(podman: &Podman) {
+    let options = [
+        "--memory",
+        "64m",
+        "--memory-reservation",
+        "32m",
+        "--memory-swap",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--cpu-shares",
+        "512",
+        "--pids-limit",
+        "50",
+        "--cpuset-cpus",
+        "0",
+    ];
+    let script = "cd /sys/fs/cgroup; cat memory.max memory.low memory.swap.max cpu.max cpu.weight pids.max cpuset.cpus";
+    let ran = podman.run(&options, &["sh", "-c", script]);
+    let lines: Vec<&str> = ran.ok().lines().collect();
+    let expected = ["67108864", "33554432", "0", "50000 100000", "20", "50", "0"];
+    assert_eq!(lines, expected);
+}
+
+fn out_of_memory(podman: &Podman) {
+    let options = ["--memory", "16m", "--memory-swap", "16m"];
+    let running = podman.start("oom", &options, &["tail", "-c", "64m", "/dev/zero"]);
+    running.until_status("exited");
+    assert_eq!(
+        running.inspect("{{.State.ExitCode}} {{.State.OOMKilled}}"),
+        "137 true"
+    );
+}
+
+fn quota(podman: &Podman) {
+    let script = "timeout 3 sh -c 'while true; do true; done'; cat /sys/fs/cgroup/cpu.stat";
+    let ran = podman.run(&["--cpus", "0.2"], &["sh", "-c", script]);
+    let field = |name: &str| -> u64 {
+        let line = ran.stdout.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{ran:#?}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    assert!(field("nr_throttled") > 5, "{ran:#?}");
+    assert!(field("usage_usec") < 2_500_000, "{ran:#?}");
+}
+
+fn processes(podman: &Podman) {
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait";
+    let ran = podman.run(&["--pids-limit", "5"], &["sh", "-c", script]);
+    assert!(ran.stderr.contains("can't fork"), "{ran:#?}");
+}
+
+fn update(podman: &Podman) {
+    let running = podman.start("update", &["--init", "--memory", "64m"], &["sleep", "1000"]);
+    podman
+        .does(&[
+            "update",
+            "--memory",
+            "128m",
+            "--cpus",
+            "0.25",
+            &running.name,
+        ])
+        .ok();
+    let ran = running.exec(
+        &[],
+        &["cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"],
+    );
+    assert_eq!(ran.ok(), "134217728\n25000 100000");
+}
+
+fn stats(podman: &Podman) {
+    let running = podman.start(
+        "measured",
+        &["--init", "--memory", "64m"],
+        &["sleep", "1000"],
+    );
+    let words = [
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.MemLimit}} {{.PIDs}}",
+        &running.name,
+    ];
+    let ran = podman.does(&words);
+    assert_eq!(ran.ok(), "67.11MB 2");
+}
