@@ -36,7 +36,10 @@ impl Place {
     /// Ends the daemons and takes the data away.
     pub fn leave(self) {
         docker::end();
-        remove_cgroups(Path::new("/sys/fs/cgroup").join(CGROUPS).as_path());
+        // Podman makes its own even where it is told of another.
+        for name in [CGROUPS, "libpod_parent"] {
+            remove_cgroups(&Path::new("/sys/fs/cgroup").join(name));
+        }
         let left = std::fs::remove_dir_all(DATA);
         if in_machine() {
             left.unwrap();
