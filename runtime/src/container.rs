@@ -1,5 +1,7 @@
 //! A container's life: created, started, running, deleted.
 
+mod own_cgroup;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
-use crate::cgroup::{Cgroup, Limits, Warning};
+use crate::cgroup::{Cgroup, Driver, Limits, Unit, Warning};
 use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
 use crate::exec::keyring_name;
@@ -18,6 +20,9 @@ use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_pla
 use crate::seccomp::Filter;
 use crate::sys::process;
 use crate::{ContainerId, channel, config, plan, seccomp};
+use own_cgroup::OwnCgroup;
+
+pub use own_cgroup::cgroup_path;
 
 /// Where the root filesystem comes from.
 #[derive(Debug)]
@@ -42,6 +47,8 @@ pub struct CreateOptions<'a> {
     pub root: Option<Root>,
     /// The standard streams.
     pub stdio: Stdio,
+    /// Who makes the cgroup.
+    pub cgroup_driver: Driver,
     /// What to do about limits that this host can't enforce.
     pub limits: Limits,
     /// The signal that the container gets when the calling thread dies.
@@ -67,6 +74,7 @@ impl<'a> CreateOptions<'a> {
             bundle,
             root: None,
             stdio: Stdio::default(),
+            cgroup_driver: Driver::default(),
             limits: Limits::default(),
             parent_death_signal: None,
             preserve_fds: 0,
@@ -103,7 +111,7 @@ pub struct Created {
 /// Hooks up to createContainer are run. When something fails once they may have done their work, the
 /// poststop hooks are run too.
 pub fn create(options: CreateOptions) -> Result<Created, Error> {
-    config::validate_all_but_filter(options.spec)?;
+    config::validate_all_but_filter(options.spec, options.cgroup_driver)?;
     let subject = options.subject();
     let linux = options.spec.linux().clone().unwrap_or_default();
     let process = options.spec.process().as_ref();
@@ -112,11 +120,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
     let process_plan = plan_process(&options, process, &linux)?;
     let name = process_plan.name.clone();
 
-    let (cgroup, warnings) = make_cgroup(
-        &linux,
-        cgroup_path(options.spec, options.id),
-        options.limits,
-    )?;
+    let (mut cgroup, warnings) = own_cgroup::make(&options)?;
     let mut plan = plan_container(options, process_plan, &cgroup.cgroup)?;
     let before_pivot = |pid| before_pivot(&subject, pid);
     let assistance = Assistance {
@@ -131,6 +135,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
     };
     let Launched { child, channel } =
         launch(&mut plan, &assistance).map_err(|error| error.and_then(subject.run_poststop()))?;
+    cgroup.taken();
     Ok(Created {
         container: Container {
             child,
@@ -236,51 +241,6 @@ fn root_path(spec: &Spec) -> Result<PathBuf, Error> {
     }
 }
 
-/// The path of a container's cgroup, below the root of all: what the configuration says, or else one
-/// named after the container.
-pub fn cgroup_path(spec: &Spec, id: &ContainerId) -> PathBuf {
-    let configured = spec.linux().as_ref();
-    let configured = configured.and_then(|linux| linux.cgroups_path().clone());
-    // Flat, so that nothing stays behind when it is removed.
-    configured.unwrap_or_else(|| PathBuf::from(format!("berth-runtime-{id}")))
-}
-
-fn make_cgroup(
-    linux: &Linux,
-    path: PathBuf,
-    limits: Limits,
-) -> Result<(CgroupGuard, Vec<Warning>), Error> {
-    let cgroup = Cgroup::create(&path)?;
-    if !cgroup.is_new() && cgroup.is_populated()? {
-        return Err(Error::CgroupInUse { path });
-    }
-    let guard = CgroupGuard {
-        cgroup,
-        remove_on_drop: true,
-    };
-    let resources = linux.resources().clone().unwrap_or_default();
-    let mut warnings = guard.cgroup.apply(&resources, limits)?;
-    let devices = resources.devices().as_deref().unwrap_or_default();
-    warnings.extend(guard.cgroup.allow_devices(devices, limits)?);
-    Ok((guard, warnings))
-}
-
-/// A cgroup that is removed again, unless the container gets as far as being started.
-#[derive(Debug)]
-struct CgroupGuard {
-    cgroup: Cgroup,
-    remove_on_drop: bool,
-}
-
-impl Drop for CgroupGuard {
-    fn drop(&mut self) {
-        if self.remove_on_drop {
-            // The error that brought us here is the one to be reported.
-            let _removed = self.cgroup.remove().is_ok();
-        }
-    }
-}
-
 impl Created {
     /// The process id of the container's first process.
     pub fn pid(&self) -> Pid {
@@ -295,6 +255,11 @@ impl Created {
     /// The container's cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         self.container.cgroup()
+    }
+
+    /// The scope whose cgroup it is, if systemd made it.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.container.unit()
     }
 
     /// The limits that aren't in force, with [`Limits::BestEffort`].
@@ -350,13 +315,14 @@ impl Created {
 pub struct Container {
     // The order is that of dropping: the process goes before its cgroup.
     child: Child,
-    cgroup: CgroupGuard,
+    cgroup: OwnCgroup,
     hooks: Option<Box<Later>>,
 }
 
 impl Container {
-    /// Takes up a container by its first process, from whichever process; of hooks it knows nothing. It can be waited for only by
-    /// its parent ([`Child::wait_gone`] serves the others).
+    /// Takes up a container by its first process, from whichever process; of hooks, and of the scope
+    /// that systemd may have made, it knows nothing. It can be waited for only by its parent
+    /// ([`Child::wait_gone`] serves the others).
     pub fn attach(pid: Pid) -> Result<Self, Error> {
         let pidfd = process::open_pidfd(pid).map_err(|errno| {
             Error::system(
@@ -365,13 +331,9 @@ impl Container {
                 format!("take up the container of process {pid}"),
             )
         })?;
-        let cgroup = CgroupGuard {
-            cgroup: Cgroup::of(pid)?,
-            remove_on_drop: false,
-        };
         Ok(Self {
             child: Child::new(pid, pidfd),
-            cgroup,
+            cgroup: OwnCgroup::of(pid)?,
             hooks: None,
         })
     }
@@ -394,6 +356,11 @@ impl Container {
     /// Its cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup.cgroup
+    }
+
+    /// The scope whose cgroup it is, if systemd made it.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.cgroup.unit.as_ref()
     }
 
     /// The master of its terminal, if it has one and nobody has taken it yet.
@@ -439,7 +406,7 @@ impl Container {
     /// Kills what is left of it and removes its cgroup, then runs its poststop hooks. One that failed
     /// is the error, though the container is deleted.
     pub fn delete(self) -> Result<(), Error> {
-        self.cgroup().remove()?;
+        self.cgroup.remove()?;
         let hooks = self.hooks.as_ref();
         let mut failed = hooks
             .map(|hooks| hooks.subject(None).run_poststop())
@@ -452,6 +419,6 @@ impl Container {
 
     fn release(&mut self) {
         self.child.release();
-        self.cgroup.remove_on_drop = false;
+        self.cgroup.keep();
     }
 }

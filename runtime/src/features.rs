@@ -31,7 +31,7 @@ pub fn features() -> Value {
             "namespaces": namespaces,
             "capabilities": capabilities::names(),
             "cgroup": {
-                "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true,
+                "v1": false, "v2": true, "systemd": true, "systemdUser": false, "rdma": true,
             },
             "seccomp": {
                 "enabled": true,

@@ -242,5 +242,6 @@ fn many_containers_are_made_from_many_threads() {
 
 fn the_engines_configuration_is_valid() {
     let bundle = Bundle::new("");
-    berth_runtime::config::validate(&config(&bundle, "true")).unwrap();
+    let driver = berth_runtime::cgroup::Driver::Cgroupfs;
+    berth_runtime::config::validate(&config(&bundle, "true"), driver).unwrap();
 }

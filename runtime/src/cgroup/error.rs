@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use thiserror::Error;
 
+use super::BusError;
+
 /// Why something about a cgroup failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -119,15 +121,66 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// A path that the driver in use can't take.
+    #[error("linux.cgroupsPath: {path:?} {expected}")]
+    CgroupsPath {
+        /// What was given.
+        path: String,
+        /// What is right.
+        expected: &'static str,
+    },
+    /// An annotation that asks systemd for something in no form it understands.
+    #[error("annotations[{name:?}]: {value:?} {expected}")]
+    Annotation {
+        /// The annotation's key.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is right.
+        expected: &'static str,
+    },
+    /// systemd refused something, or couldn't be talked to.
+    #[error("systemd's unit {unit}: {source}")]
+    Systemd {
+        /// The unit.
+        unit: String,
+        /// Why.
+        source: BusError,
+    },
+    /// systemd took a job up, and it didn't end well.
+    #[error("systemd's unit {unit}: {doing}: the job's result is {result:?} (see journalctl)")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What came of it.
+        result: String,
+    },
+    /// systemd says that a scope is there, and its process is elsewhere.
+    #[error("systemd's unit {unit}: it was started, but its first process is in cgroup {at:?}")]
+    NotInScope {
+        /// The unit.
+        unit: String,
+        /// Where the process is.
+        at: PathBuf,
+    },
+    /// The process that a scope begins with couldn't be made.
+    #[error("clone3 a process for systemd's scope to begin with: {errno}")]
+    Placeholder {
+        /// The kernel's answer.
+        errno: Errno,
+    },
 }
 
 impl Error {
     /// The kernel's answer, if that is what failed.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::File { errno, .. } | Self::Write { errno, .. } | Self::Devices { errno, .. } => {
-                Some(*errno)
-            }
+            Self::File { errno, .. }
+            | Self::Write { errno, .. }
+            | Self::Devices { errno, .. }
+            | Self::Placeholder { errno } => Some(*errno),
             Self::Controller { errno, .. } => *errno,
             _ => None,
         }

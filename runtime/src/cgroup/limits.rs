@@ -20,8 +20,9 @@ use oci_spec::runtime::LinuxResources;
 
 use super::{Error, Warning};
 
+pub(super) use block_io::io_weight;
 pub use cpu::weight_of_shares;
-pub(super) use memory::check_usage;
+pub(super) use memory::{check_usage, swap_alone};
 pub(super) use write::{IfAbsent, Write};
 
 /// Checks limits without touching anything.
@@ -50,6 +51,13 @@ pub(super) fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
     if let Some(devices) = resources.rdma() {
         rdma::writes(devices, &mut writes)?;
     }
+    writes.extend(unified_writes(resources)?);
+    Ok(writes)
+}
+
+/// What to write for the files that the configuration names itself.
+pub(super) fn unified_writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+    let mut writes = Vec::new();
     if let Some(files) = resources.unified() {
         unified::writes(files, &mut writes)?;
     }

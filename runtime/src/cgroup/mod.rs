@@ -27,6 +27,7 @@ mod freezer;
 mod limits;
 mod memory_watch;
 pub mod statistics;
+mod systemd;
 mod tree;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,9 +44,21 @@ pub use error::{Error, Warning};
 pub use limits::{check as check_limits, weight_of_shares};
 pub use memory_watch::MemoryWatch;
 pub use statistics::{MemoryEvents, Statistics};
+pub use systemd::{BusError, Manager, Unit};
+pub(crate) use systemd::{Placeholder, Started, Wanted, start as start_scope};
 
 /// Where the unified hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// Who makes a container's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// Berth, in the cgroup file system. The configuration's `cgroupsPath` is a path.
+    #[default]
+    Cgroupfs,
+    /// systemd, as a transient scope. The configuration's `cgroupsPath` is `slice:prefix:name`.
+    Systemd,
+}
 
 /// What to do about a limit that this host can't enforce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -222,11 +235,27 @@ impl Cgroup {
         if tree::remove_if_unused(&self.path)? {
             return Ok(());
         }
+        self.end()?;
+        tree::remove(&self.path)
+    }
+
+    /// Kills what is left, waits until it is gone, and has systemd remove the scope whose cgroup this
+    /// is. One that is gone already, as systemd removes empty scopes by itself, is as wanted.
+    pub fn remove_scope(&self, unit: &Unit) -> Result<(), Error> {
+        match self.end() {
+            Err(error) if !matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        unit.remove()
+    }
+
+    fn end(&self) -> Result<(), Error> {
         if self.is_populated()? {
             self.kill()?;
         }
-        self.wait_empty()?;
-        tree::remove(&self.path)
+        self.wait_empty()
     }
 
     /// Removes the cgroup if it and those below are empty, and those above it up to `keep` levels

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use berth_runtime::cgroup::{Driver, Unit};
 use berth_runtime::{ContainerId, CreateOptions, Created, cgroup_path, config, start_socket};
 use clap::Args;
 use oci_spec::runtime::Spec;
@@ -82,9 +83,9 @@ pub(crate) fn prepare(
     let mut spec = config::load(&file)?;
     let activation = Activation::of_this_process();
     activation.announce(&mut spec);
-    // What is to be cleaned up is on record before it is made.
-    directory.note_cgroup(&cgroup_path(&spec, &options.id))?;
     let mut create = CreateOptions::new(&options.id, &spec, &bundle);
+    create.cgroup_driver = global.cgroup_driver()?;
+    note_what_will_be(directory, &create)?;
     create.limits = global.limits.into();
     create.preserve_fds = activation.with(options.preserve_fds);
     create.no_pivot = options.no_pivot;
@@ -98,6 +99,19 @@ pub(crate) fn prepare(
     }
     let state = state_of(&created, options, bundle, spec)?;
     Ok((created, state))
+}
+
+/// What is to be cleaned up is on record before it is made.
+fn note_what_will_be(directory: &StateDirectory, create: &CreateOptions) -> Result<()> {
+    let (spec, id) = (create.spec, create.id);
+    match create.cgroup_driver {
+        Driver::Cgroupfs => directory.note_cgroup(&cgroup_path(spec, id)),
+        Driver::Systemd => {
+            let linux = spec.linux().as_ref();
+            let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+            directory.note_unit(&Unit::of(path, id.as_str())?)
+        }
+    }
 }
 
 fn state_of(created: &Created, options: &Create, bundle: PathBuf, config: Spec) -> Result<State> {
@@ -116,6 +130,7 @@ fn state_of(created: &Created, options: &Create, bundle: PathBuf, config: Spec) 
         bundle,
         created: time::now(),
         cgroup: created.cgroup().path().to_owned(),
+        unit: created.unit().cloned(),
         no_new_keyring: options.no_new_keyring,
         config,
     })

@@ -143,9 +143,7 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
         );
     }
     end(&state)?;
-    if let Some(cgroup) = state.open_cgroup()? {
-        cgroup.remove()?;
-    }
+    state.remove_cgroup()?;
     directory.remove()?;
     for error in state.subject().run_poststop() {
         log::warn(global, &error.to_string());
@@ -159,6 +157,9 @@ fn delete_remains(directory: StateDirectory) -> Result<()> {
         && let Some(cgroup) = open_cgroup(&path)?
     {
         cgroup.remove()?;
+    }
+    if let Some(unit) = directory.noted_unit() {
+        unit.remove()?;
     }
     directory.remove()
 }

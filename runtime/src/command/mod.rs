@@ -19,8 +19,8 @@ mod update;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use berth_runtime::cgroup::Limits;
+use anyhow::{Result, bail};
+use berth_runtime::cgroup::{Driver, Limits};
 use berth_runtime::{ContainerId, protect_own_binary};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -56,9 +56,18 @@ pub(crate) struct Global {
     /// What to do about limits that this host can't enforce
     #[arg(long, value_enum, default_value = "required")]
     limits: LimitsMode,
-    /// Not supported: limits are set in the cgroup file system
+    /// Have systemd make the cgroup: short for --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Who makes a container's cgroup
+    #[arg(
+        long,
+        value_name = "MANAGER",
+        value_enum,
+        default_value = "cgroupfs",
+        conflicts_with = "systemd_cgroup"
+    )]
+    cgroup_manager: CgroupManager,
     /// Accepted for engines that pass it
     #[arg(long, value_name = "BOOL", hide = true)]
     rootless: Option<String>,
@@ -68,6 +77,28 @@ pub(crate) struct Global {
 enum LogFormat {
     Text,
     Json,
+}
+
+/// crun's word for a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CgroupManager {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
+impl Global {
+    /// Who makes the cgroup of a container. One that is there has it on record who did.
+    fn cgroup_driver(&self) -> Result<Driver> {
+        match (self.cgroup_manager, self.systemd_cgroup) {
+            (CgroupManager::Systemd, _) | (_, true) => Ok(Driver::Systemd),
+            (CgroupManager::Cgroupfs, false) => Ok(Driver::Cgroupfs),
+            (CgroupManager::Disabled, false) => bail!(
+                "--cgroup-manager disabled is not supported: each container needs a cgroup of its \
+                 own, by which its processes are found and killed; use cgroupfs or systemd"
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -138,10 +169,6 @@ pub(crate) fn protect_if_needed() -> std::result::Result<(), berth_runtime::Erro
 /// Carries out the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let global = &arguments.global;
-    anyhow::ensure!(
-        !global.systemd_cgroup,
-        "--systemd-cgroup is not supported: use the engine's cgroupfs driver"
-    );
     match &arguments.command {
         Command::Run(run) => return run::run(global, run),
         Command::Exec(options) => return exec::exec(global, options),

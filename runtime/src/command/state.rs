@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::cgroup::Cgroup;
+use berth_runtime::cgroup::{Cgroup, Unit};
 use berth_runtime::hooks::Subject;
 use berth_runtime::{Container, ContainerId, start_socket};
 use nix::errno::Errno;
@@ -20,6 +20,8 @@ use super::Global;
 const FILE: &str = "state.json";
 /// A link whose text is the cgroup's path: made and read by one call.
 const CGROUP: &str = "cgroup";
+/// The same for the unit, if systemd makes the cgroup.
+const UNIT: &str = "unit";
 
 /// A container's record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub(crate) struct State {
     pub(crate) created: String,
     /// Below the cgroup root.
     pub(crate) cgroup: PathBuf,
+    /// The scope whose cgroup it is, if systemd made it.
+    #[serde(default)]
+    pub(crate) unit: Option<Unit>,
     /// Whether its processes stay in the session keyrings of their callers.
     pub(crate) no_new_keyring: bool,
     /// The configuration as it was at creation: the bundle's may have changed since.
@@ -99,6 +104,19 @@ impl StateDirectory {
         symlink(cgroup, &link).with_context(|| format!("make {}", link.display()))
     }
 
+    /// Puts the unit on record before it is made.
+    pub(crate) fn note_unit(&self, unit: &Unit) -> Result<()> {
+        let link = self.0.join(UNIT);
+        let text = serde_json::to_string(unit)?;
+        symlink(text, &link).with_context(|| format!("make {}", link.display()))
+    }
+
+    /// The unit on record, if it came to that.
+    pub(crate) fn noted_unit(&self) -> Option<Unit> {
+        let text = fs::read_link(self.0.join(UNIT)).ok()?;
+        serde_json::from_str(text.to_str()?).ok()
+    }
+
     /// The cgroup on record, if it came to that.
     pub(crate) fn noted_cgroup(&self) -> Option<PathBuf> {
         fs::read_link(self.0.join(CGROUP)).ok()
@@ -123,7 +141,8 @@ impl StateDirectory {
     }
 
     pub(crate) fn remove(self) -> Result<()> {
-        // By their names, which takes a third of the calls that searching the directory would.
+        // By their names, which takes a third of the calls that searching the directory would. The
+        // unit's note isn't among them: few containers have one.
         for name in [FILE, CGROUP, start_socket::NAME] {
             // What is there still is found by the search below, and said.
             let _removed = fs::remove_file(self.0.join(name)).is_ok();
@@ -183,6 +202,18 @@ impl State {
     /// Its cgroup, unless that is gone.
     pub(crate) fn open_cgroup(&self) -> Result<Option<Cgroup>> {
         open_cgroup(&self.cgroup)
+    }
+
+    /// Kills what is left of it, and removes its cgroup.
+    pub(crate) fn remove_cgroup(&self) -> Result<()> {
+        match (self.open_cgroup()?, &self.unit) {
+            (Some(cgroup), None) => cgroup.remove()?,
+            (Some(cgroup), Some(unit)) => cgroup.remove_scope(unit)?,
+            // systemd removes the cgroup of a scope that is empty, and may still remember the scope.
+            (None, Some(unit)) => unit.remove()?,
+            (None, None) => {}
+        }
+        Ok(())
     }
 
     /// The container, if it lives. The check comes after the pidfd is taken, so that what is signalled

@@ -68,6 +68,9 @@ pub(crate) fn update(global: &Global, options: &Update) -> Result<()> {
     }
     let recorded = recorded(&state);
     let completed = complete(wanted, &recorded);
+    if let Some(unit) = &state.unit {
+        unit.update(container.cgroup(), &completed)?;
+    }
     for warning in apply(container.cgroup(), &completed, global.limits.into())? {
         log::warn(global, &warning.to_string());
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxIntelRdt};
 
 use super::{Error, no_null_bytes, value};
+use crate::cgroup::{Driver, Unit};
 use crate::plan::inside;
 use crate::{cgroup, scheduling};
 
@@ -23,7 +24,7 @@ const PROPAGATIONS: [&str; 8] = [
     "runbindable",
 ];
 
-pub(super) fn validate(linux: &Linux) -> Result<(), Error> {
+pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
     if let Some(name) = linux
         .rootfs_propagation()
         .as_deref()
@@ -37,7 +38,11 @@ pub(super) fn validate(linux: &Linux) -> Result<(), Error> {
         ));
     }
     if let Some(path) = linux.cgroups_path() {
-        validate_cgroups_path(path)?;
+        match driver {
+            Driver::Cgroupfs => validate_cgroups_path(path)?,
+            // Of a container with a path, the id has no part in the name.
+            Driver::Systemd => drop(Unit::of(Some(path), "")?),
+        }
     }
     if let Some(resources) = linux.resources() {
         cgroup::check_limits(resources)?;
@@ -78,7 +83,8 @@ fn validate_cgroups_path(path: &Path) -> Result<(), Error> {
     let text = path.to_string_lossy();
     let is_systemd = text.matches(':').count() == 2 && !text.starts_with('/');
     if is_systemd {
-        let expected = "is in systemd's form: give a path, as with the cgroupfs driver";
+        let expected = "is in systemd's form, and the cgroupfs driver takes a path: give one, or use \
+                        the systemd driver (--systemd-cgroup)";
         return Err(value("linux.cgroupsPath", path, expected));
     }
     let goes_up = path

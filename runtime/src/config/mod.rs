@@ -16,7 +16,8 @@ use oci_spec::runtime::Spec;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
-use crate::{cgroup, seccomp};
+use crate::cgroup::{self, Driver};
+use crate::seccomp;
 
 pub use process::validate_process;
 
@@ -166,15 +167,16 @@ pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error>
     })
 }
 
-/// Tells what is wrong with a configuration, if anything.
-pub fn validate(spec: &Spec) -> Result<(), Error> {
-    validate_all_but_filter(spec)?;
+/// Tells what is wrong with a configuration, if anything. The driver decides what its `cgroupsPath` is
+/// to look like.
+pub fn validate(spec: &Spec, driver: Driver) -> Result<(), Error> {
+    validate_all_but_filter(spec, driver)?;
     let filter = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
     Ok(filter.map_or(Ok(()), seccomp::check)?)
 }
 
 /// The same but for the filter of system calls, which whoever uses it resolves anyway.
-pub(crate) fn validate_all_but_filter(spec: &Spec) -> Result<(), Error> {
+pub(crate) fn validate_all_but_filter(spec: &Spec, driver: Driver) -> Result<(), Error> {
     let major = spec.version().split('.').next().unwrap_or_default();
     if major != "1" {
         return Err(value("ociVersion", spec.version(), "must be 1.x.y"));
@@ -200,7 +202,7 @@ pub(crate) fn validate_all_but_filter(spec: &Spec) -> Result<(), Error> {
         expected: "its namespaces",
     })?;
     namespaces::validate(spec, linux)?;
-    linux::validate(linux)
+    linux::validate(linux, driver)
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ fn with(pointer: &str, new: Value) -> Result<(), Error> {
     let mut spec = serde_json::to_value(crate::spec::default()).unwrap();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     spec.pointer_mut(parent).unwrap()[name] = new;
-    validate(&serde_json::from_value(spec).unwrap())
+    validate(&serde_json::from_value(spec).unwrap(), Driver::Cgroupfs)
 }
 
 #[test]
 fn the_default_configuration_is_valid() {
-    validate(&crate::spec::default()).unwrap();
+    validate(&crate::spec::default(), Driver::Cgroupfs).unwrap();
+    validate(&crate::spec::default(), Driver::Systemd).unwrap();
 }
 
 #[test]
@@ -174,6 +175,23 @@ fn what_is_wrong_is_named() {
     ] {
         let message = with(pointer, new).unwrap_err().to_string();
         assert!(message.contains(said), "{pointer}: {message}");
+    }
+}
+
+#[test]
+fn each_driver_takes_its_own_form_of_path() {
+    let validated = |path: &str, driver| {
+        let mut spec = serde_json::to_value(crate::spec::default()).unwrap();
+        spec["linux"]["cgroupsPath"] = json!(path);
+        validate(&serde_json::from_value(spec).unwrap(), driver)
+    };
+    validated("/a/b", Driver::Cgroupfs).unwrap();
+    validated("machine.slice:libpod:abc", Driver::Systemd).unwrap();
+    let wrong = validated("machine.slice:libpod:abc", Driver::Cgroupfs).unwrap_err();
+    assert!(wrong.to_string().contains("takes a path"), "{wrong}");
+    let wrong = validated("/a/b", Driver::Systemd).unwrap_err().to_string();
+    for part in ["linux.cgroupsPath", "/a/b", "slice:prefix:name"] {
+        assert!(wrong.contains(part), "{wrong}");
     }
 }
 

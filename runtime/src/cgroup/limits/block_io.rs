@@ -34,10 +34,14 @@ fn check_weight(field: impl Into<String>, weight: u16) -> Result<(), Error> {
     }
 }
 
-/// BFQ takes v1's numbers as they are. Where that scheduler isn't loaded, the weight is the cost
-/// model's, which has a wider range: 10 to 1000 becomes 1 to 10000.
+/// The cost model's weight, which has a wider range: 10 to 1000 becomes 1 to 10000.
+pub(in crate::cgroup) fn io_weight(weight: u16) -> u64 {
+    1 + u64::from(weight.saturating_sub(10)) * 9999 / 990
+}
+
+/// BFQ takes v1's numbers as they are. Where that scheduler isn't loaded, it is the cost model's.
 fn weight_write(device: &str, weight: u16) -> Write {
-    let converted = 1 + (u32::from(weight) - 10) * 9999 / 990;
+    let converted = io_weight(weight);
     let cost_model = Write::limit("io", "io.weight", format!("{device}{converted}"));
     Write {
         file: Cow::Borrowed("io.bfq.weight"),

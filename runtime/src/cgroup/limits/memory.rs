@@ -26,32 +26,37 @@ fn bytes_write(file: &'static str, bytes: i64) -> Write {
     }
 }
 
-/// OCI's swap counts memory and swap together, as v1 did; v2 counts swap alone.
 fn swap_write(memory: &LinuxMemory, limit: Option<i64>) -> Result<Option<Write>, Error> {
     const FILE: &str = "memory.swap.max";
-    let swap = memory.swap().filter(|swap| *swap != 0);
-    Ok(match (swap, limit) {
+    let limited = |bytes: i64| Write::limit("memory", FILE, bytes.to_string());
+    Ok(match swap_alone(memory.swap(), limit)? {
+        None => None,
+        Some(..=-1) => Some(Write::lift(FILE)),
+        // A kernel that accounts no swap has no such file, and no swap for the cgroup to use.
+        Some(0) => Some(limited(0).or(IfAbsent::Fine)),
+        Some(bytes) => Some(limited(bytes)),
+    })
+}
+
+/// OCI's swap counts memory and swap together, as v1 did; v2 counts swap alone. -1 lifts the limit.
+pub(in crate::cgroup) fn swap_alone(
+    swap: Option<i64>,
+    limit: Option<i64>,
+) -> Result<Option<i64>, Error> {
+    match (swap.filter(|swap| *swap != 0), limit) {
         // Memory without a limit alone means both without, as it did in v1.
-        (None, Some(..=-1)) | (Some(..=-1), _) => Some(Write::lift(FILE)),
-        (None, _) => None,
+        (None, Some(..=-1)) | (Some(..=-1), _) => Ok(Some(-1)),
+        (None, _) => Ok(None),
         (Some(swap), None | Some(..=-1)) => {
             let expected = "needs memory.limit beside it, which it includes";
-            return Err(wrong("memory.swap", swap, expected));
+            Err(wrong("memory.swap", swap, expected))
         }
         (Some(swap), Some(limit)) if swap < limit => {
             let expected = "must be at least memory.limit, which it includes";
-            return Err(wrong("memory.swap", swap, expected));
+            Err(wrong("memory.swap", swap, expected))
         }
-        (Some(swap), Some(limit)) => {
-            let alone = swap - limit;
-            let write = Write::limit("memory", FILE, alone.to_string());
-            // A kernel that accounts no swap has no such file, and no swap for the cgroup to use.
-            Some(match alone {
-                0 => write.or(IfAbsent::Fine),
-                _ => write,
-            })
-        }
-    })
+        (Some(swap), Some(limit)) => Ok(Some(swap - limit)),
+    }
 }
 
 fn check(memory: &LinuxMemory) -> Result<(), Error> {

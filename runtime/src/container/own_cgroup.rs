@@ -1,0 +1,134 @@
+//! The cgroup that a container gets: made by either driver, limited, and removed again on failure.
+
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use super::CreateOptions;
+use crate::cgroup::{
+    Cgroup, Driver, Limits, Placeholder, Started, Unit, Wanted, Warning, start_scope,
+};
+use crate::{ContainerId, Error};
+
+/// A container's cgroup. It is removed again, unless the container gets as far as being started.
+#[derive(Debug)]
+pub(super) struct OwnCgroup {
+    pub(super) cgroup: Cgroup,
+    /// systemd's, if it made the cgroup.
+    pub(super) unit: Option<Unit>,
+    placeholder: Option<Placeholder>,
+    remove_on_drop: bool,
+}
+
+/// Makes the cgroup and applies the configuration's limits.
+pub(super) fn make(options: &CreateOptions) -> Result<(OwnCgroup, Vec<Warning>), Error> {
+    let linux = options.spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().clone());
+    let resources = resources.unwrap_or_default();
+    let own = match options.cgroup_driver {
+        Driver::Cgroupfs => directory(cgroup_path(options.spec, options.id))?,
+        Driver::Systemd => scope(options, &resources)?,
+    };
+    let warnings = limit(&own.cgroup, &resources, options.limits)?;
+    Ok((own, warnings))
+}
+
+fn directory(path: PathBuf) -> Result<OwnCgroup, Error> {
+    let cgroup = Cgroup::create(&path)?;
+    if !cgroup.is_new() && cgroup.is_populated()? {
+        return Err(Error::CgroupInUse { path });
+    }
+    Ok(OwnCgroup {
+        cgroup,
+        unit: None,
+        placeholder: None,
+        remove_on_drop: true,
+    })
+}
+
+fn scope(options: &CreateOptions, resources: &LinuxResources) -> Result<OwnCgroup, Error> {
+    let annotations = options.spec.annotations().clone().unwrap_or_default();
+    let Started {
+        unit,
+        cgroup,
+        placeholder,
+    } = start_scope(&Wanted {
+        id: options.id.as_str(),
+        path: configured_path(options.spec),
+        resources,
+        annotations: &annotations,
+    })?;
+    Ok(OwnCgroup {
+        cgroup,
+        unit: Some(unit),
+        placeholder: Some(placeholder),
+        remove_on_drop: true,
+    })
+}
+
+/// Also where systemd knows the limits already: the files take what it has no property for, and take
+/// exactly what it rounds.
+fn limit(
+    cgroup: &Cgroup,
+    resources: &LinuxResources,
+    limits: Limits,
+) -> Result<Vec<Warning>, Error> {
+    let mut warnings = cgroup.apply(resources, limits)?;
+    let devices = resources.devices().as_deref().unwrap_or_default();
+    warnings.extend(cgroup.allow_devices(devices, limits)?);
+    Ok(warnings)
+}
+
+/// The path of a container's cgroup with [`Driver::Cgroupfs`], below the root of all: what the
+/// configuration says, or else one named after the container. ([`Unit::of`] is the other driver's.)
+pub fn cgroup_path(spec: &Spec, id: &ContainerId) -> PathBuf {
+    // Flat, so that nothing stays behind when it is removed.
+    let own = || PathBuf::from(format!("berth-runtime-{id}"));
+    configured_path(spec).map_or_else(own, Path::to_owned)
+}
+
+fn configured_path(spec: &Spec) -> Option<&Path> {
+    let linux = spec.linux().as_ref()?;
+    linux.cgroups_path().as_deref()
+}
+
+impl OwnCgroup {
+    /// The cgroup of a container that lives already.
+    pub(super) fn of(pid: Pid) -> Result<Self, Error> {
+        Ok(Self {
+            cgroup: Cgroup::of(pid)?,
+            unit: None,
+            placeholder: None,
+            remove_on_drop: false,
+        })
+    }
+
+    /// The container's process is in it, so nothing else has to be.
+    pub(super) fn taken(&mut self) {
+        self.placeholder = None;
+    }
+
+    /// It stays when this is dropped.
+    pub(super) fn keep(&mut self) {
+        self.remove_on_drop = false;
+    }
+
+    /// Kills what is left in it and removes it.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        match &self.unit {
+            None => self.cgroup.remove()?,
+            Some(unit) => self.cgroup.remove_scope(unit)?,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        if self.remove_on_drop {
+            // The error that brought us here is the one to be reported.
+            let _removed = self.remove().is_ok();
+        }
+    }
+}
