@@ -7,6 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) struct Machine {
+    pub(crate) is_systemd: bool,
     controllers: Vec<String>,
 }
 
@@ -34,6 +35,8 @@ impl Machine {
         nix::sys::prctl::set_child_subreaper(true).expect("PR_SET_CHILD_SUBREAPER");
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
         Self {
+            // As sd_booted(3) has it.
+            is_systemd: Path::new("/run/systemd/system").is_dir(),
             controllers: controllers.split_whitespace().map(str::to_owned).collect(),
         }
     }
@@ -41,7 +44,7 @@ impl Machine {
     pub(crate) fn missing(&self, needed: &[&str]) -> Vec<String> {
         let needed = needed.iter().map(|name| (*name).to_owned());
         needed
-            .filter(|name| !self.controllers.contains(name))
+            .filter(|name| name != "systemd" && !self.controllers.contains(name))
             .collect()
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! They enter a mount namespace of their own first, with the unified cgroup hierarchy at
 //! /sys/fs/cgroup, so the machine's own mounts stay untouched. What the machine can't test (limits,
-//! where cgroup v1 holds the controllers) is listed as ignored, with a line that says why. After each
-//! test nothing may be left: no process, mount, cgroup or state.
+//! where cgroup v1 holds the controllers) is listed as ignored, with a line that says why; tests of
+//! systemd's scopes aren't listed at all where systemd doesn't run. After each test nothing may be left:
+//! no process, mount, cgroup or state.
 //!
 //! The binary can be copied elsewhere and run on its own: `BERTH_RUNTIME` names the command and
 //! `BERTH_BUSYBOX` a static busybox (Debian's package busybox-static) for the containers.
@@ -28,6 +29,7 @@ mod mounts;
 mod namespaces;
 mod notifications;
 mod priorities;
+mod systemd;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -35,16 +37,16 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 use machine::Machine;
 
-/// A test: its name, its body, and the cgroup controllers that it needs.
+/// A test: its name, its body, and what it needs: cgroup controllers, or `systemd`.
 struct Test {
     name: &'static str,
     body: fn(),
-    controllers: &'static [&'static str],
+    needs: &'static [&'static str],
 }
 
 impl Test {
     fn trial(self, machine: &Machine) -> Trial {
-        let missing = machine.missing(self.controllers);
+        let missing = machine.missing(self.needs);
         if !missing.is_empty() {
             eprintln!(
                 "SKIPPED {}: the v2 hierarchy here lacks the controllers {missing:?}",
@@ -56,14 +58,14 @@ impl Test {
     }
 }
 
-/// Makes tests of functions; those after a controller's name need it.
+/// Makes tests of functions, with what they need.
 macro_rules! tests {
-    ($($name:ident $(needs $($controller:literal),+)?;)*) => {
+    ($($name:ident $(needs $($need:literal),+)?;)*) => {
         pub(crate) fn tests() -> Vec<crate::Test> {
             vec![$(crate::Test {
                 name: concat!(module_path!(), "::", stringify!($name)),
                 body: $name,
-                controllers: &[$($($controller),+)?],
+                needs: &[$($($need),+)?],
             }),*]
         }
     };
@@ -110,11 +112,16 @@ fn main() -> ExitCode {
         priorities::tests(),
         mounts::tests(),
         notifications::tests(),
+        systemd::tests(),
     ];
-    let trials = groups
+    let (here, elsewhere): (Vec<_>, Vec<_>) = groups
         .into_iter()
         .flatten()
-        .map(|test| test.trial(&machine))
-        .collect();
+        .partition(|test| machine.is_systemd || !test.needs.contains(&"systemd"));
+    if !elsewhere.is_empty() {
+        let count = elsewhere.len();
+        eprintln!("NOT RUN HERE: {count} tests need systemd as PID 1");
+    }
+    let trials = here.into_iter().map(|test| test.trial(&machine)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
