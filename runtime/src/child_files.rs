@@ -1,4 +1,4 @@
-//! What a parent writes about its child below /proc/<pid>: id maps and the
+//! What a parent writes about its child below `/proc/<pid>`: id maps and the
 //! out-of-memory score.
 
 use nix::errno::Errno;

@@ -10,7 +10,10 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::id_maps::IdMaps;
 use super::process::selinux_is_enabled;
-use super::{Context, Error, Filesystem, Namespaces, c_string, devices, inside, inside_c, mounts};
+use super::{
+    Context, Error, Filesystem, Namespaces, c_string, devices, inside, inside_c, mount_options,
+    mounts,
+};
 use crate::sys::mount::{MountAttr, clone_mount, set_attributes};
 
 /// Opens the directory that becomes the root, as a detached mount of its own.
@@ -80,7 +83,7 @@ pub(super) fn filesystem(
             .as_ref()
             .and_then(|root| root.readonly())
             .unwrap_or(false),
-        propagation: mounts::propagation_named(
+        propagation: mount_options::propagation_named(
             linux.and_then(|l| l.rootfs_propagation().as_deref()),
         ),
         mounts,
@@ -116,7 +119,7 @@ fn checked_label(label: Option<&str>) -> Result<Option<&str>, Error> {
 
 /// A /dev that is bound from the host is left as it is.
 fn is_bound_dev(mount: &oci_spec::runtime::Mount) -> bool {
-    inside(mount.destination()) == Path::new("dev") && mounts::is_bind(mount)
+    inside(mount.destination()) == Path::new("dev") && mount_options::is_bind(mount)
 }
 
 fn sysctls(spec: &Spec) -> Result<Vec<(std::ffi::CString, std::ffi::CString)>, Error> {
