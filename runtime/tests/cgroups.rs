@@ -101,14 +101,16 @@ fn processes_below_are_found() {
 
 fn time_and_pressure_are_counted() {
     let group = Group::new("count");
-    let mut child = process(
-        &group.0,
-        &[
-            "sh",
-            "-c",
-            "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done",
-        ],
-    );
+    // It begins to work when it is in the group, where alone its time counts.
+    let script = "read go; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+    let mut child = Command::new(busybox())
+        .args(["sh", "-c", script])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    group.0.add(Pid::from_raw(child.id() as i32)).unwrap();
+    // Closing the pipe is an answer too.
+    drop(child.stdin.take());
     child.wait().unwrap();
     let statistics = group.0.statistics().unwrap();
     assert!(statistics.cpu.usage > 0, "{statistics:?}");
