@@ -1,4 +1,4 @@
-//! Links the command at a fixed address.
+//! Links the command at a fixed address, with an entry point of its own (`src/entry.rs`).
 //!
 //! A position-independent static program relocates itself at every start: of this one that is some
 //! 16,000 pointers in 80 pages, twice for a container, and costs as much time as all of its mounts. The
@@ -9,7 +9,11 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     // The last of the linker driver's words about this is what counts.
-    for argument in ["-no-pie", "-static"] {
+    let mut arguments = vec!["-no-pie", "-static"];
+    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        arguments.push("-Wl,--entry=berth_runtime_start");
+    }
+    for argument in arguments {
         println!("cargo::rustc-link-arg-bin=berth-runtime={argument}");
     }
 }

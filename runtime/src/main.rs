@@ -1,23 +1,24 @@
 //! `berth-runtime`: an OCI runtime for engines and people. A thin layer over the library.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod command;
-
-use std::process::ExitCode;
+mod entry;
 
 use clap::Parser;
 
-fn main() -> ExitCode {
+/// The whole program; returns its exit code.
+fn run(is_protected: bool) -> u8 {
     // Before anything else is done, since it may mean to begin again.
-    let protected = command::protect_if_needed();
+    let protected = match is_protected {
+        true => Ok(()),
+        false => command::protect_if_needed(),
+    };
     let arguments = command::Arguments::parse();
-    if let Err(error) = protected {
-        command::log::report(&arguments.global, &error.into());
-        return command::failure_code(&arguments);
-    }
-    match command::run(&arguments) {
+    let result = protected.map_err(anyhow::Error::from);
+    match result.and_then(|()| command::run(&arguments)) {
         Ok(code) => code,
         Err(error) => {
             command::log::report(&arguments.global, &error);

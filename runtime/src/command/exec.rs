@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::Cgroup;
@@ -77,7 +76,7 @@ pub(crate) struct Exec {
 }
 
 /// Runs a process in a container, and waits for it unless detached.
-pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
+pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
     let directory = StateDirectory::of(global, &options.id);
     let state = directory.load()?;
     if directory.status(&state) == Status::Stopped {
@@ -111,8 +110,8 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
     }
     let relayed = hand_over_console(&mut child, options)?;
     match signals {
-        None => Ok(ExitCode::SUCCESS),
-        Some(signals) => Ok(ExitCode::from(attend(&child, &signals, relayed)? as u8)),
+        None => Ok(0),
+        Some(signals) => Ok(attend(&child, &signals, relayed)? as u8),
     }
 }
 

@@ -10,13 +10,13 @@ use super::{Global, LogFormat, time};
 /// Reports the error that ends the command.
 pub(crate) fn report(global: &Global, error: &anyhow::Error) {
     let message = format!("{error:#}");
-    eprintln!("berth-runtime: {message}");
+    say(&message);
     write(global, "error", &message);
 }
 
 /// Reports what is wrong but goes on.
 pub(crate) fn warn(global: &Global, message: &str) {
-    eprintln!("berth-runtime: warning: {message}");
+    say(&format!("warning: {message}"));
     write(global, "warning", message);
 }
 
@@ -33,6 +33,11 @@ fn write(global: &Global, level: &str, message: &str) {
         .open(path)
         .and_then(|mut file| writeln!(file, "{line}"));
     if let Err(error) = written {
-        eprintln!("berth-runtime: write {}: {error}", path.display());
+        say(&format!("write {}: {error}", path.display()));
     }
+}
+
+/// To standard error, whose reader may be gone: `eprintln` would panic.
+fn say(message: &str) {
+    let _written = writeln!(std::io::stderr(), "berth-runtime: {message}").is_ok();
 }

@@ -17,7 +17,6 @@ mod time;
 mod update;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use berth_runtime::cgroup::{Driver, Limits};
@@ -167,7 +166,7 @@ pub(crate) fn protect_if_needed() -> std::result::Result<(), berth_runtime::Erro
 }
 
 /// Carries out the command.
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let global = &arguments.global;
     match &arguments.command {
         Command::Run(run) => return run::run(global, run),
@@ -186,13 +185,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Spec(options) => describe::write_spec(options)?,
         Command::Features => describe::features()?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// runc's: 255 says that exec itself failed, since any smaller code may be the process's own.
-pub(crate) fn failure_code(arguments: &Arguments) -> ExitCode {
+pub(crate) fn failure_code(arguments: &Arguments) -> u8 {
     match arguments.command {
-        Command::Exec(_) => ExitCode::from(255),
-        _ => ExitCode::FAILURE,
+        Command::Exec(_) => 255,
+        _ => 1,
     }
 }

@@ -1,7 +1,6 @@
 //! `run`: `create` and `start` in one, and waiting for the end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use berth_runtime::Child;
@@ -30,7 +29,7 @@ pub(crate) struct Run {
 }
 
 /// Creates a container, starts it, and waits for it unless detached.
-pub(crate) fn run(global: &Global, options: &Run) -> Result<ExitCode> {
+pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
     // Blocked before there is anything to forward them to, so that none is lost.
     let signals = if options.detach {
         None
@@ -59,14 +58,14 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<ExitCode> {
         Err(error) => return undo_on_error(Err(error), directory),
     };
     let Some(signals) = signals else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     };
     let status = attend(container.init(), &signals, console);
     if !options.keep {
         container.delete()?;
         directory.remove()?;
     }
-    Ok(ExitCode::from(status? as u8))
+    Ok(status? as u8)
 }
 
 /// Blocks the signals that are the container's rather than ours.
