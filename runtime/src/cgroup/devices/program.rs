@@ -1,7 +1,8 @@
 //! From device rules to eBPF.
 //!
 //! The program walks the rules from the last to the first; the first that matches decides, and no
-//! match refuses.
+//! match refuses. Neighbours that differ in numbers alone share what they have in common: the kernel
+//! follows every branch before it accepts a program, so each that isn't there shortens a start.
 
 use super::rules::{ALL, Rule};
 use crate::sys::bpf::Instruction;
@@ -13,66 +14,96 @@ const KIND: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
+/// Both numbers in one.
+const DEVICE: u8 = 6;
+
+/// The kernel's numbers of devices have 12 and 20 bits (include/linux/kdev_t.h).
+const MINOR_BITS: i32 = 20;
+const MAX_MAJOR: i32 = 0xfff;
+const MAX_MINOR: i32 = 0xf_ffff;
+
+/// As many rules as jumps over all of them reach with ease.
+const MAX_GROUP: usize = 1000;
+
+// Instructions (Documentation/bpf/standardization/instruction-set.rst); all are on 32 bits.
+const MOVE: u8 = 0xb4;
+const MOVE_REGISTER: u8 = 0xbc;
+const AND: u8 = 0x54;
+const OR_REGISTER: u8 = 0x4c;
+const SHIFT_LEFT: u8 = 0x64;
+const SHIFT_RIGHT: u8 = 0x74;
+const LOAD_WORD: u8 = 0x61;
+const JUMP: u8 = 0x05;
+const JUMP_IF_EQUAL: u8 = 0x16;
+const JUMP_UNLESS_EQUAL: u8 = 0x56;
 
 pub(super) fn compile(rules: &[Rule]) -> Vec<Instruction> {
     // The context's first word is the kind in its low half and the access in its high half.
     let mut program = vec![
         load_word(KIND, 0),
-        alu(0x54, KIND, 0xffff),
+        alu(AND, KIND, 0xffff),
         load_word(ACCESS, 0),
-        alu(0x74, ACCESS, 16),
+        alu(SHIFT_RIGHT, ACCESS, 16),
         load_word(MAJOR, 4),
         load_word(MINOR, 8),
+        between(MOVE_REGISTER, DEVICE, MAJOR),
+        alu(SHIFT_LEFT, DEVICE, MINOR_BITS),
+        between(OR_REGISTER, DEVICE, MINOR),
     ];
-    for rule in rules.iter().rev() {
-        program.extend(compile_rule(rule));
-        if rule.is_unconditional() {
+    let rules: Vec<_> = rules.iter().rev().filter(|rule| can_match(rule)).collect();
+    let alike = |a: &&Rule, b: &&Rule| {
+        (a.allow, a.kind, a.access) == (b.allow, b.kind, b.access)
+            && has_numbers(a)
+            && has_numbers(b)
+    };
+    let groups = rules.chunk_by(alike);
+    for group in groups.flat_map(|group| group.chunks(MAX_GROUP)) {
+        let Some(first) = group.first() else { continue };
+        program.extend(compile_group(first, group));
+        if first.is_unconditional() {
             // The kernel takes no program with instructions that can't be reached.
             return program;
         }
     }
-    program.extend([alu(0xb7, RESULT, 0), EXIT]);
+    program.extend([alu(MOVE, RESULT, 0), EXIT]);
     program
 }
 
-const EXIT: Instruction = Instruction {
-    code: 0x95,
-    registers: 0,
-    offset: 0,
-    immediate: 0,
-};
+/// Whether there could be such a device.
+fn can_match(rule: &Rule) -> bool {
+    rule.major.is_none_or(|major| major <= MAX_MAJOR)
+        && rule.minor.is_none_or(|minor| minor <= MAX_MINOR)
+}
 
-fn compile_rule(rule: &Rule) -> Vec<Instruction> {
-    // From its end, so that each test knows how far the next rule is.
-    let mut code = vec![alu(0xb7, RESULT, i32::from(rule.allow)), EXIT];
-    let mut prepend = |mut test: Vec<Instruction>| {
-        test.append(&mut code);
-        code = test;
-    };
-    for (register, wanted) in [(MINOR, rule.minor), (MAJOR, rule.major), (KIND, rule.kind)] {
-        if let Some(wanted) = wanted {
-            prepend(vec![jump_to_end(0x55, register, wanted)]);
-        }
+fn has_numbers(rule: &Rule) -> bool {
+    rule.major.or(rule.minor).is_some()
+}
+
+/// Rules that have all in common with the first but the numbers of their devices.
+fn compile_group(first: &Rule, group: &[&Rule]) -> Vec<Instruction> {
+    let mut code = Vec::new();
+    if let Some(kind) = first.kind {
+        code.push(jump(JUMP_UNLESS_EQUAL, KIND, kind, TO_END));
     }
-    if rule.access != ALL {
+    if first.access != ALL {
         // An allowing rule must cover the whole request; a denying one applies to any part of it.
-        let (mask, jump) = if rule.allow {
-            (!rule.access & ALL, 0x55)
-        } else {
-            (rule.access, 0x15)
+        let (mask, unless) = match first.allow {
+            true => (!first.access & ALL, JUMP_UNLESS_EQUAL),
+            false => (first.access, JUMP_IF_EQUAL),
         };
-        let copy = Instruction {
-            code: 0xbc,
-            registers: RESULT | ACCESS << 4,
-            offset: 0,
-            immediate: 0,
-        };
-        prepend(vec![
-            copy,
-            alu(0x54, RESULT, mask),
-            jump_to_end(jump, RESULT, 0),
-        ]);
+        code.push(between(MOVE_REGISTER, RESULT, ACCESS));
+        code.push(alu(AND, RESULT, mask));
+        code.push(jump(unless, RESULT, 0, TO_END));
     }
+    let numbers: Vec<_> = group.iter().filter_map(|rule| match_number(rule)).collect();
+    // Each jumps over those that follow and over the jump to the end.
+    for (after, (register, number)) in (1..=numbers.len()).rev().zip(&numbers) {
+        code.push(jump(JUMP_IF_EQUAL, *register, *number, after as i16));
+    }
+    if !numbers.is_empty() {
+        code.push(jump(JUMP, 0, 0, TO_END));
+    }
+    code.extend([alu(MOVE, RESULT, i32::from(first.allow)), EXIT]);
     let length = code.len();
     for (at, instruction) in code.iter_mut().enumerate() {
         if instruction.offset == TO_END {
@@ -82,15 +113,42 @@ fn compile_rule(rule: &Rule) -> Vec<Instruction> {
     code
 }
 
-/// Stands for the distance to the next rule until that is known.
+/// The register that has what tells a rule's devices, and what that is; none if all are meant.
+fn match_number(rule: &Rule) -> Option<(u8, i32)> {
+    match (rule.major, rule.minor) {
+        (Some(major), Some(minor)) => Some((DEVICE, major << MINOR_BITS | minor)),
+        (Some(major), None) => Some((MAJOR, major)),
+        (None, Some(minor)) => Some((MINOR, minor)),
+        (None, None) => None,
+    }
+}
+
+const EXIT: Instruction = Instruction {
+    code: 0x95,
+    registers: 0,
+    offset: 0,
+    immediate: 0,
+};
+
+/// Stands for the distance to the next group until that is known.
 const TO_END: i16 = -1;
 
-fn jump_to_end(code: u8, register: u8, value: i32) -> Instruction {
+fn jump(code: u8, register: u8, value: i32, offset: i16) -> Instruction {
     Instruction {
         code,
         registers: register,
-        offset: TO_END,
+        offset,
         immediate: value,
+    }
+}
+
+/// An operation on two registers.
+fn between(code: u8, to: u8, from: u8) -> Instruction {
+    Instruction {
+        code,
+        registers: to | from << 4,
+        offset: 0,
+        immediate: 0,
     }
 }
 
@@ -105,7 +163,7 @@ fn alu(code: u8, register: u8, immediate: i32) -> Instruction {
 
 fn load_word(register: u8, offset: i16) -> Instruction {
     Instruction {
-        code: 0x61,
+        code: LOAD_WORD,
         registers: register | CONTEXT << 4,
         offset,
         immediate: 0,
@@ -121,7 +179,7 @@ mod tests {
 
     /// Runs a program as the kernel would.
     fn decide(program: &[Instruction], kind: i32, access: i32, major: i32, minor: i32) -> bool {
-        let mut registers = [0i32; 6];
+        let mut registers = [0i32; 7];
         let mut at = 0usize;
         loop {
             let step = program[at];
@@ -131,16 +189,19 @@ mod tests {
                 usize::from(step.registers >> 4),
             );
             match step.code {
-                0x61 => {
+                LOAD_WORD => {
                     registers[to] = [kind | access << 16, major, minor][step.offset as usize / 4]
                 }
-                0x54 => registers[to] &= step.immediate,
-                0x74 => registers[to] >>= step.immediate,
-                0xb7 => registers[to] = step.immediate,
-                0xbc => registers[to] = registers[from],
-                0x55 if registers[to] != step.immediate => at += step.offset as usize,
-                0x15 if registers[to] == step.immediate => at += step.offset as usize,
-                0x55 | 0x15 => {}
+                AND => registers[to] &= step.immediate,
+                OR_REGISTER => registers[to] |= registers[from],
+                SHIFT_LEFT => registers[to] <<= step.immediate,
+                SHIFT_RIGHT => registers[to] >>= step.immediate,
+                MOVE => registers[to] = step.immediate,
+                MOVE_REGISTER => registers[to] = registers[from],
+                JUMP => at += step.offset as usize,
+                JUMP_UNLESS_EQUAL if registers[to] != step.immediate => at += step.offset as usize,
+                JUMP_IF_EQUAL if registers[to] == step.immediate => at += step.offset as usize,
+                JUMP_UNLESS_EQUAL | JUMP_IF_EQUAL => {}
                 0x95 => return registers[0] != 0,
                 other => unreachable!("{other:#x}"),
             }
@@ -185,6 +246,48 @@ mod tests {
                 {"allow": true, "type": "c", "major": 10, "minor": 1, "access": "w"}]"#,
         ));
         assert!(decide(&program, CHARACTER, READ | WRITE, 10, 1));
+    }
+
+    #[test]
+    fn numbers_are_compared_whole() {
+        let program = compile(&rules(
+            r#"[{"allow": true, "type": "b", "major": 4095, "minor": 1048575, "access": "rwm"},
+                {"allow": true, "type": "b", "minor": 7, "access": "rwm"},
+                {"allow": true, "type": "b", "major": 4096, "minor": 3, "access": "rwm"}]"#,
+        ));
+        assert!(decide(&program, BLOCK, READ, 4095, 1_048_575));
+        assert!(decide(&program, BLOCK, READ, 259, 7));
+        assert!(!decide(&program, BLOCK, READ, 0, 3));
+        assert!(!decide(&program, BLOCK, READ, 4095, 1));
+        assert!(!decide(&program, CHARACTER, READ, 259, 7));
+    }
+
+    #[test]
+    fn a_denial_between_keeps_neighbours_apart() {
+        let program = compile(&rules(
+            r#"[{"allow": true, "type": "c", "major": 10, "access": "rwm"},
+                {"allow": false, "type": "c", "major": 10, "minor": 1, "access": "rwm"},
+                {"allow": true, "type": "c", "major": 11, "minor": 1, "access": "rwm"}]"#,
+        ));
+        assert!(decide(&program, CHARACTER, WRITE, 10, 2));
+        assert!(!decide(&program, CHARACTER, WRITE, 10, 1));
+        assert!(decide(&program, CHARACTER, WRITE, 11, 1));
+    }
+
+    #[test]
+    fn any_number_of_rules_is_a_program_of_short_jumps() {
+        let rule = |minor| Rule {
+            allow: true,
+            kind: Some(BLOCK),
+            major: Some(8),
+            minor: Some(minor),
+            access: ALL,
+        };
+        let many: Vec<Rule> = (0..100_000).map(rule).collect();
+        let program = compile(&many);
+        assert!(decide(&program, BLOCK, READ, 8, 0));
+        assert!(decide(&program, BLOCK, READ, 8, 99_999));
+        assert!(!decide(&program, BLOCK, READ, 8, 100_000));
     }
 
     #[test]

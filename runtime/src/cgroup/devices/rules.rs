@@ -28,17 +28,10 @@ impl Rule {
 
 /// What every container may do, whatever its configuration says: make any node, and use the devices
 /// that OCI lists as supplied by default.
-const DEFAULTS: [Rule; 11] = [
+const DEFAULTS: [Rule; 10] = [
     Rule {
         allow: true,
-        kind: Some(CHARACTER),
-        major: None,
-        minor: None,
-        access: MKNOD,
-    },
-    Rule {
-        allow: true,
-        kind: Some(BLOCK),
+        kind: None,
         major: None,
         minor: None,
         access: MKNOD,
