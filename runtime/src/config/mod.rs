@@ -3,6 +3,7 @@
 //! A field that can't be honoured is refused by its name. Passing over it would run a container with
 //! less confinement than was asked for.
 
+mod field;
 mod hooks;
 mod linux;
 mod mounts;
@@ -94,6 +95,13 @@ impl Error {
         }
     }
 
+    pub(crate) fn no_linux() -> Self {
+        Self::Missing {
+            field: "linux",
+            expected: "its namespaces",
+        }
+    }
+
     pub(crate) fn no_root() -> Self {
         Self::Missing {
             field: "root",
@@ -135,7 +143,12 @@ pub fn load(path: &Path) -> Result<Spec, Error> {
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut bytes))
+        .and_then(|file| {
+            // With room for all of it and more, one call reads it and one finds the end.
+            let size = file.metadata()?.len().min(MAX_SIZE) as usize;
+            bytes.reserve(size + 64);
+            file.take(MAX_SIZE + 1).read_to_end(&mut bytes)
+        })
         .map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
@@ -150,20 +163,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 /// Parses JSON that came from `path`; an error names the field.
 pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|source| {
-        // Keeping track of the field costs time, so only what has failed is parsed that way.
-        let mut again = serde_json::Deserializer::from_slice(bytes);
-        let named = serde_path_to_error::deserialize::<_, T>(&mut again);
-        let (field, source) = match named {
-            Err(error) => (error.path().to_string(), error.into_inner()),
-            // Something follows the document.
-            Ok(_) => (".".to_owned(), source),
-        };
-        Error::Parse {
-            path: path.to_owned(),
-            field,
-            source,
-        }
+    serde_json::from_slice(bytes).map_err(|source| Error::Parse {
+        path: path.to_owned(),
+        field: field::at(bytes, source.line(), source.column()),
+        source,
     })
 }
 
@@ -197,10 +200,7 @@ pub(crate) fn validate_all_but_filter(spec: &Spec, driver: Driver) -> Result<(),
     }
     hooks::validate(spec)?;
     mounts::validate(spec)?;
-    let linux = spec.linux().as_ref().ok_or(Error::Missing {
-        field: "linux",
-        expected: "its namespaces",
-    })?;
+    let linux = spec.linux().as_ref().ok_or_else(Error::no_linux)?;
     namespaces::validate(spec, linux)?;
     linux::validate(linux, driver)
 }
