@@ -21,7 +21,6 @@ use std::ffi::{c_char, c_int};
 mod before_libc {
     use std::arch::{asm, naked_asm};
     use std::mem::MaybeUninit;
-    use std::ptr::null;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     unsafe extern "C" {
@@ -118,7 +117,7 @@ mod before_libc {
     unsafe fn make_processes(mut args: *const *const u8) -> bool {
         // SAFETY: only what comes before the null pointer is used.
         unsafe {
-            while args.read_volatile() != null() {
+            while !args.read_volatile().is_null() {
                 let word = args.read_volatile();
                 if is(word, b"run\0") || is(word, b"create\0") || is(word, b"exec\0") {
                     return true;

@@ -7,8 +7,6 @@
 mod command;
 mod entry;
 
-use clap::Parser;
-
 /// The whole program; returns its exit code.
 fn run(is_protected: bool) -> u8 {
     // Before anything else is done, since it may mean to begin again.

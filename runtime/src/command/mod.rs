@@ -21,15 +21,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use berth_runtime::cgroup::{Driver, Limits};
 use berth_runtime::{ContainerId, protect_own_binary};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
-/// Runs containers from OCI bundles.
-#[derive(Debug, Parser)]
-#[command(name = "berth-runtime", version, about, disable_help_subcommand = true)]
+/// What was asked for.
+#[derive(Debug)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
     pub(crate) global: Global,
-    #[command(subcommand)]
     command: Command,
 }
 
@@ -115,38 +112,106 @@ impl From<LimitsMode> for Limits {
     }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug)]
 enum Command {
-    /// Create a container and run it
     Run(run::Run),
-    /// Create a container, to be started later
     Create(create::Create),
-    /// Start a created container
-    Start { id: ContainerId },
-    /// Print a container's state
-    State { id: ContainerId },
-    /// Send a signal to a container
+    Start(Named),
+    State(Named),
     Kill(lifecycle::Kill),
-    /// Delete a container
     Delete(lifecycle::Delete),
-    /// List the containers
     List(describe::List),
-    /// Run another process in a container
     Exec(exec::Exec),
-    /// Stop a container's processes where they are
-    Pause { id: ContainerId },
-    /// Let a paused container go on
-    Resume { id: ContainerId },
-    /// Change the limits of a container
+    Pause(Named),
+    Resume(Named),
     Update(Box<update::Update>),
-    /// Print what a container uses, and tell when it runs out of memory
     Events(events::Events),
-    /// List a container's processes
     Ps(ps::Ps),
-    /// Write a configuration to start from
     Spec(describe::WriteSpec),
-    /// Print what this runtime can do
-    Features,
+    Features(Nothing),
+}
+
+/// The options of a command that takes a container's id and no more.
+#[derive(Debug, Args)]
+struct Named {
+    /// The container's id
+    id: ContainerId,
+}
+
+/// The options of a command that takes none.
+#[derive(Debug, Args)]
+struct Nothing {}
+
+/// A command: its name, what it is for, and the two halves of its options.
+type Known = (
+    &'static str,
+    &'static str,
+    fn(clap::Command) -> clap::Command,
+    fn(&ArgMatches) -> clap::error::Result<Command>,
+);
+
+/// Ties a command's options to its variant.
+macro_rules! known {
+    ($name:literal, $about:literal, $options:ty, $variant:expr) => {
+        ($name, $about, <$options>::augment_args, |matches| {
+            <$options>::from_arg_matches(matches).map($variant)
+        })
+    };
+}
+
+#[rustfmt::skip]
+const COMMANDS: [Known; 15] = [
+    known!("run", "Create a container and run it", run::Run, Command::Run),
+    known!("create", "Create a container, to be started later", create::Create, Command::Create),
+    known!("start", "Start a created container", Named, Command::Start),
+    known!("state", "Print a container's state", Named, Command::State),
+    known!("kill", "Send a signal to a container", lifecycle::Kill, Command::Kill),
+    known!("delete", "Delete a container", lifecycle::Delete, Command::Delete),
+    known!("list", "List the containers", describe::List, Command::List),
+    known!("exec", "Run another process in a container", exec::Exec, Command::Exec),
+    known!("pause", "Stop a container's processes where they are", Named, Command::Pause),
+    known!("resume", "Let a paused container go on", Named, Command::Resume),
+    known!("update", "Change the limits of a container", Box<update::Update>, Command::Update),
+    known!("events", "Print what a container uses, and tell when it runs out of memory",
+        events::Events, Command::Events),
+    known!("ps", "List a container's processes", ps::Ps, Command::Ps),
+    known!("spec", "Write a configuration to start from", describe::WriteSpec, Command::Spec),
+    known!("features", "Print what this runtime can do", Nothing, Command::Features),
+];
+
+/// The command line. The options of a command are defined once it is known to be the one: to define
+/// all of them takes 50 pages of memory, which is a tenth of a small container's start.
+fn command_line() -> clap::Command {
+    let line = clap::Command::new("berth-runtime")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Runs containers from OCI bundles")
+        .disable_help_subcommand(true)
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    let known = COMMANDS
+        .map(|(name, about, define, _)| clap::Command::new(name).about(about).defer(define));
+    Global::augment_args(line).subcommands(known)
+}
+
+impl Arguments {
+    /// This process's own. If they are wrong, or ask for help, this process ends here.
+    pub(crate) fn parse() -> Self {
+        let matches = command_line().get_matches();
+        Self::of(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn of(matches: &ArgMatches) -> clap::error::Result<Self> {
+        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+        let (name, own) = matches.subcommand().ok_or_else(missing)?;
+        let mut known = COMMANDS.into_iter();
+        let (.., read) = known
+            .find(|(known, ..)| *known == name)
+            .ok_or_else(missing)?;
+        Ok(Self {
+            global: Global::from_arg_matches(matches)?,
+            command: read(own)?,
+        })
+    }
 }
 
 /// Runs from a read-only mount of this program, for the commands that make processes in containers.
@@ -172,18 +237,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         Command::Run(run) => return run::run(global, run),
         Command::Exec(options) => return exec::exec(global, options),
         Command::Create(options) => create::create(global, options)?,
-        Command::Start { id } => lifecycle::start(global, id)?,
-        Command::State { id } => describe::state(global, id)?,
+        Command::Start(Named { id }) => lifecycle::start(global, id)?,
+        Command::State(Named { id }) => describe::state(global, id)?,
         Command::Kill(options) => lifecycle::kill(global, options)?,
         Command::Delete(options) => lifecycle::delete(global, options)?,
-        Command::Pause { id } => pause::pause(global, id)?,
-        Command::Resume { id } => pause::resume(global, id)?,
+        Command::Pause(Named { id }) => pause::pause(global, id)?,
+        Command::Resume(Named { id }) => pause::resume(global, id)?,
         Command::Update(options) => update::update(global, options)?,
         Command::Events(options) => events::events(global, options)?,
         Command::Ps(options) => ps::ps(global, options)?,
         Command::List(options) => describe::list(global, options)?,
         Command::Spec(options) => describe::write_spec(options)?,
-        Command::Features => describe::features()?,
+        Command::Features(Nothing {}) => describe::features()?,
     }
     Ok(0)
 }
