@@ -16,7 +16,7 @@ use crate::child::Child;
 use crate::config;
 use crate::error::Error;
 use crate::hooks::Subject;
-use crate::launch::{Assistance, Launched, await_exec, launch};
+use crate::launch::{Answers, Assistance, Launched, await_exec, launch};
 use crate::plan::{
     Gate, Join, NEWTIME, Namespaces, Plan, ProcessPlan, Settings, Stdio, process_plan,
 };
@@ -143,21 +143,28 @@ pub(crate) fn enter(target: Pid, entry: Entry) -> Result<Child, Error> {
         cgroup: Some(cgroup.directory()),
         seccomp: entry.seccomp,
         oom_score_adj: entry.oom_score_adj,
+        ..Default::default()
+    };
+    let answers = Answers {
+        seccomp: entry.seccomp,
         subject: entry.subject,
         ..Default::default()
     };
-    run(joined(target, pidfd, flags)?, entry.process, &assistance)
+    let namespaces = joined(target, pidfd, flags)?;
+    run(namespaces, entry.process, &assistance, &answers)
 }
 
 /// Runs a planned process where we are.
 pub(crate) fn run_here(process: ProcessPlan) -> Result<Child, Error> {
-    run(Namespaces::ours(), process, &Assistance::default())
+    let (assistance, answers) = (Assistance::default(), Answers::default());
+    run(Namespaces::ours(), process, &assistance, &answers)
 }
 
 fn run(
     namespaces: Namespaces,
     process: ProcessPlan,
     assistance: &Assistance,
+    answers: &Answers,
 ) -> Result<Child, Error> {
     let name = process.name.clone();
     let mut plan = Plan {
@@ -167,7 +174,7 @@ fn run(
         gate: Gate::Open,
         ignored_signals: crate::sys::process::ignored_signals(),
     };
-    let Launched { mut child, channel } = launch(&mut plan, assistance)?;
+    let Launched { mut child, channel } = launch(&mut plan, assistance, answers)?;
     await_exec(channel.as_fd(), &name)?;
     child.release();
     Ok(child)

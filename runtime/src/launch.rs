@@ -29,6 +29,12 @@ pub(crate) struct Assistance<'a> {
     pub(crate) uid_mappings: &'a [LinuxIdMapping],
     pub(crate) gid_mappings: &'a [LinuxIdMapping],
     pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// What the parent does when the child says that it is its turn.
+#[derive(Default)]
+pub(crate) struct Answers<'a> {
+    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
     /// What is to be done when the mounts are made and the root isn't changed yet.
     pub(crate) before_pivot: Option<&'a dyn Fn(Pid) -> Result<(), Error>>,
     /// The container, for those who are told of it.
@@ -43,25 +49,60 @@ pub(crate) struct Launched {
     pub(crate) channel: OwnedFd,
 }
 
+/// A process that sets itself up. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Launching {
+    launched: Launched,
+    /// The program of its filter, unless helping it failed.
+    helped: Result<Vec<Instruction>, Error>,
+}
+
 /// Clones the child of the plan and helps it until it is ready.
-pub(crate) fn launch(plan: &mut Plan, assistance: &Assistance) -> Result<Launched, Error> {
+pub(crate) fn launch(
+    plan: &mut Plan,
+    assistance: &Assistance,
+    answers: &Answers,
+) -> Result<Launched, Error> {
+    begin(plan, assistance)?.finish(plan, answers)
+}
+
+/// Clones the child of the plan and gives it what it needs from outside.
+pub(crate) fn begin(plan: &mut Plan, assistance: &Assistance) -> Result<Launching, Error> {
     let (ours, childs) = socket::packet_pair()
         .map_err(|errno| Error::system("socketpair", errno, "make a channel to the container"))?;
+    // The filter is compiled while somebody else is at work: the helper, or the child, which mounts.
+    let mut program = None;
+    let mut compile = || program = Some(filter_program(assistance));
     let child = match plan.namespaces.need_helper() {
-        true => clone_by_helper(plan, &ours, childs, assistance.cgroup)?,
+        true => clone_by_helper(plan, &ours, childs, assistance.cgroup, &mut compile)?,
         false => clone_child(plan, &ours, childs, assistance.cgroup)?,
     };
-    let mut launched = Launched {
+    let launched = Launched {
         child,
         channel: ours,
     };
-    // A child that has failed has closed the channel, so helping it fails too; what counts then is
-    // what it reported.
-    let helped = assist(plan, &launched, assistance);
-    match attend(plan, &mut launched, assistance, helped.as_deref().ok()) {
-        Err(Error::Died { pid, how }) => Err(helped.err().unwrap_or(Error::Died { pid, how })),
-        Err(error) => Err(error),
-        Ok(()) => helped.map(|_| launched),
+    let helped = assist(plan, &launched, assistance, program);
+    Ok(Launching { launched, helped })
+}
+
+impl Launching {
+    pub(crate) fn child(&self) -> &Child {
+        &self.launched.child
+    }
+
+    /// Answers the child until it is ready.
+    pub(crate) fn finish(self, plan: &Plan, answers: &Answers) -> Result<Launched, Error> {
+        let Self {
+            mut launched,
+            helped,
+        } = self;
+        // A child that has failed has closed the channel, so helping it fails too; what counts then is
+        // what it reported.
+        match attend(plan, &mut launched, answers, helped.as_deref().ok()) {
+            Err(Error::Died { pid, how }) => Err(helped.err().unwrap_or(Error::Died { pid, how })),
+            Err(error) => Err(error),
+            Ok(()) => helped.map(|_| launched),
+        }
     }
 }
 
@@ -92,6 +133,7 @@ fn clone_by_helper(
     ours: &OwnedFd,
     childs: OwnedFd,
     cgroup: Option<BorrowedFd>,
+    meanwhile: &mut dyn FnMut(),
 ) -> Result<Child, Error> {
     let failed = |call| move |errno| Error::system(call, errno, "join the container's namespaces");
     let (from_helper, helpers) = socket::packet_pair().map_err(failed("socketpair"))?;
@@ -107,6 +149,7 @@ fn clone_by_helper(
         init::run_helper(plan, &channel, helpers.as_fd(), cgroup)
     })
     .map_err(failed("clone3"))?;
+    meanwhile();
     process::wait_child(helper.pidfd.as_fd(), true).map_err(failed("waitid"))?;
     // Only now: to the helper they were the same descriptors.
     drop((childs, helpers));
@@ -128,6 +171,7 @@ fn assist(
     plan: &Plan,
     launched: &Launched,
     assistance: &Assistance,
+    program: Option<Result<Vec<Instruction>, Error>>,
 ) -> Result<Vec<Instruction>, Error> {
     let pid = launched.child.pid();
     if plan.namespaces.new_user {
@@ -137,17 +181,21 @@ fn assist(
     if let Some(score) = assistance.oom_score_adj {
         child_files::adjust_oom_score(pid, score)?;
     }
-    // The child mounts meanwhile.
-    let program = match assistance.filter {
-        Some(filter) => Some(filter.program()?),
-        None => assistance.seccomp.map(seccomp::compile).transpose()?,
-    };
-    let program = program.unwrap_or_default();
+    let program = program.unwrap_or_else(|| filter_program(assistance))?;
     let has_a_turn_before = plan.filesystem.as_ref().is_some_and(|fs| fs.parents_turn);
     if !has_a_turn_before {
         send_filter(launched, &program)?;
     }
     Ok(program)
+}
+
+/// Empty, if there is no filter.
+fn filter_program(assistance: &Assistance) -> Result<Vec<Instruction>, Error> {
+    let program = match assistance.filter {
+        Some(filter) => Some(filter.program()?),
+        None => assistance.seccomp.map(seccomp::compile).transpose()?,
+    };
+    Ok(program.unwrap_or_default())
 }
 
 fn go_on(launched: &Launched) -> Result<(), Error> {
@@ -180,11 +228,11 @@ fn died(child: &Child) -> Error {
     }
 }
 
-/// Answers the child until it is ready. Without a filter, helping it has failed already.
+/// Without a filter, helping the child has failed already.
 fn attend(
     plan: &Plan,
     launched: &mut Launched,
-    assistance: &Assistance,
+    answers: &Answers,
     filter: Option<&[Instruction]>,
 ) -> Result<(), Error> {
     loop {
@@ -192,13 +240,13 @@ fn attend(
             Some(Report::Console(master)) => launched.child.set_console(master),
             Some(Report::SeccompListener(listener)) => {
                 let pid = launched.child.pid();
-                seccomp::notify(assistance.seccomp, assistance.subject, pid, &listener)?;
+                seccomp::notify(answers.seccomp, answers.subject, pid, &listener)?;
             }
             Some(Report::ParentsTurn) => {
                 let Some(filter) = filter else {
                     return Err(died(&launched.child));
                 };
-                if let Some(act) = assistance.before_pivot {
+                if let Some(act) = answers.before_pivot {
                     act(launched.child.pid())?;
                 }
                 go_on(launched)?;

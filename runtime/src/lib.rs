@@ -75,7 +75,9 @@ mod terminal;
 
 pub use binary::protect_own_binary;
 pub use child::{Child, ExitStatus};
-pub use container::{Container, CreateOptions, Created, Root, cgroup_path, create};
+pub use container::{
+    Container, CreateOptions, Created, Creating, Root, begin, cgroup_path, create,
+};
 pub use error::{Error, InitError, StartError};
 pub use exec::{ExecOptions, exec};
 pub use id::{ContainerId, InvalidContainerId};

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::{Driver, Unit};
-use berth_runtime::{ContainerId, CreateOptions, Created, cgroup_path, config, start_socket};
+use berth_runtime::{
+    ContainerId, CreateOptions, Created, Creating, cgroup_path, config, start_socket,
+};
 use clap::Args;
 use oci_spec::runtime::Spec;
 
@@ -47,10 +49,9 @@ pub(crate) struct Create {
 /// Creates a container and leaves it waiting for `start`.
 pub(crate) fn create(global: &Global, options: &Create) -> Result<()> {
     let directory = StateDirectory::make(global, &options.id)?;
-    let made = prepare(global, options, &directory, true).and_then(|(mut created, state)| {
+    let made = prepare(global, options, &directory, true).and_then(|mut created| {
         hand_over_console(&mut created, options)?;
-        publish(&created, options, state.pid)?;
-        directory.save(&state)?;
+        publish(&created, options)?;
         created.detach();
         Ok(())
     });
@@ -73,7 +74,7 @@ pub(crate) fn prepare(
     options: &Create,
     directory: &StateDirectory,
     start_later: bool,
-) -> Result<(Created, State)> {
+) -> Result<Created> {
     let bundle = fs::canonicalize(&options.bundle)
         .with_context(|| format!("--bundle {}", options.bundle.display()))?;
     let file = options
@@ -93,12 +94,16 @@ pub(crate) fn prepare(
     if start_later {
         create.start_socket = Some(start_socket::listen(directory.path())?);
     }
-    let created = berth_runtime::create(create)?;
+    let creating = berth_runtime::begin(create)?;
+    // While the process sets itself up. If it fails, what it has to say counts first.
+    let noted =
+        state_of(&creating, options, &bundle, &spec).and_then(|state| directory.save(&state));
+    let created = creating.finish()?;
+    noted?;
     for warning in created.warnings() {
         log::warn(global, &warning.to_string());
     }
-    let state = state_of(&created, options, bundle, spec)?;
-    Ok((created, state))
+    Ok(created)
 }
 
 /// What is to be cleaned up is on record before it is made.
@@ -114,8 +119,13 @@ fn note_what_will_be(directory: &StateDirectory, create: &CreateOptions) -> Resu
     }
 }
 
-fn state_of(created: &Created, options: &Create, bundle: PathBuf, config: Spec) -> Result<State> {
-    let pid = created.pid().as_raw();
+fn state_of<'a>(
+    creating: &Creating,
+    options: &Create,
+    bundle: &Path,
+    config: &'a Spec,
+) -> Result<State<&'a Spec>> {
+    let pid = creating.pid().as_raw();
     let root = config
         .root()
         .as_ref()
@@ -127,10 +137,10 @@ fn state_of(created: &Created, options: &Create, bundle: PathBuf, config: Spec) 
         pid,
         start_time: stat.start_time,
         rootfs: bundle.join(root),
-        bundle,
+        bundle: bundle.to_owned(),
         created: time::now(),
-        cgroup: created.cgroup().path().to_owned(),
-        unit: created.unit().cloned(),
+        cgroup: creating.cgroup().path().to_owned(),
+        unit: creating.unit().cloned(),
         no_new_keyring: options.no_new_keyring,
         config,
     })
@@ -148,14 +158,14 @@ pub(crate) fn hand_over_console(created: &mut Created, options: &Create) -> Resu
 }
 
 /// Tells the engine of the process, in the ways that it has asked for.
-pub(crate) fn publish(created: &Created, options: &Create, pid: i32) -> Result<()> {
+pub(crate) fn publish(created: &Created, options: &Create) -> Result<()> {
     if let Some(socket) = &options.pidfd_socket {
         console::send_descriptor("--pidfd-socket", socket, "pidfd", created.pidfd())?;
     }
     options
         .pid_file
         .as_deref()
-        .map_or(Ok(()), |path| write_pid(path, pid))
+        .map_or(Ok(()), |path| write_pid(path, created.pid().as_raw()))
 }
 
 /// Written whole or not at all: engines watch for the file.

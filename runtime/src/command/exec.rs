@@ -12,7 +12,7 @@ use oci_spec::runtime::{Capabilities, Process, Spec};
 
 use super::create::write_pid;
 use super::run::{attend, forwarded_signals};
-use super::state::{State, StateDirectory, Status};
+use super::state::{State, StateDirectory};
 use super::{Global, console};
 
 #[derive(Debug, Args)]
@@ -79,7 +79,7 @@ pub(crate) struct Exec {
 pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
     let directory = StateDirectory::of(global, &options.id);
     let state = directory.load()?;
-    if directory.status(&state) == Status::Stopped {
+    if !state.is_alive() {
         bail!("cannot exec in container {}: it is stopped", options.id);
     }
     let process = process(options, &state.config)?;

@@ -37,8 +37,8 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
         Some(forwarded_signals()?)
     };
     let directory = StateDirectory::make(global, &options.create.id)?;
-    let started = create::prepare(global, &options.create, &directory, false).and_then(
-        |(mut created, state)| {
+    let started =
+        create::prepare(global, &options.create, &directory, false).and_then(|mut created| {
             let own_terminal = !options.detach && options.create.console_socket.is_none();
             let console = if own_terminal {
                 created.take_console()
@@ -48,11 +48,9 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
             if console.is_none() {
                 create::hand_over_console(&mut created, &options.create)?;
             }
-            create::publish(&created, &options.create, state.pid)?;
-            directory.save(&state)?;
+            create::publish(&created, &options.create)?;
             Ok((created.start()?, console))
-        },
-    );
+        });
     let (container, console) = match started {
         Ok(started) => started,
         Err(error) => return undo_on_error(Err(error), directory),

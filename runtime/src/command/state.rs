@@ -26,7 +26,7 @@ const UNIT: &str = "unit";
 /// A container's record.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct State {
+pub(crate) struct State<Config = Spec> {
     pub(crate) id: String,
     pub(crate) pid: i32,
     /// When the process started, in clock ticks since boot: a reused pid differs here.
@@ -42,7 +42,7 @@ pub(crate) struct State {
     /// Whether its processes stay in the session keyrings of their callers.
     pub(crate) no_new_keyring: bool,
     /// The configuration as it was at creation: the bundle's may have changed since.
-    pub(crate) config: Spec,
+    pub(crate) config: Config,
 }
 
 /// Where a container is in its life.
@@ -123,7 +123,7 @@ impl StateDirectory {
     }
 
     /// Writes the state whole or not at all.
-    pub(crate) fn save(&self, state: &State) -> Result<()> {
+    pub(crate) fn save(&self, state: &State<impl Serialize>) -> Result<()> {
         let (new, file) = (self.0.join("state.json.new"), self.0.join(FILE));
         fs::write(&new, serde_json::to_vec(state)?)
             .and_then(|()| fs::rename(&new, &file))
@@ -191,6 +191,11 @@ impl State {
     /// Its first process, if that lives.
     fn stat(&self) -> Option<Stat> {
         Stat::of(self.pid).filter(|stat| stat.start_time == self.start_time)
+    }
+
+    /// Whether its first process is there.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.stat().is_some()
     }
 
     fn is_paused(&self) -> bool {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{Linux, LinuxResources, Spec};
 
-use super::CreateOptions;
+use super::create::CreateOptions;
 use crate::cgroup::{
     Cgroup, Driver, Limits, Placeholder, Started, Unit, Wanted, Warning, start_scope,
 };
@@ -21,7 +21,8 @@ pub(super) struct OwnCgroup {
     remove_on_drop: bool,
 }
 
-/// Makes the cgroup and applies the configuration's limits.
+/// Makes the cgroup and applies the configuration's limits, all but those on devices
+/// ([`OwnCgroup::allow_devices`]).
 pub(super) fn make(options: &CreateOptions) -> Result<(OwnCgroup, Vec<Warning>), Error> {
     let linux = options.spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().clone());
@@ -30,7 +31,9 @@ pub(super) fn make(options: &CreateOptions) -> Result<(OwnCgroup, Vec<Warning>),
         Driver::Cgroupfs => directory(cgroup_path(options.spec, options.id))?,
         Driver::Systemd => scope(options, &resources)?,
     };
-    let warnings = limit(&own.cgroup, &resources, options.limits)?;
+    // Also where systemd knows the limits already: the files take what it has no property for, and
+    // take exactly what it rounds.
+    let warnings = own.cgroup.apply(&resources, options.limits)?;
     Ok((own, warnings))
 }
 
@@ -67,19 +70,6 @@ fn scope(options: &CreateOptions, resources: &LinuxResources) -> Result<OwnCgrou
     })
 }
 
-/// Also where systemd knows the limits already: the files take what it has no property for, and take
-/// exactly what it rounds.
-fn limit(
-    cgroup: &Cgroup,
-    resources: &LinuxResources,
-    limits: Limits,
-) -> Result<Vec<Warning>, Error> {
-    let mut warnings = cgroup.apply(resources, limits)?;
-    let devices = resources.devices().as_deref().unwrap_or_default();
-    warnings.extend(cgroup.allow_devices(devices, limits)?);
-    Ok(warnings)
-}
-
 /// The path of a container's cgroup with [`Driver::Cgroupfs`], below the root of all: what the
 /// configuration says, or else one named after the container. ([`Unit::of`] is the other driver's.)
 pub fn cgroup_path(spec: &Spec, id: &ContainerId) -> PathBuf {
@@ -102,6 +92,19 @@ impl OwnCgroup {
             placeholder: None,
             remove_on_drop: false,
         })
+    }
+
+    /// Applies the configuration's device rules: before the container runs anything of its own.
+    pub(super) fn allow_devices(
+        &self,
+        linux: &Linux,
+        limits: Limits,
+    ) -> Result<Vec<Warning>, Error> {
+        let resources = linux.resources().as_ref();
+        let devices = resources.and_then(|resources| resources.devices().as_deref());
+        Ok(self
+            .cgroup
+            .allow_devices(devices.unwrap_or_default(), limits)?)
     }
 
     /// The container's process is in it, so nothing else has to be.
