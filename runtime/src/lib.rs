@@ -64,6 +64,7 @@ pub mod hooks;
 mod id;
 mod init;
 mod launch;
+mod net_devices;
 mod plan;
 mod scheduling;
 pub mod seccomp;

@@ -27,6 +27,7 @@ mod limits;
 mod machine;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod notifications;
 mod priorities;
 mod systemd;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         confinement::tests(),
         filesystem::tests(),
         namespaces::tests(),
+        net_devices::tests(),
         escapes::tests(),
         exec::tests(),
         limits::tests(),

@@ -64,19 +64,13 @@ pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
 
 /// What would be passed over.
 fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    let has_devices = linux.net_devices().as_ref().is_some_and(|d| !d.is_empty());
-    for (field, is_given) in [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.netDevices", has_devices),
-    ] {
-        if is_given {
-            return Err(Error::Unsupported {
-                field: field.to_owned(),
-                hint: " yet",
-            });
-        }
+    match linux.intel_rdt() {
+        None => Ok(()),
+        Some(_) => Err(Error::Unsupported {
+            field: "linux.intelRdt".to_owned(),
+            hint: " yet",
+        }),
     }
-    Ok(())
 }
 
 fn validate_cgroups_path(path: &Path) -> Result<(), Error> {

@@ -217,7 +217,7 @@ fn validate_names(spec: &Spec, listed: Listed) -> Result<(), Error> {
 /// (`dev_valid_name` of net/core/dev.c).
 fn validate_network_devices(linux: &Linux, listed: Listed) -> Result<(), Error> {
     let is_name = |name: &str| {
-        let bad = |c: char| c.is_whitespace() || c == '/' || c == ':' || c == '\0';
+        let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%' | '\0');
         (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)
     };
     let mut inside: Vec<&str> = Vec::new();

@@ -129,8 +129,8 @@ fn what_is_wrong_is_named() {
         ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
         (
             "/linux/netDevices",
-            json!({"eth0": {"name": "a"}}),
-            "linux.netDevices is not supported",
+            json!({"eth0": {"name": "eth%d"}}),
+            "linux.netDevices",
         ),
         (
             "/linux/netDevices",

@@ -1,8 +1,10 @@
 //! Creating a container: everything up to running its program.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
@@ -16,7 +18,7 @@ use crate::hooks::{Later, Stage, Subject};
 use crate::launch::{self, Answers, Assistance, Launched, Launching};
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
 use crate::seccomp::Filter;
-use crate::{ContainerId, config, plan, seccomp};
+use crate::{ContainerId, config, net_devices, plan, seccomp};
 
 /// Where the root filesystem comes from.
 #[derive(Debug)]
@@ -122,6 +124,10 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let launching = launch::begin(&mut plan, &assistance)?;
     // The kernel takes its time to check and translate the program that decides.
     warnings.extend(cgroup.allow_devices(linux, limits)?);
+    if let Some(devices) = linux.net_devices().as_ref().filter(|d| !d.is_empty()) {
+        let namespace = network_namespace(linux, launching.child().pid())?;
+        net_devices::move_all(devices, namespace.as_fd())?;
+    }
     Ok(Creating {
         launching,
         cgroup,
@@ -190,6 +196,20 @@ impl Creating<'_> {
             warnings: self.warnings,
         })
     }
+}
+
+/// The one that the container's configuration names, or that its process was made in.
+fn network_namespace(linux: &Linux, pid: Pid) -> Result<File, Error> {
+    let listed = linux.namespaces().iter().flatten();
+    let joined = listed
+        .filter(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+        .find_map(plan::path_of);
+    let path = joined.map_or_else(|| format!("/proc/{pid}/ns/net").into(), Path::to_owned);
+    File::open(&path).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        let doing = format!("open {}, for linux.netDevices", path.display());
+        Error::system("open", errno, doing)
+    })
 }
 
 /// What is done while the container has its mounts and not yet its root.

@@ -11,6 +11,7 @@ pub(crate) mod credentials;
 pub(crate) mod directory;
 pub(crate) mod keyring;
 pub(crate) mod mount;
+pub(crate) mod netlink;
 pub(crate) mod process;
 pub(crate) mod scheduling;
 pub(crate) mod seccomp;
