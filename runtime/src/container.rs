@@ -15,6 +15,7 @@ use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
 use crate::hooks::{Later, Stage};
 use crate::launch::await_exec;
+use crate::rdt;
 use crate::sys::process;
 use own_cgroup::OwnCgroup;
 
@@ -106,6 +107,7 @@ impl Created {
 pub struct Container {
     // The order is that of dropping: the process goes before its cgroup.
     child: Child,
+    class: Option<rdt::Place>,
     cgroup: OwnCgroup,
     hooks: Option<Box<Later>>,
 }
@@ -124,6 +126,7 @@ impl Container {
         })?;
         Ok(Self {
             child: Child::new(pid, pidfd),
+            class: None,
             cgroup: OwnCgroup::of(pid)?,
             hooks: None,
         })
@@ -198,6 +201,9 @@ impl Container {
     /// is the error, though the container is deleted.
     pub fn delete(self) -> Result<(), Error> {
         self.cgroup.remove()?;
+        if let Some(class) = &self.class {
+            class.remove()?;
+        }
         let hooks = self.hooks.as_ref();
         let mut failed = hooks
             .map(|hooks| hooks.subject(None).run_poststop())
@@ -210,6 +216,9 @@ impl Container {
 
     fn release(&mut self) {
         self.child.release();
+        if let Some(class) = &mut self.class {
+            class.keep();
+        }
         self.cgroup.keep();
     }
 }

@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 use crate::machine::has_controller;
 
 crate::tests! {
+    a_class_of_service_is_refused_where_there_is_no_resctrl;
     cpu_limits_are_what_the_kernel_has needs "cpu";
     memory_limits_are_what_the_kernel_has needs "memory";
     pids_are_limited needs "pids";
@@ -179,4 +180,13 @@ fn empty_parents_are_removed_up_to_a_level() {
     cgroup.remove_with_empty_parents(1).unwrap();
     assert!(Cgroup::open(format!("{top}/a")).is_err());
     Cgroup::open(&top).unwrap().remove().unwrap();
+}
+
+fn a_class_of_service_is_refused_where_there_is_no_resctrl() {
+    let mut bundle = Bundle::new("true");
+    bundle.set("/linux/intelRdt", json!({"schemata": ["L3:0=f"]}));
+    let said = bundle.run().failure();
+    for part in ["linux.intelRdt", "mount -t resctrl resctrl /sys/fs/resctrl"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

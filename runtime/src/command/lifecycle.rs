@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::hooks::Stage;
-use berth_runtime::{ContainerId, protect_own_binary, start_socket};
+use berth_runtime::{ContainerId, protect_own_binary, remove_class, start_socket};
 use clap::Args;
 use nix::sys::signal::Signal;
 
@@ -144,6 +144,7 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
     }
     end(&state)?;
     state.remove_cgroup()?;
+    remove_class(&state.config, &options.id)?;
     directory.remove()?;
     for error in state.subject().run_poststop() {
         log::warn(global, &error.to_string());

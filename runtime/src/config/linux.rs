@@ -58,19 +58,7 @@ pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
     validate_label(linux)?;
     validate_memory_policy(linux)?;
     linux.intel_rdt().as_ref().map_or(Ok(()), validate_rdt)?;
-    validate_personality(linux)?;
-    refuse_unsupported(linux)
-}
-
-/// What would be passed over.
-fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    match linux.intel_rdt() {
-        None => Ok(()),
-        Some(_) => Err(Error::Unsupported {
-            field: "linux.intelRdt".to_owned(),
-            hint: " yet",
-        }),
-    }
+    validate_personality(linux)
 }
 
 fn validate_cgroups_path(path: &Path) -> Result<(), Error> {
@@ -167,6 +155,17 @@ fn validate_rdt(rdt: &LinuxIntelRdt) -> Result<(), Error> {
             id,
             "must be a name without slashes",
         ));
+    }
+    let lines = rdt.schemata().iter().flatten();
+    let old = [rdt.l3_cache_schema(), rdt.mem_bw_schema()];
+    for line in lines.chain(old.into_iter().flatten()) {
+        if line.is_empty() || line.contains(['\n', '\0']) {
+            return Err(value(
+                "linux.intelRdt",
+                line,
+                "must be a line of a schemata file",
+            ));
+        }
     }
     Ok(())
 }

@@ -126,7 +126,11 @@ fn what_is_wrong_is_named() {
             json!({"closID": "../x"}),
             "linux.intelRdt.closID",
         ),
-        ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
+        (
+            "/linux/intelRdt",
+            json!({"schemata": ["L3:0=f\nMB:0=10"]}),
+            "linux.intelRdt",
+        ),
         (
             "/linux/netDevices",
             json!({"eth0": {"name": "eth%d"}}),

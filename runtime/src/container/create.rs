@@ -17,6 +17,7 @@ use crate::exec::keyring_name;
 use crate::hooks::{Later, Stage, Subject};
 use crate::launch::{self, Answers, Assistance, Launched, Launching};
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
+use crate::rdt::{self, Resctrl};
 use crate::seccomp::Filter;
 use crate::{ContainerId, config, net_devices, plan, seccomp};
 
@@ -107,6 +108,7 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let process = options.spec.process().as_ref();
     let process = process.ok_or_else(config::Error::no_process)?;
     let filter = linux.seccomp().as_ref().map(Filter::resolve).transpose()?;
+    let resctrl = Resctrl::wanted_by(options.spec, options.id)?;
     let process_plan = plan_process(&options, process, linux)?;
     let name = process_plan.name.clone();
 
@@ -124,12 +126,15 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let launching = launch::begin(&mut plan, &assistance)?;
     // The kernel takes its time to check and translate the program that decides.
     warnings.extend(cgroup.allow_devices(linux, limits)?);
+    let pid = launching.child().pid();
+    let class = resctrl.map(|resctrl| resctrl.assign(pid)).transpose()?;
     if let Some(devices) = linux.net_devices().as_ref().filter(|d| !d.is_empty()) {
-        let namespace = network_namespace(linux, launching.child().pid())?;
+        let namespace = network_namespace(linux, pid)?;
         net_devices::move_all(devices, namespace.as_fd())?;
     }
     Ok(Creating {
         launching,
+        class,
         cgroup,
         plan,
         subject,
@@ -146,6 +151,7 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
 pub struct Creating<'a> {
     // The order is that of dropping: the process goes before its cgroup.
     launching: Launching,
+    class: Option<rdt::Place>,
     cgroup: OwnCgroup,
     plan: Plan,
     subject: Subject<'a>,
@@ -188,6 +194,7 @@ impl Creating<'_> {
         Ok(Created {
             container: Container {
                 child,
+                class: self.class,
                 cgroup: self.cgroup,
                 hooks: Later::of(&subject),
             },
