@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Linux, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
-    PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    Linux, LinuxDeviceCgroup, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceType, LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Process, Root,
+    Spec, User,
 };
 
 use crate::capabilities;
@@ -45,6 +46,51 @@ pub fn default() -> Spec {
         }
     }
     spec
+}
+
+/// What `runc spec --rootless` writes: the same for a user without rights, who becomes root of a user
+/// namespace that has this one user and group, and whose container has the host's network.
+pub fn rootless(uid: u32, gid: u32) -> Spec {
+    let mut spec = default();
+    let mounts = default_mounts().into_iter().map(for_one_user).collect();
+    spec.set_mounts(Some(mounts));
+    if let Some(linux) = spec.linux_mut() {
+        linux
+            .set_resources(None)
+            .set_uid_mappings(one_id(uid))
+            .set_gid_mappings(one_id(gid));
+        if let Some(namespaces) = linux.namespaces_mut() {
+            namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
+            namespaces.push(namespace(LinuxNamespaceType::User, None));
+        }
+    }
+    spec
+}
+
+/// The group of terminals isn't in the namespace, and a sysfs belongs to a network, which is the host's.
+fn for_one_user(mut mount: Mount) -> Mount {
+    if mount.destination() == Path::new("/sys") {
+        return bind(
+            Path::new("/sys"),
+            Path::new("/sys"),
+            &["nosuid", "noexec", "nodev", "ro"],
+        );
+    }
+    let options = mount.options().clone();
+    mount.set_options(options.map(|mut options| {
+        options.retain(|option| !option.starts_with("gid="));
+        options
+    }));
+    mount
+}
+
+fn one_id(id: u32) -> Option<Vec<LinuxIdMapping>> {
+    let mapping = LinuxIdMappingBuilder::default()
+        .container_id(0u32)
+        .host_id(id)
+        .size(1u32)
+        .build();
+    mapping.ok().map(|mapping| vec![mapping])
 }
 
 /// What an engine builds on: the default mounts and paths, the default seccomp filter for these

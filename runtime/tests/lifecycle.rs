@@ -31,6 +31,7 @@ crate::tests! {
     list_shows_the_containers;
     the_pid_file_has_the_pid;
     features_and_spec_are_printed;
+    a_rootless_configuration_runs_in_a_user_namespace;
     an_empty_environment_with_an_absolute_command_runs;
     preserved_descriptors_arrive_and_no_others;
     a_terminal_is_relayed;
@@ -292,6 +293,22 @@ fn features_and_spec_are_printed() {
         serde_json::from_slice(&fs::read(bundle.host("config.json")).unwrap()).unwrap();
     assert_eq!(written["process"]["terminal"], true);
     assert!(bundle.runtime(&["spec"]).failure().contains("config.json"));
+}
+
+fn a_rootless_configuration_runs_in_a_user_namespace() {
+    let mut bundle = Bundle::new("true");
+    bundle.runtime(&["spec", "--rootless"]).success();
+    let bytes = fs::read(bundle.host("config.json")).unwrap();
+    bundle.config = serde_json::from_slice(&bytes).unwrap();
+    bundle.set("/process/terminal", json!(false));
+    bundle.script("cat /proc/self/uid_map; readlink /proc/self/ns/user; test -d /sys/kernel");
+    let said = bundle.run().success();
+    let ours = fs::read_link("/proc/self/ns/user").unwrap();
+    assert!(
+        said.starts_with("         0          0          1"),
+        "{said}"
+    );
+    assert!(!said.contains(ours.to_str().unwrap()), "{said}");
 }
 
 fn an_empty_environment_with_an_absolute_command_runs() {

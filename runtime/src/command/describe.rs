@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use berth_runtime::{ContainerId, features as supported, spec};
 use clap::{Args, ValueEnum};
+use nix::unistd::{getegid, geteuid};
 use serde_json::Value;
 
 use super::Global;
@@ -99,6 +100,9 @@ pub(crate) struct WriteSpec {
     /// The bundle's directory
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
+    /// For a user without rights: this one becomes root of a user namespace
+    #[arg(long)]
+    rootless: bool,
 }
 
 /// Writes config.json, unless there is one.
@@ -109,7 +113,11 @@ pub(crate) fn write_spec(options: &WriteSpec) -> Result<()> {
         .create_new(true)
         .open(&file)
         .with_context(|| format!("make {}", file.display()))?;
-    serde_json::to_writer_pretty(&mut open, &spec::default())?;
+    let spec = match options.rootless {
+        true => spec::rootless(geteuid().as_raw(), getegid().as_raw()),
+        false => spec::default(),
+    };
+    serde_json::to_writer_pretty(&mut open, &spec)?;
     Ok(writeln!(open)?)
 }
 
