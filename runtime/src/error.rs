@@ -1,5 +1,6 @@
 //! What can go wrong with a container, in words for the operator.
 
+use std::ffi::CStr;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -209,26 +210,17 @@ fn exec_message(name: &str, errno: Errno) -> String {
 }
 
 fn describe(step: Step, index: usize, plan: &Plan) -> String {
-    describe_item(step, index, plan).unwrap_or_else(|| name_of(step).to_owned())
+    let described = describe_filesystem(step, index, plan);
+    described
+        .or_else(|| describe_process(step, index, plan))
+        .unwrap_or_else(|| name_of(step).to_owned())
 }
 
-fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
-    let filesystem = plan.filesystem.as_ref();
-    let text = |c: &std::ffi::CString| c.to_string_lossy().into_owned();
+fn describe_filesystem(step: Step, index: usize, plan: &Plan) -> Option<String> {
+    let filesystem = plan.filesystem.as_ref()?;
     Some(match step {
-        Step::JoinNamespace => {
-            let mut joins = plan
-                .namespaces
-                .helper_joins
-                .iter()
-                .chain(&plan.namespaces.joins);
-            format!(
-                "join the namespaces of {}",
-                joins.nth(index)?.path.display()
-            )
-        }
         Step::Mount => {
-            let mount = filesystem?.mounts.get(index)?;
+            let mount = filesystem.mounts.get(index)?;
             let what = match &mount.source {
                 plan::MountSource::Bind { .. } => "a bind mount".to_owned(),
                 plan::MountSource::Link { .. } => "a link".to_owned(),
@@ -237,49 +229,57 @@ fn describe_item(step: Step, index: usize, plan: &Plan) -> Option<String> {
             format!("mount {what} on /{}", text(&mount.target))
         }
         Step::Device => {
-            let device = filesystem?.devices.get(index)?;
-            format!(
-                "make device /{}/{}",
-                text(&device.directory),
-                text(&device.name)
-            )
+            let device = filesystem.devices.get(index)?;
+            let (directory, name) = (text(&device.directory), text(&device.name));
+            format!("make device /{directory}/{name}")
         }
-        Step::DeviceLink => format!("make link /{}", text(&filesystem?.links.get(index)?.0)),
-        Step::Sysctl => format!(
-            "write sysctl /proc/{}",
-            text(&filesystem?.sysctls.get(index)?.0)
-        ),
-        Step::MaskPath => format!("mask /{}", text(filesystem?.masked.get(index)?)),
+        Step::DeviceLink => format!("make link /{}", text(&filesystem.links.get(index)?.0)),
+        Step::Sysctl => {
+            let path = text(&filesystem.sysctls.get(index)?.0);
+            format!("write sysctl /proc/{path}")
+        }
+        Step::MaskPath => format!("mask /{}", text(filesystem.masked.get(index)?)),
         Step::ReadonlyPath => {
-            format!(
-                "make /{} read-only",
-                text(filesystem?.readonly_paths.get(index)?)
-            )
+            let path = text(filesystem.readonly_paths.get(index)?);
+            format!("make /{path} read-only")
+        }
+        _ => return None,
+    })
+}
+
+fn describe_process(step: Step, index: usize, plan: &Plan) -> Option<String> {
+    let process = &plan.process;
+    Some(match step {
+        Step::JoinNamespace => {
+            let namespaces = &plan.namespaces;
+            let mut joins = namespaces.helper_joins.iter().chain(&namespaces.joins);
+            let path = joins.nth(index)?.path.display();
+            format!("join the namespaces of {path}")
         }
         Step::ResourceLimit => {
-            let (resource, soft, hard) = plan.process.rlimits.get(index)?;
+            let (resource, soft, hard) = process.rlimits.get(index)?;
             format!("set resource limit {resource} to soft {soft}, hard {hard}")
         }
-        Step::WorkingDirectory => format!("enter process.cwd {:?}", text(&plan.process.cwd)),
+        Step::WorkingDirectory => format!("enter process.cwd {:?}", text(&process.cwd)),
         Step::Apparmor => {
-            format!(
-                "set AppArmor profile {:?}",
-                text(plan.process.apparmor.as_ref()?)
-            )
+            let profile = text(process.apparmor.as_ref()?);
+            format!("set AppArmor profile {profile:?}")
         }
         Step::Selinux => {
-            format!(
-                "set SELinux context {:?}",
-                text(plan.process.selinux.as_ref()?)
-            )
+            let label = text(process.selinux.as_ref()?);
+            format!("set SELinux context {label:?}")
         }
-        Step::User => format!("become user {}", plan.process.user.as_ref()?.uid),
+        Step::User => format!("become user {}", process.user.as_ref()?.uid),
         Step::Groups => {
-            let user = plan.process.user.as_ref()?;
+            let user = process.user.as_ref()?;
             format!("become group {} with {:?}", user.gid, user.groups)
         }
         _ => return None,
     })
+}
+
+fn text(string: &CStr) -> String {
+    string.to_string_lossy().into_owned()
 }
 
 fn name_of(step: Step) -> &'static str {

@@ -1,6 +1,7 @@
 //! `berth-runtime`: an OCI runtime for engines and people. A thin layer over the library.
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines))]
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

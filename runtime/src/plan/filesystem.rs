@@ -1,12 +1,12 @@
 //! The root filesystem as a plan: its mounts, devices, links, and the paths hidden or protected.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Root, Spec};
 
 use super::id_maps::IdMaps;
 use super::process::selinux_is_enabled;
@@ -42,64 +42,65 @@ pub(super) fn filesystem(
     namespaces: &Namespaces,
     context: &Context,
 ) -> Result<Filesystem, Error> {
-    // Without this the container's root would stay a peer of the host's mount that it was taken from.
-    let private = MountAttr {
-        propagation: libc::MS_PRIVATE,
-        ..Default::default()
-    };
-    set_attributes(root.as_fd(), &private, true)
-        .map_err(|errno| Error::new("mount_setattr", errno, "make the root filesystem private"))?;
+    make_private(root.as_fd())?;
     let linux = spec.linux().as_ref();
-    let has_cgroup_namespace = linux
-        .and_then(|linux| linux.namespaces().as_ref())
-        .is_some_and(|all| all.iter().any(|ns| ns.typ() == LinuxNamespaceType::Cgroup));
-    let in_user_namespace = namespaces.become_root;
-    let listed = spec.mounts().as_deref().unwrap_or_default();
-    let label = linux.and_then(|linux| linux.mount_label().as_deref());
-    let mut around = mounts::Surroundings {
-        has_cgroup_namespace,
-        label: checked_label(label)?,
-        id_maps: IdMaps::new(linux),
-        context,
+    let attach_at = context.attach_at.unwrap_or(Path::new("/"));
+    let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    let listed = spec.mounts().iter().flatten();
+    let (devices, links) = match listed.clone().any(is_bound_dev) {
+        true => (Vec::new(), Vec::new()),
+        false => (
+            devices::devices(spec, namespaces.become_root)?,
+            devices::links()?,
+        ),
     };
-    let mounts = listed
-        .iter()
-        .map(|mount| mounts::mount(mount, &mut around))
-        .collect::<Result<_, _>>()?;
-    let makes_dev = !listed.iter().any(is_bound_dev);
+    let mut around = surroundings(spec, context)?;
     Ok(Filesystem {
         root,
-        attach_at: c_string(
-            context
-                .attach_at
-                .unwrap_or(Path::new("/"))
-                .as_os_str()
-                .as_encoded_bytes(),
-        )?,
+        attach_at: c_string(attach_at.as_os_str().as_encoded_bytes())?,
         parents_turn: context.parents_turn,
         no_pivot: context.no_pivot,
         readonly: spec
             .root()
             .as_ref()
-            .and_then(|root| root.readonly())
+            .and_then(Root::readonly)
             .unwrap_or(false),
-        propagation: mount_options::propagation_named(
-            linux.and_then(|l| l.rootfs_propagation().as_deref()),
-        ),
-        mounts,
-        devices: if makes_dev {
-            devices::devices(spec, in_user_namespace)?
-        } else {
-            Vec::new()
-        },
-        links: if makes_dev {
-            devices::links()?
-        } else {
-            Vec::new()
-        },
+        propagation: mount_options::propagation_named(propagation),
+        mounts: listed
+            .map(|mount| mounts::mount(mount, &mut around))
+            .collect::<Result<_, _>>()?,
+        devices,
+        links,
         sysctls: sysctls(spec)?,
         masked: paths(linux.and_then(|linux| linux.masked_paths().as_deref()))?,
         readonly_paths: paths(linux.and_then(|linux| linux.readonly_paths().as_deref()))?,
+    })
+}
+
+/// Else the container's root would stay a peer of the host's mount that it was taken from.
+fn make_private(root: BorrowedFd) -> Result<(), Error> {
+    let private = MountAttr {
+        propagation: libc::MS_PRIVATE,
+        ..Default::default()
+    };
+    set_attributes(root, &private, true)
+        .map_err(|errno| Error::new("mount_setattr", errno, "make the root filesystem private"))
+}
+
+fn surroundings<'a>(
+    spec: &'a Spec,
+    context: &'a Context,
+) -> Result<mounts::Surroundings<'a>, Error> {
+    let linux = spec.linux().as_ref();
+    let mut namespaces = linux
+        .into_iter()
+        .flat_map(|linux| linux.namespaces().iter().flatten());
+    let label = linux.and_then(|linux| linux.mount_label().as_deref());
+    Ok(mounts::Surroundings {
+        has_cgroup_namespace: namespaces.any(|ns| ns.typ() == LinuxNamespaceType::Cgroup),
+        label: checked_label(label)?,
+        id_maps: IdMaps::new(linux),
+        context,
     })
 }
 

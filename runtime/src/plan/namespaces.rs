@@ -18,42 +18,25 @@ pub(crate) const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
-    let listed = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_deref());
+    let linux = spec.linux().as_ref();
+    let listed = linux.and_then(|linux| linux.namespaces().as_deref());
     let listed = listed.unwrap_or_default();
-    let is_new = |kind| {
-        listed
-            .iter()
-            .any(|ns| ns.typ() == kind && path_of(ns).is_none())
-    };
-    let mut create = CloneFlags::empty();
-    let mut joins = Vec::new();
-    for namespace in listed {
-        match path_of(namespace) {
-            Some(path) => joins.push(join(namespace.typ(), path)?),
-            None => create |= flag(namespace.typ()),
-        }
-    }
-    // The user namespace first: it is what gives the right to join those it owns. The mount namespace
-    // last: in it the others' files may not be there.
-    joins.sort_by_key(|join| match join.flags {
-        CloneFlags::CLONE_NEWUSER => 0,
-        CloneFlags::CLONE_NEWNS => 2,
-        _ => 1,
-    });
+    let new = listed.iter().filter(|ns| path_of(ns).is_none());
+    let new = new.fold(CloneFlags::empty(), |all, ns| all | flag(ns.typ()));
+    let joins = joins(listed)?;
     let joined = joins
         .iter()
         .fold(CloneFlags::empty(), |all, join| all | join.flags);
-    let new_user = is_new(LinuxNamespaceType::User);
-    let time_offsets = match is_new(LinuxNamespaceType::Time) {
+    let time_offsets = match new.contains(NEWTIME) {
         true => time_offsets(spec)?,
         false => None,
     };
-    if time_offsets.is_some() {
-        create -= NEWTIME;
-    }
+    // One with offsets is made by the helper.
+    let create = match time_offsets {
+        Some(_) => new - NEWTIME,
+        None => new,
+    };
+    let new_user = new.contains(CloneFlags::CLONE_NEWUSER);
     // In a new user namespace the child would have no right to join the host's namespaces.
     let helper_is_needed =
         new_user || joined.intersects(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID);
@@ -63,16 +46,34 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
         .partition(|join| helper_is_needed && join.flags != CloneFlags::CLONE_NEWCGROUP);
     Ok(Namespaces {
         create: create - CloneFlags::CLONE_NEWCGROUP,
-        new_cgroup: is_new(LinuxNamespaceType::Cgroup),
+        new_cgroup: new.contains(CloneFlags::CLONE_NEWCGROUP),
         helper_joins,
         joins,
         new_user,
         time_offsets,
         become_root: new_user || joined.contains(CloneFlags::CLONE_NEWUSER),
-        new_network: is_new(LinuxNamespaceType::Network),
+        new_network: new.contains(CloneFlags::CLONE_NEWNET),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
     })
+}
+
+/// Those that are there already, in the order in which they are joined.
+fn joins(listed: &[LinuxNamespace]) -> Result<Vec<Join>, Error> {
+    let joined = listed
+        .iter()
+        .filter_map(|namespace| Some((namespace.typ(), path_of(namespace)?)));
+    let mut joins = joined
+        .map(|(kind, path)| join(kind, path))
+        .collect::<Result<Vec<_>, _>>()?;
+    // The user namespace first: it is what gives the right to join those it owns. The mount namespace
+    // last: in it the others' files may not be there.
+    joins.sort_by_key(|join| match join.flags {
+        CloneFlags::CLONE_NEWUSER => 0,
+        CloneFlags::CLONE_NEWNS => 2,
+        _ => 1,
+    });
+    Ok(joins)
 }
 
 /// The offsets in the form that the kernel takes (time_namespaces(7)).
