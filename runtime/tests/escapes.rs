@@ -148,16 +148,16 @@ impl Drop for Swapper {
     }
 }
 
-/// Runs a container many times whose volume has a name that is a directory and a link in turn; the link
-/// leads to `outside`, by its absolute path and by as many `..` as there may be.
+/// Runs a container many times whose volume has a name that is a directory and a link to the host in
+/// turn, and mounts something there or `below`.
 ///
 /// A mount that went outside isn't among the container's own.
-fn race(link_to: impl Fn(&std::path::Path) -> PathBuf, below: &str) {
+fn race(below: &str) {
     let mut bundle = Bundle::new("grep -q /source /proc/self/mountinfo || echo outside");
     let outside = canary(&bundle);
     let volume = bundle.host("volume");
     fs::create_dir_all(volume.join("name")).unwrap();
-    symlink(link_to(&outside), volume.join("other")).unwrap();
+    symlink(&outside, volume.join("other")).unwrap();
     fs::create_dir(bundle.host("source")).unwrap();
     let source = bundle.host("source");
     bundle.bind(&volume, "/volume", &[]);
@@ -176,15 +176,11 @@ fn race(link_to: impl Fn(&std::path::Path) -> PathBuf, below: &str) {
 }
 
 fn cve_2021_30465_a_target_swapped_for_a_link_stays_inside() {
-    race(std::path::Path::to_owned, "");
+    race("");
 }
 
 fn cve_2024_45310_directories_are_made_inside_only() {
-    let up: PathBuf = std::iter::repeat_n("..", 40).collect();
-    race(
-        move |outside| up.join(outside.strip_prefix("/").unwrap()),
-        "/deep/er",
-    );
+    race("/deep/er");
 }
 
 fn cve_2022_0492_a_cgroup_can_not_be_mounted_or_written() {
