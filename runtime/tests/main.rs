@@ -29,6 +29,7 @@ mod mounts;
 mod namespaces;
 mod net_devices;
 mod notifications;
+mod notify_socket;
 mod priorities;
 mod systemd;
 
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         priorities::tests(),
         mounts::tests(),
         notifications::tests(),
+        notify_socket::tests(),
         systemd::tests(),
     ];
     let (here, elsewhere): (Vec<_>, Vec<_>) = groups

@@ -14,7 +14,7 @@ use oci_spec::runtime::Spec;
 
 use super::activation::Activation;
 use super::state::{Stat, State, StateDirectory};
-use super::{Global, console, log, time};
+use super::{Global, console, log, notify_socket, time};
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
@@ -84,6 +84,7 @@ pub(crate) fn prepare(
     let mut spec = config::load(&file)?;
     let activation = Activation::of_this_process();
     activation.announce(&mut spec);
+    notify_socket::announce(directory, &mut spec)?;
     let mut create = CreateOptions::new(&options.id, &spec, &bundle);
     create.cgroup_driver = global.cgroup_driver()?;
     note_what_will_be(directory, &create)?;

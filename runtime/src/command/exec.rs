@@ -111,7 +111,7 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
     let relayed = hand_over_console(&mut child, options)?;
     match signals {
         None => Ok(0),
-        Some(signals) => Ok(attend(&child, &signals, relayed)? as u8),
+        Some(signals) => Ok(attend(&child, &signals, relayed, None)? as u8),
     }
 }
 

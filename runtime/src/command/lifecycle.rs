@@ -7,7 +7,7 @@ use clap::Args;
 use nix::sys::signal::Signal;
 
 use super::state::{State, StateDirectory, Status, open_cgroup};
-use super::{Global, log};
+use super::{Global, log, notify_socket};
 
 /// Starts a created container.
 pub(crate) fn start(global: &Global, id: &ContainerId) -> Result<()> {
@@ -42,8 +42,13 @@ fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
         protect_own_binary()?;
         subject.run(Stage::StartContainer)?;
     }
+    let relay = notify_socket::listen(directory)?;
     start_socket::start(directory.path(), command)?;
-    Ok(subject.run(Stage::Poststart)?)
+    subject.run(Stage::Poststart)?;
+    match (relay, state.container()?) {
+        (Some(relay), Some(container)) => relay.until_ready(container.pidfd(), state.pid),
+        _ => Ok(()),
+    }
 }
 
 /// Kills the first process, if it lives, and waits until it is gone.

@@ -8,6 +8,7 @@ mod events;
 mod exec;
 mod lifecycle;
 pub(crate) mod log;
+mod notify_socket;
 mod pause;
 mod ps;
 mod run;

@@ -10,8 +10,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::create::{self, Create, undo_on_error};
+use super::notify_socket::Relay;
 use super::state::StateDirectory;
-use super::{Global, console};
+use super::{Global, console, notify_socket};
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -49,16 +50,20 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
                 create::hand_over_console(&mut created, &options.create)?;
             }
             create::publish(&created, &options.create)?;
-            Ok((created.start()?, console))
+            let relay = notify_socket::listen(&directory)?;
+            Ok((created.start()?, console, relay))
         });
-    let (container, console) = match started {
+    let (container, console, relay) = match started {
         Ok(started) => started,
         Err(error) => return undo_on_error(Err(error), directory),
     };
     let Some(signals) = signals else {
+        if let Some(relay) = relay {
+            relay.until_ready(container.pidfd(), container.pid().as_raw())?;
+        }
         return Ok(0);
     };
-    let status = attend(container.init(), &signals, console);
+    let status = attend(container.init(), &signals, console, relay.as_ref());
     if !options.keep {
         container.delete()?;
         directory.remove()?;
@@ -93,8 +98,13 @@ pub(crate) fn forwarded_signals() -> Result<SignalFd> {
     )?)
 }
 
-/// Waits for a process, passing signals on to it and its terminal's text both ways.
-pub(crate) fn attend(child: &Child, signals: &SignalFd, console: Option<OwnedFd>) -> Result<i32> {
+/// Waits for a process, passing signals on to it, its terminal's text both ways, and that it is ready.
+pub(crate) fn attend(
+    child: &Child,
+    signals: &SignalFd,
+    console: Option<OwnedFd>,
+    relay: Option<&Relay>,
+) -> Result<i32> {
     let mut terminal = console.map(console::Relay::start).transpose()?;
     loop {
         let mut waits = vec![
@@ -104,6 +114,7 @@ pub(crate) fn attend(child: &Child, signals: &SignalFd, console: Option<OwnedFd>
         if let Some(terminal) = &terminal {
             waits.extend(terminal.waits());
         }
+        waits.extend(relay.map(Relay::wait));
         match poll(&mut waits, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("poll"),
@@ -114,6 +125,9 @@ pub(crate) fn attend(child: &Child, signals: &SignalFd, console: Option<OwnedFd>
             .collect();
         drop(waits);
         forward(child, signals, terminal.as_ref())?;
+        if let Some(relay) = relay {
+            relay.pass_on(None)?;
+        }
         if let Some(relay) = &mut terminal {
             relay.pump(ready.get(2..).unwrap_or_default())?;
         }
