@@ -61,6 +61,7 @@ fn run(berth: &Path, rootfs: &Path) -> anyhow::Result<()> {
     let mut vm = Vm::boot(&Boot {
         payload: &payload,
         forward: Some((port, 8088)),
+        system: None,
     })?;
     let key = vm.until(Duration::from_secs(60), |line| {
         println!("{line}");

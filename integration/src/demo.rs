@@ -63,6 +63,7 @@ fn in_machine(berth: &Path) -> anyhow::Result<bool> {
     let vm = Vm::boot(&Boot {
         payload: &payload,
         forward: None,
+        system: None,
     })?;
     Ok(vm.finish(Duration::from_secs(300), |line| println!("{line}"))? == 0)
 }

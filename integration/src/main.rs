@@ -11,6 +11,7 @@ mod image;
 mod measure;
 mod packages;
 mod payload;
+mod system;
 mod tally;
 mod verify;
 mod vm;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 const USAGE: &str = "The rig has three commands:
   cargo demo              run the example task and show what happens
   cargo verify            run every test; or, while working on one of them, only these parts:
-                          source, host, machine, aws
+                          source, host, machine, engines, aws
   cargo measure [NAME] [--json] [--runs N]
                           run the benchmarks, or one: run, runtime";
 

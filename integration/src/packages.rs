@@ -12,6 +12,8 @@ pub const FOR_VM: &[&str] = &[
     "busybox-static",
     "nftables",
     "iproute2",
+    "debootstrap",
+    "e2fsprogs",
 ];
 
 /// For the end-to-end tests on this host.

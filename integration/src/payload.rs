@@ -51,6 +51,20 @@ impl Payload {
         Ok(payload)
     }
 
+    /// What a whole system gets in addition: the kernel's modules.
+    pub fn addition(name: &str, kernel: &Path) -> anyhow::Result<Self> {
+        let folder = crate::cache()?.join(format!("payload-{name}"));
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        for path in ["usr/lib", "rig", "etc/systemd/system"] {
+            fs::create_dir_all(folder.join(path))?;
+        }
+        let payload = Self { folder };
+        payload.copy_tree(&kernel.join("lib/modules"), "usr/lib/modules")?;
+        Ok(payload)
+    }
+
     fn copy_tree(&self, from: &Path, to: &str) -> anyhow::Result<()> {
         let to = self.folder.join(to);
         let status = Command::new("cp").arg("-a").arg(from).arg(&to).status()?;
@@ -93,6 +107,13 @@ impl Payload {
         fs::write(&to, content)?;
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
         Ok(())
+    }
+
+    /// A symbolic link.
+    pub fn link(&self, target: &str, at: &str) -> anyhow::Result<()> {
+        let at = self.folder.join(at);
+        fs::create_dir_all(at.parent().context("a link's folder")?)?;
+        Ok(std::os::unix::fs::symlink(target, at)?)
     }
 
     /// A copy of a file.

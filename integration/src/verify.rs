@@ -11,7 +11,7 @@ use crate::build::TestBinary;
 use crate::payload::Payload;
 use crate::tally::{Outcome, Tally};
 use crate::vm::{Boot, Vm};
-use crate::{aws, build, image, packages, say, vm};
+use crate::{aws, build, image, packages, say, system, vm};
 
 /// How long all tests may take in the virtual machine.
 const PATIENCE: Duration = Duration::from_secs(25 * 60);
@@ -21,7 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(25 * 60);
 const IN_MACHINE: [&str; 3] = ["runtime/", "netns/", "integration/e2e"];
 
 /// The parts of the whole, in their order.
-const PARTS: [&str; 4] = ["source", "host", "machine", "aws"];
+const PARTS: [&str; 5] = ["source", "host", "machine", "engines", "aws"];
+
+/// The tests that call the runtime through engines.
+const CALLERS: &str = "integration/callers";
+
+const ENGINES_START: &str = "
+export BERTH_RUNTIME=/rig/berth-runtime BERTH_ROOTFS=/rig/rootfs.tar BERTH_RIG_MACHINE=1
+for driver in cgroupfs systemd; do
+    export BERTH_RIG_CGROUP_DRIVER=$driver
+    echo 'RIG-SUITE integration/callers'
+    /rig/callers --test-threads=1 --color=never < /dev/null 2>&1
+    echo \"RIG-STATUS $?\"
+done
+";
 
 /// The programs under test and what they need.
 struct Built {
@@ -60,11 +73,19 @@ pub fn verify(chosen: &[&str]) -> anyhow::Result<bool> {
         }
         doc_tests(&mut tally)?;
     }
-    if wanted("machine")
-        && let Err(error) = in_machine(&built, &mut tally)
-    {
-        println!("the virtual machine: {error:#}");
-        tally.note("the virtual machine".into(), Outcome::Failed);
+    if wanted("machine") {
+        noted(
+            "the virtual machine",
+            in_machine(&built, &mut tally),
+            &mut tally,
+        );
+    }
+    if wanted("engines") {
+        noted(
+            "the machine of the engines",
+            engines(&built, &mut tally),
+            &mut tally,
+        );
     }
     if wanted("aws") {
         aws::test(&built.berth, &built.rootfs, &mut tally)?;
@@ -75,6 +96,14 @@ pub fn verify(chosen: &[&str]) -> anyhow::Result<bool> {
         tally.note("nothing is skipped".into(), Outcome::Failed);
     }
     Ok(tally.report())
+}
+
+/// What broke off as a whole has failed.
+fn noted(what: &str, result: anyhow::Result<()>, tally: &mut Tally) {
+    if let Err(error) = result {
+        println!("{what}: {error:#}");
+        tally.note(what.into(), Outcome::Failed);
+    }
 }
 
 fn check_source(tally: &mut Tally) -> anyhow::Result<()> {
@@ -189,7 +218,34 @@ fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let vm = Vm::boot(&Boot {
         payload: &payload,
         forward: None,
+        system: None,
     })?;
+    read_suites(vm, tally)
+}
+
+/// The engines' tests in a whole Debian with systemd, once with each way of making cgroups.
+fn engines(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
+    let disk = system::disk()?;
+    let payload = Payload::addition("engines", &vm::kernel()?)?;
+    system::add_unit(&payload)?;
+    payload.program(&built.runtime, "rig/berth-runtime")?;
+    payload.file(&built.rootfs, "rig/rootfs.tar")?;
+    let tests = built.tests.iter().find(|test| test.name == CALLERS);
+    let tests = tests.with_context(|| format!("there is no {CALLERS}"))?;
+    payload.program(&tests.path, "rig/callers")?;
+    payload.script("rig/start", ENGINES_START)?;
+    let payload = payload.pack()?;
+    say("booting the machine of the engines");
+    let vm = Vm::boot(&Boot {
+        payload: &payload,
+        forward: None,
+        system: Some(&disk),
+    })?;
+    read_suites(vm, tally)
+}
+
+/// Notes what the machine's test programs say, each between two lines of the rig's.
+fn read_suites(vm: Vm, tally: &mut Tally) -> anyhow::Result<()> {
     let mut suite = String::new();
     let mut unfinished = false;
     let result = vm.finish(PATIENCE, |line| {

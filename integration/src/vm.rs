@@ -4,6 +4,9 @@
 //! The initramfs holds busybox and the modules of the disk; it unpacks the payload from that disk
 //! into a tmpfs and makes it the root, since the initramfs itself can't be pivoted away from. What
 //! runs there is `/start`, on the console; its exit code comes out as a line.
+//!
+//! Or the root is a whole system's disk ([`crate::system`]), which gets the payload's files on top
+//! and forgets them afterwards.
 
 mod initramfs;
 mod kernel;
@@ -69,6 +72,8 @@ pub struct Boot<'a> {
     pub payload: &'a Path,
     /// A TCP port of this host's loopback that leads to a port of the machine.
     pub forward: Option<(u16, u16)>,
+    /// A disk with a whole system, instead of a root filesystem in memory. It stays as it is.
+    pub system: Option<&'a Path>,
 }
 
 impl Vm {
@@ -116,51 +121,55 @@ impl Vm {
         } else {
             accelerator
         };
-        let mut qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-accel",
-                accel,
-                "-cpu",
-                cpu,
-                "-smp",
-                "2",
-                "-m",
-                "3072",
-                "-nodefaults",
-                "-no-reboot",
-            ])
-            .args([
-                "-display",
-                "none",
-                "-serial",
-                "stdio",
-                "-device",
-                "virtio-rng-pci",
-            ])
-            .args([
-                "-netdev",
-                &net,
-                "-device",
-                "virtio-net-pci,netdev=net0,romfile=",
-            ])
-            .arg("-kernel")
-            .arg(kernel.join("vmlinuz"))
-            .arg("-initrd")
-            .arg(initramfs)
-            .args([
-                "-append",
-                "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init random.trust_cpu=on",
-            ])
-            .arg("-drive")
-            .arg(format!(
-                "file={},format=raw,if=virtio,readonly=on",
-                boot.payload.display()
-            ))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .context("starting qemu-system-x86_64")?;
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-accel",
+            accel,
+            "-cpu",
+            cpu,
+            "-smp",
+            "2",
+            "-m",
+            "3072",
+            "-nodefaults",
+            "-no-reboot",
+        ])
+        .args([
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-device",
+            "virtio-rng-pci",
+        ])
+        .args([
+            "-netdev",
+            &net,
+            "-device",
+            "virtio-net-pci,netdev=net0,romfile=",
+        ])
+        .arg("-kernel")
+        .arg(kernel.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(initramfs)
+        .args([
+            "-append",
+            "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init random.trust_cpu=on",
+        ])
+        .arg("-drive")
+        .arg(format!(
+            "file={},format=raw,if=virtio,readonly=on",
+            boot.payload.display()
+        ))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+        if let Some(disk) = boot.system {
+            let disk = disk.display();
+            qemu.arg("-drive")
+                .arg(format!("file={disk},format=raw,if=virtio,snapshot=on"));
+        }
+        let mut qemu = qemu.spawn().context("starting qemu-system-x86_64")?;
         let (Some(stdout), Some(console)) = (qemu.stdout.take(), qemu.stdin.take()) else {
             bail!("qemu has no console");
         };

@@ -9,10 +9,17 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs dev /dev
 for module in virtio_pci virtio_blk virtio_net; do /bin/busybox modprobe $module; done
-/bin/busybox mount -t tmpfs -o size=85%,mode=755 tmpfs /new
+init="/bin/sh /init"
+if [ -e /dev/vdb ]; then
+    /bin/busybox modprobe ext4
+    /bin/busybox mount -t ext4 /dev/vdb /new
+    init=/sbin/init
+else
+    /bin/busybox mount -t tmpfs -o size=85%,mode=755 tmpfs /new
+fi
 /bin/busybox tar -x -C /new -f /dev/vda
 for folder in proc sys dev; do /bin/busybox mount --move /$folder /new/$folder; done
-exec /bin/busybox switch_root /new /bin/sh /init
+exec /bin/busybox switch_root /new $init
 "#;
 
 /// Makes the initramfs: busybox, the modules and [`INIT`].
@@ -33,6 +40,9 @@ pub fn initramfs(kernel: &Path) -> anyhow::Result<PathBuf> {
             "drivers/block",
             "drivers/virtio",
             "drivers/net",
+            "fs/ext4",
+            "fs/jbd2",
+            "fs/mbcache",
             "modules.",
             "lib",
             "crypto",

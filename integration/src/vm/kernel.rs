@@ -7,10 +7,13 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+/// Marks a folder that is complete. Counts up when more of the package is kept.
+const READY: &str = "ready-2";
+
 /// A Debian kernel, unpacked.
 pub fn kernel() -> anyhow::Result<PathBuf> {
     let folder = crate::cache()?.join("kernel");
-    if folder.join("ready").exists() {
+    if folder.join(READY).exists() {
         return Ok(folder);
     }
     crate::say("fetching Debian's cloud kernel");
@@ -38,7 +41,7 @@ pub fn kernel() -> anyhow::Result<PathBuf> {
         .context("apt-get downloaded nothing")?;
     unpack_kernel(&deb, &folder)?;
     fs::remove_dir_all(&download)?;
-    fs::write(folder.join("ready"), package)?;
+    fs::write(folder.join(READY), package)?;
     Ok(folder)
 }
 
@@ -73,6 +76,10 @@ fn unpack_kernel(deb: &Path, folder: &Path) -> anyhow::Result<()> {
         "drivers/block",
         "drivers/virtio",
         "fs/overlayfs",
+        "fs/autofs",
+        "fs/ext4",
+        "fs/jbd2",
+        "fs/mbcache.ko",
         "lib",
         "crypto",
         "arch",
