@@ -30,11 +30,13 @@ pub const FOR_TESTS: &[&str] = &[
 /// The engines that call the runtime, with what Debian only recommends to them.
 pub const FOR_CALLERS: &[&str] = &[
     "catatonit",
+    "containerd",
     "docker-compose",
     "docker.io",
     "iptables",
     "netavark",
     "podman",
+    "protobuf-compiler",
 ];
 
 /// For the benchmarks.

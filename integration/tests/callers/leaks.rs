@@ -66,11 +66,13 @@ impl Snapshot {
 }
 
 /// What engines keep from their first container on.
-const ONCE: [&str; 6] = [
+const ONCE: [&str; 8] = [
     "/callers/podman/overlay",
     "berth-callers",
     "berth-callers.slice",
     "berth-callers/conmon",
+    "berth-callers/pods",
+    "link callers0",
     "link podman0",
     "/run/netns",
 ];

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::docker;
+use crate::{containerd, docker};
 
 /// Where engines keep their data. In memory on a host: nothing of it outlives the tests.
 pub const DATA: &str = "/run/callers";
@@ -36,6 +36,7 @@ impl Place {
     /// Ends the daemons and takes the data away.
     pub fn leave(self) {
         docker::end();
+        containerd::end();
         // Podman makes its own even where it is told of another.
         for name in [CGROUPS, "libpod_parent"] {
             remove_cgroups(&Path::new("/sys/fs/cgroup").join(name));
@@ -119,6 +120,16 @@ pub fn has_all_capabilities() -> bool {
 pub fn has_apparmor() -> bool {
     let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
     enabled.is_ok_and(|text| text.trim() == "Y") && Path::new("/sbin/apparmor_parser").exists()
+}
+
+/// The weights that version 1's shares become: runtimes changed the formula in 2025, so that the
+/// default of one is that of the other.
+pub fn weights(shares: u32) -> &'static [&'static str] {
+    match shares {
+        512 => &["20", "59"],
+        1024 => &["39", "100"],
+        _ => &[],
+    }
 }
 
 /// Removes empty cgroups; one that has processes stays, and is seen by the next checker.

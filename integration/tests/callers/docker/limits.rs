@@ -1,6 +1,7 @@
 //! Limits that are in force: `--memory` and the like, and `docker update` of them.
 
 use super::Docker;
+use crate::place;
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Docker>] = &[
@@ -34,7 +35,12 @@ fn files(docker: &Docker) {
     let script = "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max cpu.weight pids.max";
     let ran = docker.run(&options, &["sh", "-c", script]);
     let lines: Vec<&str> = ran.ok().lines().collect();
-    assert_eq!(lines, ["67108864", "0", "50000 100000", "20", "50"]);
+    let (weight, rest) = (lines.get(3).copied(), [&lines[..3], &lines[4..]].concat());
+    assert_eq!(rest, ["67108864", "0", "50000 100000", "50"], "{ran:#?}");
+    assert!(
+        place::weights(512).contains(&weight.unwrap_or_default()),
+        "{ran:#?}"
+    );
 }
 
 fn out_of_memory(docker: &Docker) {
