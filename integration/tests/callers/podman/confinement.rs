@@ -131,7 +131,11 @@ fn user_namespace_exec(podman: &Podman) {
 }
 
 fn idmap(podman: &Podman) {
-    let folder = format!("{}/idmapped", crate::place::DATA);
+    // Of Linux 6.1's file systems tmpfs can't be mapped, and the machine's other data is in one.
+    let folder = match crate::place::in_machine() {
+        true => "/var/tmp/callers-idmapped".to_owned(),
+        false => format!("{}/idmapped", crate::place::DATA),
+    };
     std::fs::create_dir(&folder).unwrap();
     let mount = format!("{folder}:/data:idmap");
     let options = [&MAP[..], &["-v", &mount]].concat();
