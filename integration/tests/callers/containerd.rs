@@ -37,9 +37,8 @@ pub fn engine() -> &'static Containerd {
         });
         for namespace in [NAMESPACE, "k8s.io"] {
             let archive = image::archive();
-            containerd
-                .does(&["-n", namespace, "images", "import", &archive])
-                .ok();
+            let words = ["images", "import", &archive];
+            Ran::of(&mut containerd.command_in(namespace, &words)).ok();
         }
         containerd
     })
@@ -117,9 +116,13 @@ pub fn end() {
 impl Containerd {
     /// A command of `ctr`.
     pub fn command(&self, words: &[&str]) -> Command {
+        self.command_in(NAMESPACE, words)
+    }
+
+    fn command_in(&self, namespace: &str, words: &[&str]) -> Command {
         let mut command = bounded("ctr");
         command
-            .args(["--address", &socket(), "--namespace", NAMESPACE])
+            .args(["--address", &socket(), "--namespace", namespace])
             .args(words);
         command
     }

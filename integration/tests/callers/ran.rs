@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::pty::openpty;
 
 /// How long a command may take: the emulated machine is slow.
-const PATIENCE: &str = "90";
+const PATIENCE: &str = "300";
 
 /// What a command left.
 #[derive(Debug)]
@@ -110,9 +110,10 @@ impl Ran {
     }
 }
 
-/// Waits until something holds.
+/// Waits until something holds. Engines take seconds to tell in the emulated machine, and minutes
+/// where it shares its processors.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(240);
     while !holds() {
         assert!(Instant::now() < end, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(100));

@@ -7,9 +7,10 @@ use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
-    LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata,
-    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    LinuxContainerResources, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig,
+    PodSandboxMetadata, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest,
 };
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -23,7 +24,7 @@ use crate::place::{self, DATA};
 use crate::ran::until;
 
 /// How long a call may take: the emulated machine is slow.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A pod, which is removed with this value.
 pub struct Pod {
@@ -96,7 +97,7 @@ impl Pod {
             }),
             command: args.iter().map(|word| (*word).to_owned()).collect(),
             log_path: format!("{name}.log"),
-            linux: Some(linux),
+            linux: Some(own_processes(linux)),
             ..Default::default()
         };
         let message = CreateContainerRequest {
@@ -202,6 +203,14 @@ impl Drop for Pod {
         };
         call!(self, remove_pod_sandbox, remove).ok();
     }
+}
+
+/// A container sees only its own processes, as the kubelet has it where a pod doesn't say otherwise.
+fn own_processes(mut linux: LinuxContainerConfig) -> LinuxContainerConfig {
+    let security = linux.security_context.get_or_insert_default();
+    let namespaces = security.namespace_options.get_or_insert_default();
+    namespaces.pid = NamespaceMode::Container.into();
+    linux
 }
 
 /// The address is of no account: the connection is a unix socket.

@@ -39,9 +39,16 @@ pub const CASES: &[Case<Containerd>] = &[
 
 /// `ctr run` with this runtime: its options before the image and the id.
 fn words<'a>(options: &[&'a str], what: &[&'a str], args: &[&'a str]) -> Vec<&'a str> {
-    let words = ["run", "--runc-binary", runtime()];
+    let mut words = vec!["run", "--runc-binary", runtime()];
+    if place::cgroup_driver() == "systemd" {
+        // It takes one only together with the other.
+        words.extend(["--runc-systemd-cgroup", "--cgroup", SCOPE]);
+    }
     [&words, options, what, args].concat()
 }
+
+/// Where systemd makes the cgroup.
+const SCOPE: &str = "berthcallers.slice:ctr:task";
 
 fn runtime() -> &'static str {
     static PATH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -60,18 +67,10 @@ fn rootfs(containerd: &Containerd) {
 }
 
 fn image(containerd: &Containerd) {
-    let options = [
-        "--rm",
-        "--env",
-        "WORD=hello",
-        "--cwd",
-        "/tmp",
-        "--user",
-        "33:40",
-    ];
+    let options = ["--rm", "--env", "WORD=hello", "--cwd", "/tmp"];
     let script = ["sh", "-c", "echo $WORD; pwd; id -u; id -g"];
     let ran = containerd.does(&words(&options, &[NAME, "image"], &script));
-    assert_eq!(ran.ok(), "hello\n/tmp\n33\n40");
+    assert_eq!(ran.ok(), "hello\n/tmp\n0\n0");
 }
 
 fn terminal(containerd: &Containerd) {
@@ -82,14 +81,18 @@ fn terminal(containerd: &Containerd) {
 }
 
 fn limits(containerd: &Containerd) {
-    let options = ["--rm", "--memory-limit", "67108864", "--cpus", "0.5"];
-    let script = [
-        "sh",
-        "-c",
-        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max",
-    ];
-    let ran = containerd.does(&words(&options, &[NAME, "limits"], &script));
-    assert_eq!(ran.ok(), "67108864\n50000 100000");
+    let options = ["--detach", "--memory-limit", "67108864", "--cpus", "0.5"];
+    let _task = Task(containerd, "limits");
+    let words = words(&options, &[NAME, "limits"], &["sleep", "1000"]);
+    containerd.does(&words).ok();
+    // There is no view of it inside.
+    let folder = match place::cgroup_driver() {
+        "systemd" => "/sys/fs/cgroup/berthcallers.slice/ctr-task.scope",
+        _ => "/sys/fs/cgroup/berth-callers/limits",
+    };
+    let read = |name| std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+    let said = [read("memory.max"), read("cpu.max")];
+    assert_eq!(said, ["67108864\n", "50000 100000\n"]);
 }
 
 fn no_program(containerd: &Containerd) {
@@ -99,13 +102,13 @@ fn no_program(containerd: &Containerd) {
 }
 
 /// A detached container, removed with this value.
-struct Task<'a>(&'a Containerd);
+struct Task<'a>(&'a Containerd, &'static str);
 
 impl Drop for Task<'_> {
     fn drop(&mut self) {
         // If this fails, the checker finds what is left.
-        self.0.does(&["tasks", "delete", "--force", "life"]);
-        self.0.does(&["containers", "delete", "life"]);
+        self.0.does(&["tasks", "delete", "--force", self.1]);
+        self.0.does(&["containers", "delete", self.1]);
     }
 }
 
@@ -117,7 +120,7 @@ fn life(containerd: &Containerd) {
         "-c",
         "while true; do echo tick >> /data/ticks; sleep 0.1; done",
     ];
-    let task = Task(containerd);
+    let task = Task(containerd, "life");
     containerd
         .does(&words(
             &["--detach", "--mount", &mount],
@@ -130,14 +133,16 @@ fn life(containerd: &Containerd) {
         "exec",
         "--exec-id",
         "one",
+        "--user",
+        "33",
         "life",
         "sh",
         "-c",
-        "echo out; exit 9",
+        "id -u; exit 9",
     ];
     let ran = containerd.does(&exec);
     ran.fails_with(9);
-    assert_eq!(ran.stdout, "out\n");
+    assert_eq!(ran.stdout, "33\n");
     let count = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
     until("it ticks", || count() > 0);
     containerd.does(&["tasks", "pause", "life"]).ok();
