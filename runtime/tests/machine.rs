@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+/// What the tests may need and a machine may lack: cgroup v2 controllers by their names, `systemd`,
+/// `apparmor`.
 pub(crate) struct Machine {
-    pub(crate) is_systemd: bool,
-    controllers: Vec<String>,
+    has: Vec<String>,
 }
 
 impl Machine {
@@ -34,19 +35,26 @@ impl Machine {
         }
         nix::sys::prctl::set_child_subreaper(true).expect("PR_SET_CHILD_SUBREAPER");
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
-        Self {
-            // As sd_booted(3) has it.
-            is_systemd: Path::new("/run/systemd/system").is_dir(),
-            controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+        let mut has: Vec<String> = controllers.split_whitespace().map(str::to_owned).collect();
+        // As sd_booted(3) has it.
+        if Path::new("/run/systemd/system").is_dir() {
+            has.push("systemd".into());
         }
+        if has_apparmor() {
+            has.push("apparmor".into());
+        }
+        Self { has }
     }
 
     pub(crate) fn missing(&self, needed: &[&str]) -> Vec<String> {
         let needed = needed.iter().map(|name| (*name).to_owned());
-        needed
-            .filter(|name| name != "systemd" && !self.controllers.contains(name))
-            .collect()
+        needed.filter(|name| !self.has.contains(name)).collect()
     }
+}
+
+fn has_apparmor() -> bool {
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    enabled.is_ok_and(|text| text.trim() == "Y") && Path::new("/sbin/apparmor_parser").exists()
 }
 
 /// Whether this machine can limit memory, as the limits' tests need it.

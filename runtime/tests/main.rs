@@ -2,15 +2,16 @@
 //!
 //! They enter a mount namespace of their own first, with the unified cgroup hierarchy at
 //! /sys/fs/cgroup, so the machine's own mounts stay untouched. What the machine can't test (limits,
-//! where cgroup v1 holds the controllers) is listed as ignored, with a line that says why; tests of
-//! systemd's scopes aren't listed at all where systemd doesn't run. After each test nothing may be left:
-//! no process, mount, cgroup or state.
+//! where cgroup v1 holds the controllers; scopes where systemd isn't process 1; AppArmor) is listed as
+//! ignored, with a line that says why. After each test nothing may be left: no process, mount, cgroup
+//! or state.
 //!
 //! The binary can be copied elsewhere and run on its own: `BERTH_RUNTIME` names the command and
 //! `BERTH_BUSYBOX` a static busybox (Debian's package busybox-static) for the containers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apparmor;
 mod bundle;
 mod cgroups;
 mod confinement;
@@ -39,7 +40,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 use machine::Machine;
 
-/// A test: its name, its body, and what it needs: cgroup controllers, or `systemd`.
+/// A test: its name, its body, and what it needs: cgroup controllers, `systemd` or `apparmor`.
 struct Test {
     name: &'static str,
     body: fn(),
@@ -50,10 +51,7 @@ impl Test {
     fn trial(self, machine: &Machine) -> Trial {
         let missing = machine.missing(self.needs);
         if !missing.is_empty() {
-            eprintln!(
-                "SKIPPED {}: the v2 hierarchy here lacks the controllers {missing:?}",
-                self.name
-            );
+            eprintln!("SKIPPED {}: this machine lacks {missing:?}", self.name);
         }
         let body = self.body;
         Trial::test(self.name, move || run(body)).with_ignored_flag(!missing.is_empty())
@@ -117,15 +115,9 @@ fn main() -> ExitCode {
         notifications::tests(),
         notify_socket::tests(),
         systemd::tests(),
+        apparmor::tests(),
     ];
-    let (here, elsewhere): (Vec<_>, Vec<_>) = groups
-        .into_iter()
-        .flatten()
-        .partition(|test| machine.is_systemd || !test.needs.contains(&"systemd"));
-    if !elsewhere.is_empty() {
-        let count = elsewhere.len();
-        eprintln!("NOT RUN HERE: {count} tests need systemd as PID 1");
-    }
-    let trials = here.into_iter().map(|test| test.trial(&machine)).collect();
+    let tests = groups.into_iter().flatten();
+    let trials = tests.map(|test| test.trial(&machine)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
