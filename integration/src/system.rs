@@ -10,6 +10,9 @@ use anyhow::{Context, bail};
 
 use crate::payload::Payload;
 
+/// The disk's name. Counts up when something else is on it.
+const DISK: &str = "debian-12-2.ext4";
+
 const PACKAGES: [&str; 21] = [
     "apparmor",
     "busybox-static",
@@ -35,7 +38,7 @@ const PACKAGES: [&str; 21] = [
 ];
 
 /// Units that would only take time: the tests start daemons of their own, and nobody logs in.
-const UNITS: [&str; 14] = [
+const UNITS: [&str; 16] = [
     "apparmor.service",
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -49,7 +52,9 @@ const UNITS: [&str; 14] = [
     "podman-auto-update.timer",
     "podman-restart.service",
     "podman.socket",
+    "proc-sys-fs-binfmt_misc.automount",
     "serial-getty@ttyS0.service",
+    "systemd-binfmt.service",
 ];
 
 /// Runs the payload's `/start` on the console, as the small machine does.
@@ -77,7 +82,7 @@ systemctl poweroff --force --force
 
 /// The disk.
 pub fn disk() -> anyhow::Result<PathBuf> {
-    let disk = crate::cache()?.join("debian-12.ext4");
+    let disk = crate::cache()?.join(DISK);
     if disk.exists() {
         return Ok(disk);
     }

@@ -154,7 +154,7 @@ impl Vm {
         .arg(initramfs)
         .args([
             "-append",
-            "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init random.trust_cpu=on",
+            "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init random.trust_cpu=on systemd.show_status=0",
         ])
         .arg("-drive")
         .arg(format!(
