@@ -59,6 +59,7 @@ pub mod config;
 mod container;
 mod error;
 mod exec;
+pub mod failpoint;
 pub mod features;
 pub mod hooks;
 mod id;

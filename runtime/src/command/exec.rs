@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::Cgroup;
-use berth_runtime::{Child, ContainerId, ExecOptions};
+use berth_runtime::{Child, ContainerId, ExecOptions, failpoint};
 use clap::Args;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capabilities, Process, Spec};
@@ -102,6 +102,7 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
     } else {
         Some(forwarded_signals()?)
     };
+    failpoint::pass("exec-prepared");
     let mut child = berth_runtime::exec(Pid::from_raw(state.pid), settings)?;
     if let Some(socket) = &options.pidfd_socket {
         console::send_descriptor("--pidfd-socket", socket, "pidfd", child.pidfd())?;
@@ -110,6 +111,7 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<ExitCode> {
         write_pid(file, child.pid().as_raw())?;
     }
     let relayed = hand_over_console(&mut child, options)?;
+    failpoint::pass("exec-published");
     match signals {
         None => Ok(ExitCode::SUCCESS),
         Some(signals) => Ok(ExitCode::from(attend(&child, &signals, relayed)? as u8)),
