@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
-use crate::cgroup::{Cgroup, Driver, Limits, Unit, Warning};
+use crate::cgroup::{Cgroup, Driver, Limits, Mark, Unit, Warning};
 use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
 use crate::exec::keyring_name;
@@ -19,7 +19,7 @@ use crate::launch::{Assistance, Launched, await_exec, launch};
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
 use crate::seccomp::Filter;
 use crate::sys::process;
-use crate::{ContainerId, channel, config, plan, seccomp};
+use crate::{ContainerId, channel, config, failpoint, plan, seccomp};
 use own_cgroup::OwnCgroup;
 
 pub use own_cgroup::cgroup_path;
@@ -49,6 +49,9 @@ pub struct CreateOptions<'a> {
     pub stdio: Stdio,
     /// Who makes the cgroup.
     pub cgroup_driver: Driver,
+    /// What the cgroup is marked with, so that whoever removes it later can tell that it is this
+    /// container's.
+    pub mark: Option<&'a Mark>,
     /// What to do about limits that this host can't enforce.
     pub limits: Limits,
     /// The signal that the container gets when the calling thread dies.
@@ -75,6 +78,7 @@ impl<'a> CreateOptions<'a> {
             root: None,
             stdio: Stdio::default(),
             cgroup_driver: Driver::default(),
+            mark: None,
             limits: Limits::default(),
             parent_death_signal: None,
             preserve_fds: 0,
@@ -122,6 +126,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
 
     let (mut cgroup, warnings) = own_cgroup::make(&options)?;
     let mut plan = plan_container(options, process_plan, &cgroup.cgroup)?;
+    failpoint::pass("plan-made");
     let before_pivot = |pid| before_pivot(&subject, pid);
     let assistance = Assistance {
         cgroup: Some(cgroup.cgroup.directory()),
@@ -157,6 +162,7 @@ fn before_pivot(subject: &Subject, pid: Pid) -> Result<(), Error> {
     for stage in Stage::BEFORE_PIVOT {
         subject.run(stage)?;
     }
+    failpoint::pass("hooks-run");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod bundle;
 mod cgroups;
 mod confinement;
 mod controllers;
+mod crash;
 mod escapes;
 mod exec;
 mod filesystem;
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
         priorities::tests(),
         mounts::tests(),
         notifications::tests(),
+        crash::tests(),
         systemd::tests(),
     ];
     let (here, elsewhere): (Vec<_>, Vec<_>) = groups

@@ -5,8 +5,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::cgroup::{Driver, Unit};
-use berth_runtime::{ContainerId, CreateOptions, Created, cgroup_path, config, start_socket};
+use berth_runtime::cgroup::{Driver, Mark, Unit};
+use berth_runtime::{
+    ContainerId, CreateOptions, Created, cgroup_path, config, failpoint, start_socket,
+};
 use clap::Args;
 use oci_spec::runtime::Spec;
 
@@ -85,31 +87,40 @@ pub(crate) fn prepare(
     activation.announce(&mut spec);
     let mut create = CreateOptions::new(&options.id, &spec, &bundle);
     create.cgroup_driver = global.cgroup_driver()?;
-    note_what_will_be(directory, &create)?;
+    let mark = Mark::new(&options.id)?;
+    create.mark = Some(&mark);
+    note_what_will_be(directory, &create, &mark)?;
+    failpoint::pass("cgroup-noted");
     create.limits = global.limits.into();
     create.preserve_fds = activation.with(options.preserve_fds);
     create.no_pivot = options.no_pivot;
     create.no_new_keyring = options.no_new_keyring;
     if start_later {
         create.start_socket = Some(start_socket::listen(directory.path())?);
+        failpoint::pass("socket-listening");
     }
     let created = berth_runtime::create(create)?;
     for warning in created.warnings() {
         log::warn(global, &warning.to_string());
     }
-    let state = state_of(&created, options, bundle, spec)?;
+    let mut state = state_of(&created, options, bundle, spec)?;
+    state.mark = Some(mark);
     Ok((created, state))
 }
 
 /// What is to be cleaned up is on record before it is made.
-fn note_what_will_be(directory: &StateDirectory, create: &CreateOptions) -> Result<()> {
+fn note_what_will_be(
+    directory: &StateDirectory,
+    create: &CreateOptions,
+    mark: &Mark,
+) -> Result<()> {
     let (spec, id) = (create.spec, create.id);
     match create.cgroup_driver {
-        Driver::Cgroupfs => directory.note_cgroup(&cgroup_path(spec, id)),
+        Driver::Cgroupfs => directory.note_cgroup(&cgroup_path(spec, id), mark),
         Driver::Systemd => {
             let linux = spec.linux().as_ref();
             let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-            directory.note_unit(&Unit::of(path, id.as_str())?)
+            directory.note_unit(&Unit::of(path, id.as_str())?, mark)
         }
     }
 }
@@ -130,6 +141,7 @@ fn state_of(created: &Created, options: &Create, bundle: PathBuf, config: Spec) 
         bundle,
         created: time::now(),
         cgroup: created.cgroup().path().to_owned(),
+        mark: None,
         unit: created.unit().cloned(),
         no_new_keyring: options.no_new_keyring,
         config,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::hooks::Stage;
-use berth_runtime::{ContainerId, protect_own_binary, start_socket};
+use berth_runtime::{ContainerId, failpoint, protect_own_binary, start_socket};
 use clap::Args;
 use nix::sys::signal::Signal;
 
@@ -43,7 +43,9 @@ fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
         subject.run(Stage::StartContainer)?;
     }
     start_socket::start(directory.path(), command)?;
-    Ok(subject.run(Stage::Poststart)?)
+    subject.run(Stage::Poststart)?;
+    failpoint::pass("poststart-run");
+    Ok(())
 }
 
 /// Kills the first process, if it lives, and waits until it is gone.
@@ -143,8 +145,11 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
         );
     }
     end(&state)?;
+    failpoint::pass("process-ended");
     state.remove_cgroup()?;
+    failpoint::pass("cgroup-removed");
     directory.remove()?;
+    failpoint::pass("state-removed");
     for error in state.subject().run_poststop() {
         log::warn(global, &error.to_string());
     }
@@ -153,12 +158,21 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
 
 /// Removes what a `create` has left that didn't get as far as writing the state.
 fn delete_remains(directory: StateDirectory) -> Result<()> {
-    if let Some(path) = directory.noted_cgroup()
+    if let Some((mark, path)) = directory.noted_cgroup()
         && let Some(cgroup) = open_cgroup(&path)?
     {
-        cgroup.remove()?;
+        match cgroup.mark()? {
+            Some(found) if found == mark => cgroup.remove()?,
+            // The path was noted, and the cgroup is another container's.
+            Some(_) => {}
+            // Made and not marked yet, by us or by another runtime: with nothing in it, it is nobody's
+            // loss.
+            None => drop(cgroup.remove_if_unused()?),
+        }
     }
-    if let Some(unit) = directory.noted_unit() {
+    if let Some((mark, unit)) = directory.noted_unit()
+        && unit.is_marked(&mark)?
+    {
         unit.remove()?;
     }
     directory.remove()

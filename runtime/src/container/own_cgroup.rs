@@ -7,9 +7,9 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::CreateOptions;
 use crate::cgroup::{
-    Cgroup, Driver, Limits, Placeholder, Started, Unit, Wanted, Warning, start_scope,
+    Cgroup, Driver, Limits, Mark, Placeholder, Started, Unit, Wanted, Warning, start_scope,
 };
-use crate::{ContainerId, Error};
+use crate::{ContainerId, Error, failpoint};
 
 /// A container's cgroup. It is removed again, unless the container gets as far as being started.
 #[derive(Debug)]
@@ -27,17 +27,23 @@ pub(super) fn make(options: &CreateOptions) -> Result<(OwnCgroup, Vec<Warning>),
     let resources = linux.and_then(|linux| linux.resources().clone());
     let resources = resources.unwrap_or_default();
     let own = match options.cgroup_driver {
-        Driver::Cgroupfs => directory(cgroup_path(options.spec, options.id))?,
+        Driver::Cgroupfs => directory(cgroup_path(options.spec, options.id), options.mark)?,
         Driver::Systemd => scope(options, &resources)?,
     };
+    failpoint::pass("cgroup-marked");
     let warnings = limit(&own.cgroup, &resources, options.limits)?;
+    failpoint::pass("cgroup-limited");
     Ok((own, warnings))
 }
 
-fn directory(path: PathBuf) -> Result<OwnCgroup, Error> {
+fn directory(path: PathBuf, mark: Option<&Mark>) -> Result<OwnCgroup, Error> {
     let cgroup = Cgroup::create(&path)?;
+    failpoint::pass("cgroup-made");
     if !cgroup.is_new() && cgroup.is_populated()? {
         return Err(Error::CgroupInUse { path });
+    }
+    if let Some(mark) = mark {
+        cgroup.claim(mark)?;
     }
     Ok(OwnCgroup {
         cgroup,
@@ -56,6 +62,7 @@ fn scope(options: &CreateOptions, resources: &LinuxResources) -> Result<OwnCgrou
     } = start_scope(&Wanted {
         id: options.id.as_str(),
         path: configured_path(options.spec),
+        mark: options.mark,
         resources,
         annotations: &annotations,
     })?;
