@@ -26,6 +26,7 @@ mod library;
 mod lifecycle;
 mod limits;
 mod machine;
+mod many;
 mod mounts;
 mod namespaces;
 mod notifications;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         mounts::tests(),
         notifications::tests(),
         crash::tests(),
+        many::tests(),
         systemd::tests(),
     ];
     let (here, elsewhere): (Vec<_>, Vec<_>) = groups
