@@ -116,6 +116,7 @@ pub struct Created {
 /// poststop hooks are run too.
 pub fn create(options: CreateOptions) -> Result<Created, Error> {
     config::validate_all_but_filter(options.spec, options.cgroup_driver)?;
+    refuse_hooks_without_a_place(&options)?;
     let subject = options.subject();
     let linux = options.spec.linux().clone().unwrap_or_default();
     let process = options.spec.process().as_ref();
@@ -151,6 +152,22 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
         name,
         warnings,
     })
+}
+
+/// Hooks that run before the root changes look for the container's mounts below the root's own path, and
+/// a mount that is attached nowhere has none. It would have to be attached over the host's root, where
+/// createContainer hooks would be looked for in the container's files: with the host's rights.
+fn refuse_hooks_without_a_place(options: &CreateOptions) -> Result<(), Error> {
+    let has_hooks = |stage: &&Stage| !stage.hooks(options.spec).is_empty();
+    let first = Stage::BEFORE_PIVOT.iter().find(has_hooks);
+    match (&options.root, first) {
+        (Some(Root::Mount(_)), Some(stage)) => Err(config::Error::Unsupported {
+            field: format!("hooks.{}", stage.name()),
+            hint: " with a root that is attached nowhere: it needs a root by path",
+        }
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// What is done while the container has its mounts and not yet its root.

@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_input;
 mod bundle;
 mod cgroups;
 mod confinement;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         priorities::tests(),
         mounts::tests(),
         notifications::tests(),
+        bad_input::tests(),
         crash::tests(),
         many::tests(),
         systemd::tests(),

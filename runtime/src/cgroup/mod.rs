@@ -47,7 +47,7 @@ pub use mark::Mark;
 pub use memory_watch::MemoryWatch;
 pub use statistics::{MemoryEvents, Statistics};
 pub use systemd::{BusError, Manager, Unit};
-pub(crate) use systemd::{Placeholder, Started, Wanted, start as start_scope};
+pub(crate) use systemd::{Placeholder, Started, Wanted, check_annotations, start as start_scope};
 
 /// Where the unified hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";

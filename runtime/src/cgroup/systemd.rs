@@ -94,6 +94,17 @@ pub(crate) fn start(wanted: &Wanted) -> Result<Started, Error> {
     }
 }
 
+/// Checks what annotations ask systemd for, without asking.
+pub(crate) fn check_annotations<'a>(
+    annotations: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<(), Error> {
+    let asked = |(key, _): &(&String, &String)| annotation::is_property(key);
+    let asked = annotations
+        .filter(asked)
+        .map(|(key, text)| (key.clone(), text.clone()));
+    annotation::properties(&asked.collect()).map(drop)
+}
+
 fn basic(description: &str, slice: &str, pid: u32) -> Vec<Value> {
     let pids = Value::Array("u".to_owned(), vec![Value::U32(pid)]);
     let mut properties = vec![

@@ -3,7 +3,7 @@
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Spec};
 
-use super::{Error, value};
+use super::{Error, bounds, value};
 use crate::plan;
 
 pub(super) fn validate(spec: &Spec, linux: &Linux) -> Result<(), Error> {
@@ -38,14 +38,12 @@ fn validate_list(listed: Listed) -> Result<(), Error> {
         if earlier.any(|other| other.typ() == namespace.typ()) {
             return Err(value(field, namespace.typ(), "must not be listed twice"));
         }
-        if let Some(path) = plan::path_of(namespace)
-            && (!path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0))
-        {
-            return Err(value(
-                format!("{field}.path"),
-                path,
-                "must be an absolute path",
-            ));
+        if let Some(path) = plan::path_of(namespace) {
+            let field = format!("{field}.path");
+            bounds::path(&field, path)?;
+            if !path.is_absolute() {
+                return Err(value(field, path, "must be an absolute path"));
+            }
         }
     }
     match listed.has(LinuxNamespaceType::Mount) {
@@ -106,6 +104,37 @@ pub(super) fn check_map(field: &str, maps: &[LinuxIdMapping]) -> Result<(), Erro
                 "must be at least 1, and must not lead past the last id",
             ));
         }
+        let overlaps =
+            |a: u32, b: u32, size| a < b.saturating_add(size) && b < a.saturating_add(map.size());
+        let earlier = maps.get(..index).unwrap_or_default();
+        for (name, overlap) in [
+            (
+                "containerID",
+                earlier
+                    .iter()
+                    .any(|m| overlaps(map.container_id(), m.container_id(), m.size())),
+            ),
+            (
+                "hostID",
+                earlier
+                    .iter()
+                    .any(|m| overlaps(map.host_id(), m.host_id(), m.size())),
+            ),
+        ] {
+            if overlap {
+                let field = format!("{field}[{index}].{name}");
+                let ids = format!(
+                    "{} of {}",
+                    map.size(),
+                    if name == "hostID" {
+                        map.host_id()
+                    } else {
+                        map.container_id()
+                    }
+                );
+                return Err(value(field, ids, "must not overlap with another mapping"));
+            }
+        }
     }
     Ok(())
 }
@@ -119,6 +148,15 @@ fn validate_time_offsets(linux: &Linux, listed: Listed) -> Result<(), Error> {
                 clock,
                 "must be \"monotonic\" or \"boottime\"",
             ));
+        }
+        // Half of what the kernel's clocks hold (`KTIME_SEC_MAX`): time goes on.
+        const MOST: i64 = 9_223_372_036 / 2;
+        if offset
+            .secs()
+            .is_some_and(|secs| !(-MOST..=MOST).contains(&secs))
+        {
+            let expected = format!("must be -{MOST} to {MOST}");
+            return Err(value(format!("{field}.secs"), offset.secs(), expected));
         }
         if offset
             .nanosecs()
@@ -143,7 +181,9 @@ fn validate_time_offsets(linux: &Linux, listed: Listed) -> Result<(), Error> {
 
 /// A sysctl that isn't of a namespace of the container would change the host's.
 fn validate_sysctls(linux: &Linux, listed: Listed) -> Result<(), Error> {
-    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+    for (name, text) in linux.sysctl().iter().flatten() {
+        bounds::path("linux.sysctl", name.as_ref())?;
+        bounds::short_text(&format!("linux.sysctl[{name:?}]"), text)?;
         let path = plan::sysctl_path(name);
         let needs = match path.as_str() {
             path if path.split('/').any(|part| part.is_empty() || part == "..") => None,
@@ -160,7 +200,7 @@ fn validate_sysctls(linux: &Linux, listed: Listed) -> Result<(), Error> {
             Some(kind) => {
                 return Err(value(
                     "linux.sysctl",
-                    name,
+                    bounds::shortened(name),
                     format!("needs a namespace of type {kind}"),
                 ));
             }
@@ -205,7 +245,12 @@ fn validate_names(spec: &Spec, listed: Listed) -> Result<(), Error> {
                 ));
             }
             Some(name) if name.len() > 64 || name.contains('\0') => {
-                return Err(value(field, name, "must be at most 64 bytes"));
+                let name = bounds::shortened(name);
+                return Err(value(
+                    field,
+                    name,
+                    "must be at most 64 bytes, none of them null",
+                ));
             }
             _ => {}
         }
