@@ -61,6 +61,9 @@ mod error;
 mod exec;
 pub mod failpoint;
 pub mod features;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 mod id;
 mod init;

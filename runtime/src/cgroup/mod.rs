@@ -30,6 +30,8 @@ mod memory_watch;
 pub mod statistics;
 mod systemd;
 mod tree;
+#[cfg(any(test, fuzzing))]
+mod unwritten;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -48,6 +50,9 @@ pub use memory_watch::MemoryWatch;
 pub use statistics::{MemoryEvents, Statistics};
 pub use systemd::{BusError, Manager, Unit};
 pub(crate) use systemd::{Placeholder, Started, Wanted, check_annotations, start as start_scope};
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use unwritten::unwritten;
 
 /// Where the unified hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";

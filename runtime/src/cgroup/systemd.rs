@@ -127,3 +127,14 @@ fn basic(description: &str, slice: &str, pid: u32) -> Vec<Value> {
     }
     properties
 }
+
+/// The properties that systemd would be asked for: for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(super) fn unasked(
+    resources: &LinuxResources,
+    spec: &oci_spec::runtime::Spec,
+) -> Result<(), Error> {
+    properties::of(resources)?;
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    annotation::properties(&annotations).map(drop)
+}

@@ -80,9 +80,44 @@ impl Stat {
     }
 }
 
+/// Reads the bytes as each of the texts: for the fuzzer. A record that can be read is the same when it
+/// has been written and read again.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::expect_used)]
+pub(crate) fn check(bytes: &[u8]) {
+    if let Ok(state) = State::parse(bytes) {
+        let written = serde_json::to_vec(&state).expect("a record can be written");
+        let again = State::parse(&written).expect("and read again");
+        assert!(state.config == again.config);
+        // The configuration has sets, which are written in any order.
+        let rest = |state: State| {
+            let config = Spec::default();
+            serde_json::to_value(State { config, ..state }).expect("and written again")
+        };
+        assert_eq!(rest(state), rest(again));
+    }
+    if let Ok(unit) = serde_json::from_slice::<Unit>(bytes) {
+        assert!(format!("{unit:?}").contains("Unit"));
+    }
+    if let Some(stat) = Stat::parse(bytes) {
+        assert!(bytes.windows(2).any(|pair| pair == b") "), "{stat:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn records_of_the_corpus_are_refused_or_read() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/state");
+        for entry in fs::read_dir(corpus).unwrap() {
+            check(&fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
 
     #[test]
     fn a_process_may_have_any_name() {
