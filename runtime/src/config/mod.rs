@@ -11,6 +11,7 @@ mod namespaces;
 mod process;
 mod required;
 mod resources;
+mod scheduler_flags;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -125,7 +126,8 @@ pub fn load(path: &Path) -> Result<Spec, Error> {
 
 /// Parses a configuration that came from `path`.
 pub(crate) fn parse_configuration(path: &Path, bytes: &[u8]) -> Result<Spec, Error> {
-    let spec = parse(path, bytes)?;
+    let spec =
+        parse(path, bytes).or_else(|error| scheduler_flags::parse_again(path, bytes, error))?;
     required::check(path, bytes)?;
     Ok(spec)
 }

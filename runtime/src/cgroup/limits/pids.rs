@@ -12,7 +12,7 @@ const MOST: i64 = 4 << 20;
 /// absent one.
 pub(super) fn writes(pids: LinuxPids, writes: &mut Vec<Write>) -> Result<(), Error> {
     match pids.limit() {
-        limit if limit > MOST || limit < -1 => {
+        limit if !(-1..=MOST).contains(&limit) => {
             let expected = "must be at most 4194304, or -1 for no limit";
             return Err(wrong("pids.limit", limit, expected));
         }
