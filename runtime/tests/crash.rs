@@ -285,6 +285,9 @@ fn a_container_is_deleted_without_what_has_taken_its_cgroups_place() {
     // As whoever cleans up cgroups that are empty.
     fs::remove_dir(format!("/sys/fs/cgroup/{}", ended.id)).unwrap();
     living.run_detached();
+    ended
+        .runtime(&["kill", "--all", &ended.id, "KILL"])
+        .success();
     ended.runtime(&["delete", &ended.id]).success();
     assert_eq!(living.status(), "running");
 }

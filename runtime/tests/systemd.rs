@@ -288,7 +288,10 @@ fn annotations_set_properties() {
     });
     run_detached(&bundle);
     let unit = scope(&bundle);
-    assert_eq!(property(&unit, "Description"), "of a test");
+    // Followed by the container's mark.
+    let description = property(&unit, "Description");
+    let marked = format!("of a test ({} ", bundle.id);
+    assert!(description.starts_with(&marked), "{description}");
     assert_eq!(property(&unit, "TimeoutStopUSec"), "7s");
     assert_eq!(property(&unit, "CollectMode"), "inactive");
     assert!(property(&unit, "After").contains("local-fs.target"));

@@ -193,38 +193,35 @@ impl State {
         cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
     }
 
-    /// Its cgroup, unless that is gone.
+    /// Its cgroup, unless that is gone, or another container's is at its path.
     pub(crate) fn open_cgroup(&self) -> Result<Option<Cgroup>> {
-        open_cgroup(&self.cgroup)
+        let Some(cgroup) = open_cgroup(&self.cgroup)? else {
+            return Ok(None);
+        };
+        match &self.mark {
+            Some(mark) if cgroup.mark()?.as_ref() != Some(mark) => Ok(None),
+            _ => Ok(Some(cgroup)),
+        }
     }
 
-    /// Kills what is left of it, and removes its cgroup. Another's at the same path, or of the same name,
-    /// is left alone.
+    /// Kills what is left of it, and removes its cgroup.
     pub(crate) fn remove_cgroup(&self) -> Result<()> {
-        let cgroup = self.open_cgroup()?;
-        if !self.is_own(cgroup.as_ref())? {
-            return Ok(());
-        }
-        match (cgroup, &self.unit) {
+        match (self.open_cgroup()?, &self.unit) {
             (Some(cgroup), None) => cgroup.remove()?,
             (Some(cgroup), Some(unit)) => cgroup.remove_scope(unit)?,
             // systemd removes the cgroup of a scope that is empty, and may still remember the scope.
-            (None, Some(unit)) => unit.remove()?,
-            (None, None) => {}
+            (None, Some(unit)) if self.is_own(unit)? => unit.remove()?,
+            (None, _) => {}
         }
         Ok(())
     }
 
-    /// Whether the cgroup, or the scope, has this container's mark. A record from before there were marks
-    /// has none to compare.
-    fn is_own(&self, cgroup: Option<&Cgroup>) -> Result<bool> {
-        let Some(mark) = &self.mark else {
-            return Ok(true);
-        };
-        match (&self.unit, cgroup) {
-            (Some(unit), _) => Ok(unit.is_marked(mark)?),
-            (None, Some(cgroup)) => Ok(cgroup.mark()?.as_ref() == Some(mark)),
-            (None, None) => Ok(true),
+    /// Whether a scope of this name is this container's. A record from before there were marks has none
+    /// to compare.
+    fn is_own(&self, unit: &Unit) -> Result<bool> {
+        match &self.mark {
+            Some(mark) => Ok(unit.is_marked(mark)?),
+            None => Ok(true),
         }
     }
 

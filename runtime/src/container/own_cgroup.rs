@@ -66,12 +66,17 @@ fn scope(options: &CreateOptions, resources: &LinuxResources) -> Result<OwnCgrou
         resources,
         annotations: &annotations,
     })?;
-    Ok(OwnCgroup {
+    let own = OwnCgroup {
         cgroup,
         unit: Some(unit),
         placeholder: Some(placeholder),
         remove_on_drop: true,
-    })
+    };
+    // Its description says it too, but is asked for over a bus.
+    if let Some(mark) = options.mark {
+        own.cgroup.claim(mark)?;
+    }
+    Ok(own)
 }
 
 /// Also where systemd knows the limits already: the files take what it has no property for, and take
