@@ -64,9 +64,14 @@ fn too_long(field: &str, text: &str, longest: usize) -> Error {
     value(field, shortened(text), expected)
 }
 
-/// The beginning of a text.
+/// The beginning of a text that is in an error.
 pub(super) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+    beginning(text, SHOWN)
+}
+
+/// A text, or so many of its letters.
+pub(super) fn beginning(text: &str, letters: usize) -> String {
+    match text.char_indices().nth(letters) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
     }

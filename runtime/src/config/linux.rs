@@ -5,10 +5,10 @@ use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxIntelRdt};
 
-use super::{Error, bounds, resources, value};
+use super::{Error, bounds, memory_policy, resources, value};
+use crate::cgroup;
 use crate::cgroup::{Driver, Unit};
 use crate::plan::inside;
-use crate::{cgroup, scheduling};
 
 /// The kernel's numbers: `MAJOR` and `MINOR` of include/linux/kdev_t.h have 12 and 20 bits.
 pub(super) const MAX_MAJOR: i64 = (1 << 12) - 1;
@@ -60,7 +60,8 @@ pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
         bounds::list("linux.seccomp.syscalls", rules)?;
     }
     validate_label(linux)?;
-    validate_memory_policy(linux)?;
+    let policy = linux.memory_policy().as_ref();
+    policy.map_or(Ok(()), memory_policy::validate)?;
     linux.intel_rdt().as_ref().map_or(Ok(()), validate_rdt)?;
     validate_personality(linux)?;
     refuse_unsupported(linux)
@@ -189,51 +190,6 @@ fn validate_label(linux: &Linux) -> Result<(), Error> {
         )),
         None => Ok(()),
     }
-}
-
-fn validate_memory_policy(linux: &Linux) -> Result<(), Error> {
-    use oci_spec::runtime::MemoryPolicyModeType::{MpolDefault, MpolLocal};
-    let Some(policy) = linux.memory_policy() else {
-        return Ok(());
-    };
-    let nodes = policy.nodes().as_deref().unwrap_or_default();
-    let takes_nodes = !matches!(policy.mode(), MpolDefault | MpolLocal);
-    if !nodes.is_empty() && scheduling::parse_list(nodes).is_none() {
-        return Err(value(
-            "linux.memoryPolicy.nodes",
-            bounds::shortened(nodes),
-            "must be a list of NUMA nodes such as \"0-1,3\"",
-        ));
-    }
-    use oci_spec::runtime::MemoryPolicyFlagType::{
-        MpolFNumaBalancing, MpolFRelativeNodes, MpolFStaticNodes,
-    };
-    use oci_spec::runtime::MemoryPolicyModeType::{MpolBind, MpolPreferred, MpolPreferredMany};
-    if takes_nodes && nodes.is_empty() && policy.mode() != MpolPreferred {
-        return Err(value(
-            "linux.memoryPolicy.nodes",
-            nodes,
-            format!("must name nodes for mode {}", policy.mode()),
-        ));
-    }
-    let flags = policy.flags().as_deref().unwrap_or_default();
-    let has = |flag| flags.contains(&flag);
-    let balances = matches!(policy.mode(), MpolBind | MpolPreferredMany);
-    if has(MpolFStaticNodes) && has(MpolFRelativeNodes) || has(MpolFNumaBalancing) && !balances {
-        return Err(value(
-            "linux.memoryPolicy.flags",
-            flags,
-            format!("contradict each other, or mode {}", policy.mode()),
-        ));
-    }
-    if !takes_nodes && !nodes.is_empty() {
-        return Err(value(
-            "linux.memoryPolicy.nodes",
-            nodes,
-            format!("must be empty for mode {}", policy.mode()),
-        ));
-    }
-    Ok(())
 }
 
 /// Names a directory of resctrl.

@@ -6,6 +6,7 @@
 mod bounds;
 mod hooks;
 mod linux;
+mod memory_policy;
 mod mounts;
 mod namespaces;
 mod process;
@@ -47,7 +48,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file isn't a configuration.
-    #[error("{}: {field}: {source}", path.display())]
+    #[error("{}: {}: {}", path.display(), brief(field), brief(source))]
     Parse {
         /// The file.
         path: PathBuf,
@@ -106,6 +107,11 @@ impl Error {
     }
 }
 
+/// As much of a text as an error repeats: it may be of megabytes.
+fn brief(text: &impl ToString) -> String {
+    bounds::beginning(&text.to_string(), 1000)
+}
+
 fn value(
     field: impl Into<String>,
     value: impl std::fmt::Debug,
@@ -113,7 +119,7 @@ fn value(
 ) -> Error {
     Error::Value {
         field: field.into(),
-        value: format!("{value:?}"),
+        value: brief(&format!("{value:?}")),
         expected: expected.into(),
     }
 }

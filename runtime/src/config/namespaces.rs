@@ -104,36 +104,31 @@ pub(super) fn check_map(field: &str, maps: &[LinuxIdMapping]) -> Result<(), Erro
                 "must be at least 1, and must not lead past the last id",
             ));
         }
-        let overlaps =
-            |a: u32, b: u32, size| a < b.saturating_add(size) && b < a.saturating_add(map.size());
         let earlier = maps.get(..index).unwrap_or_default();
-        for (name, overlap) in [
-            (
-                "containerID",
-                earlier
-                    .iter()
-                    .any(|m| overlaps(map.container_id(), m.container_id(), m.size())),
-            ),
-            (
-                "hostID",
-                earlier
-                    .iter()
-                    .any(|m| overlaps(map.host_id(), m.host_id(), m.size())),
-            ),
-        ] {
-            if overlap {
-                let field = format!("{field}[{index}].{name}");
-                let ids = format!(
-                    "{} of {}",
-                    map.size(),
-                    if name == "hostID" {
-                        map.host_id()
-                    } else {
-                        map.container_id()
-                    }
-                );
-                return Err(value(field, ids, "must not overlap with another mapping"));
-            }
+        check_overlap(&format!("{field}[{index}]"), map, earlier)?;
+    }
+    Ok(())
+}
+
+/// No id may have two meanings, on either side.
+fn check_overlap(
+    field: &str,
+    map: &LinuxIdMapping,
+    earlier: &[LinuxIdMapping],
+) -> Result<(), Error> {
+    type Side = fn(&LinuxIdMapping) -> u32;
+    let sides: [(&str, Side); 2] = [
+        ("containerID", |map| map.container_id()),
+        ("hostID", |map| map.host_id()),
+    ];
+    for (name, first) in sides {
+        // The ends have been found to be ids.
+        let end = |map: &LinuxIdMapping| first(map).saturating_add(map.size());
+        let overlaps = |other: &LinuxIdMapping| first(map) < end(other) && first(other) < end(map);
+        if earlier.iter().any(overlaps) {
+            let ids = first(map)..end(map);
+            let field = format!("{field}.{name}");
+            return Err(value(field, ids, "must not overlap with another mapping"));
         }
     }
     Ok(())

@@ -14,6 +14,10 @@ pub(super) fn validate(resources: &LinuxResources) -> Result<(), Error> {
     validate_block_devices(resources)?;
     let pages = resources.hugepage_limits().as_deref().unwrap_or_default();
     bounds::list("linux.resources.hugepageLimits", pages)?;
+    for (index, limit) in pages.iter().enumerate() {
+        let field = format!("linux.resources.hugepageLimits[{index}].pageSize");
+        bounds::text(&field, limit.page_size(), 32)?;
+    }
     for (name, _) in resources.rdma().iter().flatten() {
         bounds::text("linux.resources.rdma", name, 255)?;
     }

@@ -79,7 +79,7 @@ impl Badness<'_> {
     }
 }
 
-/// Whether a message has the path of a place, with or without the numbers in it; or at least its section
+/// Whether a message is one to be read, and has the path of a place, with or without the numbers in it; or at least its section
 /// and its name, as where a system call's name is more telling than a number.
 fn names(message: &str, place: &str) -> bool {
     let parts: Vec<_> = place.split('/').filter(|part| !part.is_empty()).collect();
@@ -99,7 +99,8 @@ fn names(message: &str, place: &str) -> bool {
         words.next().unwrap(),
         words.next_back().or(parts.first()).unwrap(),
     );
-    plain.contains(&path) || message.contains(section) && message.contains(name)
+    let is_named = plain.contains(&path) || message.contains(section) && message.contains(name);
+    is_named && message.len() < 4000
 }
 
 #[test]
