@@ -1,6 +1,7 @@
 //! `cargo measure`: the benchmarks. Each measures us and the peers in one run, in turn, since only
 //! times of the same minutes on the same machine can be compared.
 
+mod many;
 mod run;
 mod runtime;
 mod times;
@@ -44,16 +45,16 @@ impl Options {
     }
 }
 
-/// Runs one benchmark, or all. Whether all ran.
+/// Runs one benchmark, or all. Whether all ran, and left nothing behind.
 pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
     let options = Options::parse(args)?;
     let wanted = |name| options.name.as_deref().is_none_or(|asked| asked == name);
     if let Some(name) = options
         .name
         .as_deref()
-        .filter(|n| !["run", "runtime"].contains(n))
+        .filter(|n| !["run", "runtime", "many"].contains(n))
     {
-        bail!("there is no benchmark '{name}'; there are: run, runtime");
+        bail!("there is no benchmark '{name}'; there are: run, runtime, many");
     }
     if wanted("run") {
         let comparison = run::compare(options.runs)?;
@@ -71,7 +72,17 @@ pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
             outcome.show();
         }
     }
-    Ok(true)
+    let mut is_clean = true;
+    if wanted("many") {
+        let outcome = many::compare(options.runs)?;
+        is_clean = outcome.is_clean();
+        if options.json {
+            println!("{}", outcome.json());
+        } else {
+            outcome.show();
+        }
+    }
+    Ok(is_clean)
 }
 
 /// What one contestant's command took, run by run.

@@ -10,13 +10,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::cgroup::{Cgroup, Unit, Warning};
-use crate::channel;
 use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
 use crate::hooks::{Later, Stage};
 use crate::launch::await_exec;
-use crate::rdt;
 use crate::sys::process;
+use crate::{channel, rdt};
 use own_cgroup::OwnCgroup;
 
 pub use create::{CreateOptions, Creating, Root, begin, create};

@@ -16,7 +16,7 @@ use crate::seccomp::Filter;
 use crate::sys::clone::{CloneArgs, Cloned, adopt_descriptor, clone3};
 use crate::sys::seccomp::Instruction;
 use crate::sys::{process, socket};
-use crate::{child_files, seccomp};
+use crate::{child_files, failpoint, seccomp};
 
 /// What the parent does for the child while that is on its way.
 #[derive(Default)]
@@ -81,7 +81,9 @@ pub(crate) fn begin(plan: &mut Plan, assistance: &Assistance) -> Result<Launchin
         child,
         channel: ours,
     };
+    failpoint::pass("process-cloned");
     let helped = assist(plan, &launched, assistance, program);
+    failpoint::pass("process-helped");
     Ok(Launching { launched, helped })
 }
 
@@ -101,7 +103,10 @@ impl Launching {
         match attend(plan, &mut launched, answers, helped.as_deref().ok()) {
             Err(Error::Died { pid, how }) => Err(helped.err().unwrap_or(Error::Died { pid, how })),
             Err(error) => Err(error),
-            Ok(()) => helped.map(|_| launched),
+            Ok(()) => {
+                failpoint::pass("process-ready");
+                helped.map(|_| launched)
+            }
         }
     }
 }
@@ -151,6 +156,7 @@ fn clone_by_helper(
     .map_err(failed("clone3"))?;
     meanwhile();
     process::wait_child(helper.pidfd.as_fd(), true).map_err(failed("waitid"))?;
+    failpoint::pass("helper-gone");
     // Only now: to the helper they were the same descriptors.
     drop((childs, helpers));
     match channel::next_report(from_helper.as_fd()).map_err(failed("recvmsg"))? {
@@ -263,7 +269,10 @@ fn attend(
 pub(crate) fn await_exec(channel: BorrowedFd, name: &str) -> Result<(), Error> {
     match channel::next_report(channel) {
         Ok(Some(Report::Failed(failure))) => Err(InitError::of_exec(failure, name).into()),
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            failpoint::pass("program-executed");
+            Ok(())
+        }
         Err(errno) => Err(Error::system(
             "recvmsg",
             errno,

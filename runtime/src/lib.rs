@@ -60,7 +60,11 @@ pub mod config;
 mod container;
 mod error;
 mod exec;
+pub mod failpoint;
 pub mod features;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 mod id;
 mod init;

@@ -69,6 +69,10 @@ impl Scheduling {
 
 /// Parses a list such as `0-3,7`, the kernel's form for processors and nodes.
 pub(crate) fn parse_list(list: &str) -> Option<Vec<usize>> {
+    // All numbers one by one have less; what is longer repeats itself, and would fill memory.
+    if list.len() > MAX_LISTED * 5 {
+        return None;
+    }
     let mut numbers = Vec::new();
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

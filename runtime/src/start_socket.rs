@@ -16,6 +16,7 @@ use nix::sys::socket::{
 use nix::sys::stat::Mode;
 
 use crate::error::{Error, StartError};
+use crate::failpoint;
 use crate::launch::await_exec;
 
 /// The socket's name in its directory.
@@ -48,6 +49,7 @@ pub fn start(directory: &Path, command: &str) -> Result<(), StartError> {
         connect(connection.as_raw_fd(), address)
     })
     .map_err(failed("connect"))?;
+    failpoint::pass("start-connected");
     await_exec(std::os::fd::AsFd::as_fd(&connection), command)
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 pub(crate) struct Snapshot {
     mounts: BTreeSet<String>,
@@ -57,13 +58,31 @@ fn children() -> Vec<String> {
             break;
         }
     }
+    let describe = |pid| {
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        format!("process {pid} {}", command.replace('\0', " "))
+    };
+    of_ours().into_iter().map(describe).collect()
+}
+
+/// Our children, dead or alive.
+fn of_ours() -> Vec<i32> {
     let mut found = Vec::new();
     for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
         let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for pid in list.split_whitespace() {
-            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            found.push(format!("process {pid} {}", command.replace('\0', " ")));
-        }
+        found.extend(
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
     }
     found
+}
+
+/// Reaps the dead, but for one: a container's first process can't end before those in its pid namespace
+/// have been reaped, and the orphans among them come to us.
+pub(crate) fn reap_all_but(child: u32) {
+    for pid in of_ours().into_iter().filter(|pid| *pid != child as i32) {
+        // It may live.
+        let _status = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
 }

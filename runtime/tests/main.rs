@@ -12,10 +12,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod apparmor;
+mod bad_input;
 mod bundle;
 mod cgroups;
 mod confinement;
 mod controllers;
+mod crash;
 mod escapes;
 mod exec;
 mod filesystem;
@@ -26,6 +28,7 @@ mod library;
 mod lifecycle;
 mod limits;
 mod machine;
+mod many;
 mod mounts;
 mod namespaces;
 mod net_devices;
@@ -114,6 +117,9 @@ fn main() -> ExitCode {
         mounts::tests(),
         notifications::tests(),
         notify_socket::tests(),
+        bad_input::tests(),
+        crash::tests(),
+        many::tests(),
         systemd::tests(),
         apparmor::tests(),
     ];

@@ -48,6 +48,12 @@ pub(super) fn allow(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<(), 
         .map_err(failed("attach"))
 }
 
+/// The program of these rules.
+#[cfg(any(test, fuzzing))]
+pub(super) fn compile(rules: &[LinuxDeviceCgroup]) -> Vec<bpf::Instruction> {
+    program::compile(&rules::of(rules))
+}
+
 /// The program that this runtime attached to a cgroup.
 fn own_program(cgroup: &Cgroup) -> nix::Result<Option<OwnedFd>> {
     for id in bpf::device_programs(cgroup.directory())? {

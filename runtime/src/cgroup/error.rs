@@ -121,6 +121,23 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// A cgroup that has the mark of another container.
+    #[error(
+        "cgroup {} (linux.cgroupsPath) belongs to another container, {by:?}: each needs its own; if \
+         that container is gone, remove the cgroup", path.display()
+    )]
+    Marked {
+        /// The cgroup.
+        path: PathBuf,
+        /// The mark: that container's id, and a number.
+        by: String,
+    },
+    /// No mark could be made up.
+    #[error("getrandom, to mark the container's cgroup: {errno}")]
+    Mark {
+        /// The kernel's answer.
+        errno: Errno,
+    },
     /// A path that the driver in use can't take.
     #[error("linux.cgroupsPath: {path:?} {expected}")]
     CgroupsPath {
@@ -180,6 +197,7 @@ impl Error {
             Self::File { errno, .. }
             | Self::Write { errno, .. }
             | Self::Devices { errno, .. }
+            | Self::Mark { errno }
             | Self::Placeholder { errno } => Some(*errno),
             Self::Controller { errno, .. } => *errno,
             _ => None,

@@ -40,7 +40,7 @@ pub(super) fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
         memory::writes(memory, &mut writes)?;
     }
     if let Some(pids) = resources.pids() {
-        pids::writes(*pids, &mut writes);
+        pids::writes(*pids, &mut writes)?;
     }
     if let Some(block_io) = resources.block_io() {
         block_io::writes(block_io, &mut writes)?;

@@ -25,10 +25,13 @@ mod events;
 mod files;
 mod freezer;
 mod limits;
+mod mark;
 mod memory_watch;
 pub mod statistics;
 mod systemd;
 mod tree;
+#[cfg(any(test, fuzzing))]
+mod unwritten;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -42,10 +45,14 @@ use events::Event;
 
 pub use error::{Error, Warning};
 pub use limits::{check as check_limits, weight_of_shares};
+pub use mark::Mark;
 pub use memory_watch::MemoryWatch;
 pub use statistics::{MemoryEvents, Statistics};
 pub use systemd::{BusError, Manager, Unit};
-pub(crate) use systemd::{Placeholder, Started, Wanted, start as start_scope};
+pub(crate) use systemd::{Placeholder, Started, Wanted, check_annotations, start as start_scope};
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use unwritten::unwritten;
 
 /// Where the unified hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
@@ -125,6 +132,16 @@ impl Cgroup {
     /// Whether [`Self::create`] made it, so that nobody can be in it yet.
     pub fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// Marks it as a container's own. One that has a mark already is another's, which is an error.
+    pub fn claim(&self, mark: &Mark) -> Result<(), Error> {
+        mark::claim(self, mark)
+    }
+
+    /// The mark that it has from [`Self::claim`].
+    pub fn mark(&self) -> Result<Option<Mark>, Error> {
+        mark::read(self)
     }
 
     /// Applies limits, all but the device rules, to a cgroup that is new or in use. What the resources
@@ -237,6 +254,12 @@ impl Cgroup {
         }
         self.end()?;
         tree::remove(&self.path)
+    }
+
+    /// Removes the cgroup if nothing is in it or below it, and tells whether it is gone. Nothing is
+    /// killed.
+    pub fn remove_if_unused(&self) -> Result<bool, Error> {
+        tree::remove_if_unused(&self.path)
     }
 
     /// Kills what is left, waits until it is gone, and has systemd remove the scope whose cgroup this

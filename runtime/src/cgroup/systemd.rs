@@ -21,7 +21,8 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxResources;
 
-use super::{Cgroup, Error};
+use super::{Cgroup, Error, Mark};
+use crate::failpoint;
 use name::Scope;
 use properties::property;
 use value::Value;
@@ -37,6 +38,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) id: &'a str,
     /// `slice:prefix:name`.
     pub(crate) path: Option<&'a Path>,
+    /// Goes into its description.
+    pub(crate) mark: Option<&'a Mark>,
     pub(crate) resources: &'a LinuxResources,
     pub(crate) annotations: &'a HashMap<String, String>,
 }
@@ -58,15 +61,25 @@ pub(crate) fn start(wanted: &Wanted) -> Result<Started, Error> {
     let asked = annotation::properties(wanted.annotations)?;
     let placeholder = Placeholder::start().map_err(|errno| Error::Placeholder { errno })?;
     let pid = u32::try_from(placeholder.pid().as_raw()).unwrap_or_default();
-    let mut properties = basic(wanted.id, &scope.slice, pid);
+    let mut properties = basic(
+        &unit::description(wanted.id, wanted.mark),
+        &scope.slice,
+        pid,
+    );
     properties.extend(limits);
     // Last, to have the last word.
-    properties.extend(asked);
+    properties.extend(
+        asked
+            .into_iter()
+            .map(|asked| unit::keep_mark(asked, wanted.mark)),
+    );
     let unit = Unit {
         manager,
         name: scope.unit,
     };
+    failpoint::pass("scope-begun");
     unit.start(properties)?;
+    failpoint::pass("cgroup-made");
     match unit.cgroup_of(&placeholder) {
         Ok(cgroup) => Ok(Started {
             unit,
@@ -81,10 +94,21 @@ pub(crate) fn start(wanted: &Wanted) -> Result<Started, Error> {
     }
 }
 
-fn basic(id: &str, slice: &str, pid: u32) -> Vec<Value> {
+/// Checks what annotations ask systemd for, without asking.
+pub(crate) fn check_annotations<'a>(
+    annotations: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<(), Error> {
+    let asked = |(key, _): &(&String, &String)| annotation::is_property(key);
+    let asked = annotations
+        .filter(asked)
+        .map(|(key, text)| (key.clone(), text.clone()));
+    annotation::properties(&asked.collect()).map(drop)
+}
+
+fn basic(description: &str, slice: &str, pid: u32) -> Vec<Value> {
     let pids = Value::Array("u".to_owned(), vec![Value::U32(pid)]);
     let mut properties = vec![
-        property("Description", Value::text(format!("container {id}"))),
+        property("Description", Value::text(description)),
         property("Slice", Value::text(slice)),
         property("PIDs", pids),
         // What is below is ours and the container's.
@@ -102,4 +126,15 @@ fn basic(id: &str, slice: &str, pid: u32) -> Vec<Value> {
         ));
     }
     properties
+}
+
+/// The properties that systemd would be asked for: for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(super) fn unasked(
+    resources: &LinuxResources,
+    spec: &oci_spec::runtime::Spec,
+) -> Result<(), Error> {
+    properties::of(resources)?;
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    annotation::properties(&annotations).map(drop)
 }

@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::cgroup::{Driver, Unit};
+use berth_runtime::cgroup::{Driver, Mark, Unit};
 use berth_runtime::{
-    ContainerId, CreateOptions, Created, Creating, cgroup_path, config, start_socket,
+    ContainerId, CreateOptions, Created, Creating, cgroup_path, config, failpoint, start_socket,
 };
 use clap::Args;
 use oci_spec::runtime::Spec;
@@ -87,18 +87,22 @@ pub(crate) fn prepare(
     notify_socket::announce(directory, &mut spec)?;
     let mut create = CreateOptions::new(&options.id, &spec, &bundle);
     create.cgroup_driver = global.cgroup_driver()?;
-    note_what_will_be(directory, &create)?;
+    let mark = Mark::new(&options.id)?;
+    create.mark = Some(&mark);
+    note_what_will_be(directory, &create, &mark)?;
+    failpoint::pass("cgroup-noted");
     create.limits = global.limits.into();
     create.preserve_fds = activation.with(options.preserve_fds);
     create.no_pivot = options.no_pivot;
     create.no_new_keyring = options.no_new_keyring;
     if start_later {
         create.start_socket = Some(start_socket::listen(directory.path())?);
+        failpoint::pass("socket-listening");
     }
     let creating = berth_runtime::begin(create)?;
     // While the process sets itself up. If it fails, what it has to say counts first.
-    let noted =
-        state_of(&creating, options, &bundle, &spec).and_then(|state| directory.save(&state));
+    let noted = state_of(&creating, options, &bundle, &spec, mark.clone())
+        .and_then(|state| directory.save(&state));
     let created = creating.finish()?;
     noted?;
     for warning in created.warnings() {
@@ -108,14 +112,18 @@ pub(crate) fn prepare(
 }
 
 /// What is to be cleaned up is on record before it is made.
-fn note_what_will_be(directory: &StateDirectory, create: &CreateOptions) -> Result<()> {
+fn note_what_will_be(
+    directory: &StateDirectory,
+    create: &CreateOptions,
+    mark: &Mark,
+) -> Result<()> {
     let (spec, id) = (create.spec, create.id);
     match create.cgroup_driver {
-        Driver::Cgroupfs => directory.note_cgroup(&cgroup_path(spec, id)),
+        Driver::Cgroupfs => directory.note_cgroup(&cgroup_path(spec, id), mark),
         Driver::Systemd => {
             let linux = spec.linux().as_ref();
             let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-            directory.note_unit(&Unit::of(path, id.as_str())?)
+            directory.note_unit(&Unit::of(path, id.as_str())?, mark)
         }
     }
 }
@@ -125,6 +133,7 @@ fn state_of<'a>(
     options: &Create,
     bundle: &Path,
     config: &'a Spec,
+    mark: Mark,
 ) -> Result<State<&'a Spec>> {
     let pid = creating.pid().as_raw();
     let root = config
@@ -141,6 +150,7 @@ fn state_of<'a>(
         bundle: bundle.to_owned(),
         created: time::now(),
         cgroup: creating.cgroup().path().to_owned(),
+        mark: Some(mark),
         unit: creating.unit().cloned(),
         no_new_keyring: options.no_new_keyring,
         config,

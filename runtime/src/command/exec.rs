@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::Cgroup;
-use berth_runtime::{Child, ContainerId, ExecOptions};
+use berth_runtime::{Child, ContainerId, ExecOptions, failpoint};
 use clap::Args;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capabilities, Process, Spec};
@@ -101,6 +101,7 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
     } else {
         Some(forwarded_signals()?)
     };
+    failpoint::pass("exec-prepared");
     let mut child = berth_runtime::exec(Pid::from_raw(state.pid), settings)?;
     if let Some(socket) = &options.pidfd_socket {
         console::send_descriptor("--pidfd-socket", socket, "pidfd", child.pidfd())?;
@@ -109,6 +110,7 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
         write_pid(file, child.pid().as_raw())?;
     }
     let relayed = hand_over_console(&mut child, options)?;
+    failpoint::pass("exec-published");
     match signals {
         None => Ok(0),
         Some(signals) => Ok(attend(&child, &signals, relayed, None)? as u8),

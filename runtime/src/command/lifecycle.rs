@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::hooks::Stage;
-use berth_runtime::{ContainerId, protect_own_binary, remove_class, start_socket};
+use berth_runtime::{ContainerId, failpoint, protect_own_binary, remove_class, start_socket};
 use clap::Args;
 use nix::sys::signal::Signal;
 
@@ -45,6 +45,7 @@ fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
     let relay = notify_socket::listen(directory)?;
     start_socket::start(directory.path(), command)?;
     subject.run(Stage::Poststart)?;
+    failpoint::pass("poststart-run");
     match (relay, state.container()?) {
         (Some(relay), Some(container)) => relay.until_ready(container.pidfd(), state.pid),
         _ => Ok(()),
@@ -148,9 +149,12 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
         );
     }
     end(&state)?;
+    failpoint::pass("process-ended");
     state.remove_cgroup()?;
     remove_class(&state.config, &options.id)?;
+    failpoint::pass("cgroup-removed");
     directory.remove()?;
+    failpoint::pass("state-removed");
     for error in state.subject().run_poststop() {
         log::warn(global, &error.to_string());
     }
@@ -159,12 +163,21 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
 
 /// Removes what a `create` has left that didn't get as far as writing the state.
 fn delete_remains(directory: StateDirectory) -> Result<()> {
-    if let Some(path) = directory.noted_cgroup()
+    if let Some((mark, path)) = directory.noted_cgroup()
         && let Some(cgroup) = open_cgroup(&path)?
     {
-        cgroup.remove()?;
+        match cgroup.mark()? {
+            Some(found) if found == mark => cgroup.remove()?,
+            // The path was noted, and the cgroup is another container's.
+            Some(_) => {}
+            // Made and not marked yet, by us or by another runtime: with nothing in it, it is nobody's
+            // loss.
+            None => drop(cgroup.remove_if_unused()?),
+        }
     }
-    if let Some(unit) = directory.noted_unit() {
+    if let Some((mark, unit)) = directory.noted_unit()
+        && unit.is_marked(&mark)?
+    {
         unit.remove()?;
     }
     directory.remove()

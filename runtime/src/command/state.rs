@@ -1,49 +1,30 @@
 //! What is known of a container between two commands: `<root>/<id>/state.json`.
 
+mod record;
+
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::cgroup::{Cgroup, Unit};
+use berth_runtime::cgroup::{Cgroup, Mark, Unit};
 use berth_runtime::hooks::Subject;
-use berth_runtime::{Container, ContainerId, start_socket};
+use berth_runtime::{Container, ContainerId, failpoint, start_socket};
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use oci_spec::runtime::Spec;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Global;
+pub(crate) use record::{Stat, State};
 
 const FILE: &str = "state.json";
-/// A link whose text is the cgroup's path: made and read by one call.
+/// A link whose text is the container's mark and its cgroup's path: made and read by one call.
 const CGROUP: &str = "cgroup";
 /// The same for the unit, if systemd makes the cgroup.
 const UNIT: &str = "unit";
-
-/// A container's record.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct State<Config = Spec> {
-    pub(crate) id: String,
-    pub(crate) pid: i32,
-    /// When the process started, in clock ticks since boot: a reused pid differs here.
-    pub(crate) start_time: u64,
-    pub(crate) bundle: PathBuf,
-    pub(crate) rootfs: PathBuf,
-    pub(crate) created: String,
-    /// Below the cgroup root.
-    pub(crate) cgroup: PathBuf,
-    /// The scope whose cgroup it is, if systemd made it.
-    #[serde(default)]
-    pub(crate) unit: Option<Unit>,
-    /// Whether its processes stay in the session keyrings of their callers.
-    pub(crate) no_new_keyring: bool,
-    /// The configuration as it was at creation: the bundle's may have changed since.
-    pub(crate) config: Config,
-}
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +68,7 @@ impl StateDirectory {
             }
             other => other.with_context(|| format!("make {}", directory.path().display()))?,
         }
+        failpoint::pass("state-directory-made");
         Ok(directory)
     }
 
@@ -98,36 +80,48 @@ impl StateDirectory {
         &self.0
     }
 
-    /// Puts the cgroup on record before it is made, for a deletion after a crash.
-    pub(crate) fn note_cgroup(&self, cgroup: &Path) -> Result<()> {
-        let link = self.0.join(CGROUP);
-        symlink(cgroup, &link).with_context(|| format!("make {}", link.display()))
+    /// Puts the cgroup on record before it is made, with the mark that will tell whether it is this
+    /// container's: for a deletion after a crash.
+    pub(crate) fn note_cgroup(&self, cgroup: &Path, mark: &Mark) -> Result<()> {
+        self.note(CGROUP, &serde_json::to_string(&(mark, cgroup))?)
     }
 
-    /// Puts the unit on record before it is made.
-    pub(crate) fn note_unit(&self, unit: &Unit) -> Result<()> {
-        let link = self.0.join(UNIT);
-        let text = serde_json::to_string(unit)?;
+    /// Puts the unit on record before it is made, likewise.
+    pub(crate) fn note_unit(&self, unit: &Unit, mark: &Mark) -> Result<()> {
+        self.note(UNIT, &serde_json::to_string(&(mark, unit))?)
+    }
+
+    fn note(&self, name: &str, text: &str) -> Result<()> {
+        let link = self.0.join(name);
         symlink(text, &link).with_context(|| format!("make {}", link.display()))
     }
 
     /// The unit on record, if it came to that.
-    pub(crate) fn noted_unit(&self) -> Option<Unit> {
-        let text = fs::read_link(self.0.join(UNIT)).ok()?;
-        serde_json::from_str(text.to_str()?).ok()
+    pub(crate) fn noted_unit(&self) -> Option<(Mark, Unit)> {
+        self.noted(UNIT)
     }
 
     /// The cgroup on record, if it came to that.
-    pub(crate) fn noted_cgroup(&self) -> Option<PathBuf> {
-        fs::read_link(self.0.join(CGROUP)).ok()
+    pub(crate) fn noted_cgroup(&self) -> Option<(Mark, PathBuf)> {
+        self.noted(CGROUP)
+    }
+
+    fn noted<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let text = fs::read_link(self.0.join(name)).ok()?;
+        serde_json::from_str(text.to_str()?).ok()
     }
 
     /// Writes the state whole or not at all.
     pub(crate) fn save(&self, state: &State<impl Serialize>) -> Result<()> {
         let (new, file) = (self.0.join("state.json.new"), self.0.join(FILE));
-        fs::write(&new, serde_json::to_vec(state)?)
-            .and_then(|()| fs::rename(&new, &file))
-            .with_context(|| format!("write {}", file.display()))
+        let write = || {
+            fs::write(&new, serde_json::to_vec(state)?)?;
+            failpoint::pass("state-written");
+            fs::rename(&new, &file)
+        };
+        write().with_context(|| format!("write {}", file.display()))?;
+        failpoint::pass("state-saved");
+        Ok(())
     }
 
     pub(crate) fn load(&self) -> Result<State> {
@@ -137,7 +131,7 @@ impl StateDirectory {
             Err(error) if error.kind() == ErrorKind::NotFound => bail!("container does not exist"),
             other => other.with_context(|| format!("read {}", file.display()))?,
         };
-        serde_json::from_slice(&bytes).with_context(|| format!("parse {}", file.display()))
+        State::parse(&bytes).with_context(|| format!("parse {}", file.display()))
     }
 
     pub(crate) fn remove(self) -> Result<()> {
@@ -146,6 +140,7 @@ impl StateDirectory {
         for name in [FILE, CGROUP, start_socket::NAME] {
             // What is there still is found by the search below, and said.
             let _removed = fs::remove_file(self.0.join(name)).is_ok();
+            failpoint::pass("record-removed");
         }
         match fs::remove_dir(&self.0) {
             Ok(()) => return Ok(()),
@@ -204,9 +199,15 @@ impl State {
         cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
     }
 
-    /// Its cgroup, unless that is gone.
+    /// Its cgroup, unless that is gone, or another container's is at its path.
     pub(crate) fn open_cgroup(&self) -> Result<Option<Cgroup>> {
-        open_cgroup(&self.cgroup)
+        let Some(cgroup) = open_cgroup(&self.cgroup)? else {
+            return Ok(None);
+        };
+        match &self.mark {
+            Some(mark) if cgroup.mark()?.as_ref() != Some(mark) => Ok(None),
+            _ => Ok(Some(cgroup)),
+        }
     }
 
     /// Kills what is left of it, and removes its cgroup.
@@ -215,10 +216,19 @@ impl State {
             (Some(cgroup), None) => cgroup.remove()?,
             (Some(cgroup), Some(unit)) => cgroup.remove_scope(unit)?,
             // systemd removes the cgroup of a scope that is empty, and may still remember the scope.
-            (None, Some(unit)) => unit.remove()?,
-            (None, None) => {}
+            (None, Some(unit)) if self.is_own(unit)? => unit.remove()?,
+            (None, _) => {}
         }
         Ok(())
+    }
+
+    /// Whether a scope of this name is this container's. A record from before there were marks has none
+    /// to compare.
+    fn is_own(&self, unit: &Unit) -> Result<bool> {
+        match &self.mark {
+            Some(mark) => Ok(unit.is_marked(mark)?),
+            None => Ok(true),
+        }
     }
 
     /// The container, if it lives. The check comes after the pidfd is taken, so that what is signalled
@@ -251,37 +261,5 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<Option<Cgroup>> {
         Ok(cgroup) => Ok(Some(cgroup)),
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// What /proc/<pid>/stat tells of a process (proc_pid_stat(5)).
-pub(crate) struct Stat {
-    /// In clock ticks since boot.
-    pub(crate) start_time: u64,
-    /// Whether it has executed a program since it was cloned: a container's first process does so
-    /// when it is started.
-    pub(crate) has_executed: bool,
-}
-
-impl Stat {
-    /// Unless the process is gone or a zombie.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
-        /// `PF_FORKNOEXEC` of include/linux/sched.h, which has been this bit since there is git.
-        const FORKED_WITHOUT_EXEC: u64 = 0x40;
-        let mut buffer = [0; 1024];
-        let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
-        let length = file.read(&mut buffer).ok()?;
-        let stat = String::from_utf8_lossy(buffer.get(..length)?);
-        // The second field is the name in parentheses, which may hold anything.
-        let (_, rest) = stat.rsplit_once(") ")?;
-        let mut fields = rest.split(' ');
-        if matches!(fields.next()?, "Z" | "X") {
-            return None;
-        }
-        let flags: u64 = fields.nth(5)?.parse().ok()?;
-        Some(Self {
-            start_time: fields.nth(12)?.parse().ok()?,
-            has_executed: flags & FORKED_WITHOUT_EXEC == 0,
-        })
     }
 }

@@ -1,17 +1,18 @@
 //! What is Linux's own: cgroup, devices, filter, and the rarer sections.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxIntelRdt};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxIntelRdt};
 
-use super::{Error, no_null_bytes, value};
+use super::{Error, bounds, memory_policy, resources, value};
+use crate::cgroup;
 use crate::cgroup::{Driver, Unit};
 use crate::plan::inside;
-use crate::{cgroup, scheduling};
 
 /// The kernel's numbers: `MAJOR` and `MINOR` of include/linux/kdev_t.h have 12 and 20 bits.
-const MAX_MAJOR: i64 = (1 << 12) - 1;
-const MAX_MINOR: i64 = (1 << 20) - 1;
+pub(super) const MAX_MAJOR: i64 = (1 << 12) - 1;
+pub(super) const MAX_MINOR: i64 = (1 << 20) - 1;
 
 const PROPAGATIONS: [&str; 8] = [
     "shared",
@@ -38,6 +39,9 @@ pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
         ));
     }
     if let Some(path) = linux.cgroups_path() {
+        // It is noted beside the container's mark, in the text of a link.
+        bounds::text("linux.cgroupsPath", &path.to_string_lossy(), 3500)?;
+        bounds::path("linux.cgroupsPath", path)?;
         match driver {
             Driver::Cgroupfs => validate_cgroups_path(path)?,
             // Of a container with a path, the id has no part in the name.
@@ -45,18 +49,19 @@ pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
         }
     }
     if let Some(resources) = linux.resources() {
+        resources::validate(resources)?;
         cgroup::check_limits(resources)?;
     }
-    for (index, device) in linux.devices().iter().flatten().enumerate() {
-        validate_device(index, device)?;
+    validate_devices(linux.devices().as_deref().unwrap_or_default())?;
+    validate_paths("linux.maskedPaths", linux.masked_paths())?;
+    validate_paths("linux.readonlyPaths", linux.readonly_paths())?;
+    if let Some(filter) = linux.seccomp() {
+        let rules = filter.syscalls().as_deref().unwrap_or_default();
+        bounds::list("linux.seccomp.syscalls", rules)?;
     }
-    no_null_bytes("linux.maskedPaths", linux.masked_paths().iter().flatten())?;
-    no_null_bytes(
-        "linux.readonlyPaths",
-        linux.readonly_paths().iter().flatten(),
-    )?;
     validate_label(linux)?;
-    validate_memory_policy(linux)?;
+    let policy = linux.memory_policy().as_ref();
+    policy.map_or(Ok(()), memory_policy::validate)?;
     linux.intel_rdt().as_ref().map_or(Ok(()), validate_rdt)?;
     validate_personality(linux)
 }
@@ -82,9 +87,42 @@ fn validate_cgroups_path(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// An empty one would be the root itself.
+fn validate_paths(field: &str, paths: &Option<Vec<String>>) -> Result<(), Error> {
+    let paths = paths.as_deref().unwrap_or_default();
+    bounds::list(field, paths)?;
+    for (index, path) in paths.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        let path = Path::new(path);
+        bounds::path(&field, path)?;
+        if !path.is_absolute() || inside(path).as_os_str().is_empty() {
+            return Err(value(
+                field,
+                path,
+                "must be an absolute path below the root",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn validate_devices(devices: &[LinuxDevice]) -> Result<(), Error> {
+    bounds::list("linux.devices", devices)?;
+    let mut seen = HashSet::new();
+    for (index, device) in devices.iter().enumerate() {
+        validate_device(index, device)?;
+        if !seen.insert(inside(device.path())) {
+            let field = format!("linux.devices[{index}].path");
+            return Err(value(field, device.path(), "must not be listed twice"));
+        }
+    }
+    Ok(())
+}
+
 fn validate_device(index: usize, device: &LinuxDevice) -> Result<(), Error> {
     let field = |name: &str| format!("linux.devices[{index}].{name}");
     let path = device.path();
+    bounds::path(&field("path"), path)?;
     if !path.is_absolute() || inside(path).as_os_str().is_empty() {
         return Err(value(
             field("path"),
@@ -92,8 +130,8 @@ fn validate_device(index: usize, device: &LinuxDevice) -> Result<(), Error> {
             "must be an absolute path below the root",
         ));
     }
-    if path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(value(field("path"), path, "must have no null bytes"));
+    if device.typ() == LinuxDeviceType::A {
+        return Err(value(field("type"), "a", "must be b, c, u or p"));
     }
     for (name, number, max) in [
         ("major", device.major(), MAX_MAJOR),
@@ -103,11 +141,25 @@ fn validate_device(index: usize, device: &LinuxDevice) -> Result<(), Error> {
             return Err(value(field(name), number, format!("must be 0 to {max}")));
         }
     }
+    // Engines leave the type in it.
+    const MODE: u32 = libc::S_IFMT | 0o7777;
+    if device.file_mode().is_some_and(|mode| mode & !MODE != 0) {
+        let expected = "must be a file's mode, at most 61439 (0167777)";
+        return Err(value(field("fileMode"), device.file_mode(), expected));
+    }
+    for (name, id) in [("uid", device.uid()), ("gid", device.gid())] {
+        if id == Some(u32::MAX) {
+            return Err(value(field(name), id, "is no id: they end at 4294967294"));
+        }
+    }
     Ok(())
 }
 
 /// The label becomes part of a mount option, in quotes.
 fn validate_label(linux: &Linux) -> Result<(), Error> {
+    let label = linux.mount_label().as_deref().unwrap_or_default();
+    // With the option's name and its quotes it is one of fsconfig's strings.
+    bounds::text("linux.mountLabel", label, 253)?;
     match linux
         .mount_label()
         .as_deref()
@@ -120,30 +172,6 @@ fn validate_label(linux: &Linux) -> Result<(), Error> {
         )),
         None => Ok(()),
     }
-}
-
-fn validate_memory_policy(linux: &Linux) -> Result<(), Error> {
-    use oci_spec::runtime::MemoryPolicyModeType::{MpolDefault, MpolLocal};
-    let Some(policy) = linux.memory_policy() else {
-        return Ok(());
-    };
-    let nodes = policy.nodes().as_deref().unwrap_or_default();
-    let takes_nodes = !matches!(policy.mode(), MpolDefault | MpolLocal);
-    if !nodes.is_empty() && scheduling::parse_list(nodes).is_none() {
-        return Err(value(
-            "linux.memoryPolicy.nodes",
-            nodes,
-            "must be a list of NUMA nodes such as \"0-1,3\"",
-        ));
-    }
-    if !takes_nodes && !nodes.is_empty() {
-        return Err(value(
-            "linux.memoryPolicy.nodes",
-            nodes,
-            format!("must be empty for mode {}", policy.mode()),
-        ));
-    }
-    Ok(())
 }
 
 /// Names a directory of resctrl.

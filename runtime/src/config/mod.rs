@@ -3,12 +3,17 @@
 //! A field that can't be honoured is refused by its name. Passing over it would run a container with
 //! less confinement than was asked for.
 
+mod bounds;
 mod field;
 mod hooks;
 mod linux;
+mod memory_policy;
 mod mounts;
 mod namespaces;
 mod process;
+mod required;
+mod resources;
+mod scheduler_flags;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -44,7 +49,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file isn't a configuration.
-    #[error("{}: {field}: {source}", path.display())]
+    #[error("{}: {}: {}", path.display(), brief(field), brief(source))]
     Parse {
         /// The file.
         path: PathBuf,
@@ -110,6 +115,11 @@ impl Error {
     }
 }
 
+/// As much of a text as an error repeats: it may be of megabytes.
+fn brief(text: &impl ToString) -> String {
+    bounds::beginning(&text.to_string(), 1000)
+}
+
 fn value(
     field: impl Into<String>,
     value: impl std::fmt::Debug,
@@ -117,26 +127,23 @@ fn value(
 ) -> Error {
     Error::Value {
         field: field.into(),
-        value: format!("{value:?}"),
+        value: brief(&format!("{value:?}")),
         expected: expected.into(),
-    }
-}
-
-/// Refuses text that no C string can hold.
-fn no_null_bytes<'a>(
-    field: &str,
-    mut texts: impl Iterator<Item = &'a String>,
-) -> Result<(), Error> {
-    match texts.find(|text| text.contains('\0')) {
-        Some(bad) => Err(value(field, bad, "must have no null bytes")),
-        None => Ok(()),
     }
 }
 
 /// Reads a configuration and parses it. Whether its values make sense is for [`validate`] to say, which
 /// [`create`](crate::create) does first.
 pub fn load(path: &Path) -> Result<Spec, Error> {
-    parse(path, &read(path)?)
+    parse_configuration(path, &read(path)?)
+}
+
+/// Parses a configuration that came from `path`.
+pub(crate) fn parse_configuration(path: &Path, bytes: &[u8]) -> Result<Spec, Error> {
+    let spec =
+        parse(path, bytes).or_else(|error| scheduler_flags::parse_again(path, bytes, error))?;
+    required::check(path, bytes)?;
+    Ok(spec)
 }
 
 /// Reads a file of JSON of the engine's, of a size that makes sense.
@@ -180,9 +187,11 @@ pub fn validate(spec: &Spec, driver: Driver) -> Result<(), Error> {
 
 /// The same but for the filter of system calls, which whoever uses it resolves anyway.
 pub(crate) fn validate_all_but_filter(spec: &Spec, driver: Driver) -> Result<(), Error> {
-    let major = spec.version().split('.').next().unwrap_or_default();
-    if major != "1" {
-        return Err(value("ociVersion", spec.version(), "must be 1.x.y"));
+    let version = spec.version();
+    bounds::short_text("ociVersion", version)?;
+    if version.split('.').next() != Some("1") || version.len() > 64 {
+        let version = bounds::shortened(version);
+        return Err(value("ociVersion", version, "must be 1.x.y"));
     }
     validate_process(spec.process().as_ref().ok_or_else(Error::no_process)?)?;
     // The sections of other platforms are none of ours, as the specification has it; but one for a
@@ -193,16 +202,22 @@ pub(crate) fn validate_all_but_filter(spec: &Spec, driver: Driver) -> Result<(),
             hint: ": a container shares the host's kernel",
         });
     }
-    if let Some(root) = spec.root()
-        && root.path().as_os_str().is_empty()
-    {
-        return Err(value("root.path", "", "must name a directory"));
+    if let Some(root) = spec.root() {
+        bounds::path("root.path", root.path())?;
+        if root.path().as_os_str().is_empty() {
+            return Err(value("root.path", "", "must name a directory"));
+        }
     }
     hooks::validate(spec)?;
     mounts::validate(spec)?;
     let linux = spec.linux().as_ref().ok_or_else(Error::no_linux)?;
     namespaces::validate(spec, linux)?;
-    linux::validate(linux, driver)
+    linux::validate(linux, driver)?;
+    if driver == Driver::Systemd {
+        let annotations = spec.annotations().iter().flatten();
+        cgroup::check_annotations(annotations)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 
-use super::{Error, value};
+use super::{Error, bounds, value};
 use crate::plan::{self, check_mount, inside};
 
 pub(super) fn validate(spec: &Spec) -> Result<(), Error> {
+    bounds::list("mounts", spec.mounts().as_deref().unwrap_or_default())?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         validate_mount(index, mount)?;
         validate_id_maps(index, mount, spec)?;
@@ -17,6 +18,7 @@ pub(super) fn validate(spec: &Spec) -> Result<(), Error> {
 
 fn validate_mount(index: usize, mount: &Mount) -> Result<(), Error> {
     let field = |name: &str| format!("mounts[{index}].{name}");
+    bounds::path(&field("destination"), mount.destination())?;
     let destination = inside(mount.destination());
     if destination.as_os_str().is_empty() {
         return Err(value(
@@ -36,17 +38,7 @@ fn validate_mount(index: usize, mount: &Mount) -> Result<(), Error> {
              as /proc/cpuinfo",
         ));
     }
-    let texts = [Some(mount.destination()), mount.source().as_ref()];
-    for path in texts.into_iter().flatten() {
-        if path.as_os_str().as_encoded_bytes().contains(&0) {
-            return Err(value(
-                field("destination or source"),
-                path,
-                "must have no null bytes",
-            ));
-        }
-    }
-    super::no_null_bytes(&field("options"), mount.options().iter().flatten())?;
+    validate_texts(index, mount)?;
     check_mount(mount).map_err(|reason| {
         value(
             field("options"),
@@ -54,6 +46,36 @@ fn validate_mount(index: usize, mount: &Mount) -> Result<(), Error> {
             format!("are wrong: {reason}"),
         )
     })
+}
+
+/// What fsconfig(2) takes of an option's name, its value, or a source that isn't a path, without the null
+/// byte.
+const LONGEST_OPTION: usize = 255;
+
+fn validate_texts(index: usize, mount: &Mount) -> Result<(), Error> {
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    let is_bind = plan::is_bind(mount);
+    if let Some(source) = mount.source() {
+        match is_bind {
+            true => bounds::path(&field("source"), source)?,
+            false => bounds::text(&field("source"), &source.to_string_lossy(), LONGEST_OPTION)?,
+        }
+    }
+    match mount.typ().as_deref().unwrap_or_default() {
+        "" if !is_bind => {
+            let expected = "must be a file system's, but for a bind mount";
+            return Err(value(field("type"), mount.typ(), expected));
+        }
+        given => bounds::text(&field("type"), given, LONGEST_OPTION)?,
+    }
+    let options = mount.options().as_deref().unwrap_or_default();
+    bounds::list(&field("options"), options)?;
+    for option in options {
+        let (name, given) = option.split_once('=').unwrap_or((option, ""));
+        bounds::text(&field("options"), name, LONGEST_OPTION)?;
+        bounds::text(&field("options"), given, LONGEST_OPTION)?;
+    }
+    Ok(())
 }
 
 /// An id-mapped mount has a map of its own or, by the option alone, the container's.

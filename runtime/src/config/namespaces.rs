@@ -3,7 +3,7 @@
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Spec};
 
-use super::{Error, value};
+use super::{Error, bounds, value};
 use crate::plan;
 
 pub(super) fn validate(spec: &Spec, linux: &Linux) -> Result<(), Error> {
@@ -38,14 +38,12 @@ fn validate_list(listed: Listed) -> Result<(), Error> {
         if earlier.any(|other| other.typ() == namespace.typ()) {
             return Err(value(field, namespace.typ(), "must not be listed twice"));
         }
-        if let Some(path) = plan::path_of(namespace)
-            && (!path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0))
-        {
-            return Err(value(
-                format!("{field}.path"),
-                path,
-                "must be an absolute path",
-            ));
+        if let Some(path) = plan::path_of(namespace) {
+            let field = format!("{field}.path");
+            bounds::path(&field, path)?;
+            if !path.is_absolute() {
+                return Err(value(field, path, "must be an absolute path"));
+            }
         }
     }
     match listed.has(LinuxNamespaceType::Mount) {
@@ -106,6 +104,32 @@ pub(super) fn check_map(field: &str, maps: &[LinuxIdMapping]) -> Result<(), Erro
                 "must be at least 1, and must not lead past the last id",
             ));
         }
+        let earlier = maps.get(..index).unwrap_or_default();
+        check_overlap(&format!("{field}[{index}]"), map, earlier)?;
+    }
+    Ok(())
+}
+
+/// No id may have two meanings, on either side.
+fn check_overlap(
+    field: &str,
+    map: &LinuxIdMapping,
+    earlier: &[LinuxIdMapping],
+) -> Result<(), Error> {
+    type Side = fn(&LinuxIdMapping) -> u32;
+    let sides: [(&str, Side); 2] = [
+        ("containerID", |map| map.container_id()),
+        ("hostID", |map| map.host_id()),
+    ];
+    for (name, first) in sides {
+        // The ends have been found to be ids.
+        let end = |map: &LinuxIdMapping| first(map).saturating_add(map.size());
+        let overlaps = |other: &LinuxIdMapping| first(map) < end(other) && first(other) < end(map);
+        if earlier.iter().any(overlaps) {
+            let ids = first(map)..end(map);
+            let field = format!("{field}.{name}");
+            return Err(value(field, ids, "must not overlap with another mapping"));
+        }
     }
     Ok(())
 }
@@ -119,6 +143,15 @@ fn validate_time_offsets(linux: &Linux, listed: Listed) -> Result<(), Error> {
                 clock,
                 "must be \"monotonic\" or \"boottime\"",
             ));
+        }
+        // Half of what the kernel's clocks hold (`KTIME_SEC_MAX`): time goes on.
+        const MOST: i64 = 9_223_372_036 / 2;
+        if offset
+            .secs()
+            .is_some_and(|secs| !(-MOST..=MOST).contains(&secs))
+        {
+            let expected = format!("must be -{MOST} to {MOST}");
+            return Err(value(format!("{field}.secs"), offset.secs(), expected));
         }
         if offset
             .nanosecs()
@@ -143,7 +176,9 @@ fn validate_time_offsets(linux: &Linux, listed: Listed) -> Result<(), Error> {
 
 /// A sysctl that isn't of a namespace of the container would change the host's.
 fn validate_sysctls(linux: &Linux, listed: Listed) -> Result<(), Error> {
-    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+    for (name, text) in linux.sysctl().iter().flatten() {
+        bounds::path("linux.sysctl", name.as_ref())?;
+        bounds::short_text(&format!("linux.sysctl[{name:?}]"), text)?;
         let path = plan::sysctl_path(name);
         let needs = match path.as_str() {
             path if path.split('/').any(|part| part.is_empty() || part == "..") => None,
@@ -160,7 +195,7 @@ fn validate_sysctls(linux: &Linux, listed: Listed) -> Result<(), Error> {
             Some(kind) => {
                 return Err(value(
                     "linux.sysctl",
-                    name,
+                    bounds::shortened(name),
                     format!("needs a namespace of type {kind}"),
                 ));
             }
@@ -205,7 +240,12 @@ fn validate_names(spec: &Spec, listed: Listed) -> Result<(), Error> {
                 ));
             }
             Some(name) if name.len() > 64 || name.contains('\0') => {
-                return Err(value(field, name, "must be at most 64 bytes"));
+                let name = bounds::shortened(name);
+                return Err(value(
+                    field,
+                    name,
+                    "must be at most 64 bytes, none of them null",
+                ));
             }
             _ => {}
         }

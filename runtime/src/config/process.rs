@@ -2,12 +2,13 @@
 
 use oci_spec::runtime::{Process, Scheduler};
 
-use super::{Error, no_null_bytes, value};
+use super::{Error, bounds, value};
 use crate::scheduling;
 
 /// Tells what is wrong with a process, if anything.
 pub fn validate_process(process: &Process) -> Result<(), Error> {
     validate_command(process)?;
+    bounds::path("process.cwd", process.cwd())?;
     if !process.cwd().is_absolute() {
         return Err(value(
             "process.cwd",
@@ -15,10 +16,6 @@ pub fn validate_process(process: &Process) -> Result<(), Error> {
             "must be an absolute path",
         ));
     }
-    no_null_bytes(
-        "process.cwd",
-        std::iter::once(&process.cwd().to_string_lossy().into_owned()),
-    )?;
     if process
         .oom_score_adj()
         .is_some_and(|score| !(-1000..=1000).contains(&score))
@@ -44,8 +41,26 @@ pub fn validate_process(process: &Process) -> Result<(), Error> {
         ));
     }
     validate_affinity(process)?;
-    no_null_bytes("process.selinuxLabel", process.selinux_label().iter())?;
-    no_null_bytes("process.apparmorProfile", process.apparmor_profile().iter())
+    validate_console(process)?;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    bounds::short_text("process.selinuxLabel", &text(process.selinux_label()))?;
+    bounds::short_text("process.apparmorProfile", &text(process.apparmor_profile()))
+}
+
+/// The kernel keeps a terminal's size in 16 bits each.
+fn validate_console(process: &Process) -> Result<(), Error> {
+    let Some(size) = process.console_size() else {
+        return Ok(());
+    };
+    for (field, number) in [
+        ("process.consoleSize.height", size.height()),
+        ("process.consoleSize.width", size.width()),
+    ] {
+        if number > u64::from(u16::MAX) {
+            return Err(value(field, number, "must be at most 65535"));
+        }
+    }
+    Ok(())
 }
 
 fn validate_command(process: &Process) -> Result<(), Error> {
@@ -56,13 +71,43 @@ fn validate_command(process: &Process) -> Result<(), Error> {
             expected: "the program and its arguments",
         });
     }
-    no_null_bytes("process.args", args.iter())?;
-    no_null_bytes("process.env", process.env().iter().flatten())
+    check_args("process.args", args)?;
+    check_env("process.env", process.env().as_deref().unwrap_or_default())
+}
+
+/// `MAX_ARG_STRLEN`, for one argument or variable with its null byte; and three quarters of the largest
+/// stack, which all of them have at most (execve(2)).
+const LONGEST_ARGUMENT: usize = 131_071;
+const LARGEST_ARGUMENTS: usize = 6 << 20;
+
+pub(super) fn check_args(field: &str, args: &[String]) -> Result<(), Error> {
+    let mut total = 0;
+    for (index, argument) in args.iter().enumerate() {
+        bounds::text(&format!("{field}[{index}]"), argument, LONGEST_ARGUMENT)?;
+        // With its pointer.
+        total += argument.len() + 9;
+    }
+    match total <= LARGEST_ARGUMENTS {
+        true => Ok(()),
+        false => {
+            let expected = format!("bytes in all: must be at most {LARGEST_ARGUMENTS}");
+            Err(value(field, total, expected))
+        }
+    }
+}
+
+pub(super) fn check_env(field: &str, env: &[String]) -> Result<(), Error> {
+    check_args(field, env)
 }
 
 /// The kernel takes the largest number for "leave it as it is", which here means the host's root.
 fn validate_user(process: &Process) -> Result<(), Error> {
     let user = process.user();
+    // `NGROUPS_MAX`, by chance.
+    bounds::list(
+        "process.user.additionalGids",
+        user.additional_gids().as_deref().unwrap_or_default(),
+    )?;
     let groups = user.additional_gids().iter().flatten();
     let ids = [
         ("process.user.uid", user.uid()),
@@ -144,6 +189,27 @@ fn validate_scheduler(scheduler: &Scheduler) -> Result<(), Error> {
             times,
             "are for SCHED_DEADLINE alone",
         ));
+    }
+    match policy {
+        SchedDeadline => validate_deadline(times),
+        _ => Ok(()),
+    }
+}
+
+/// `__checkparam_dl` of kernel/sched/deadline.c; a period of zero is the deadline's.
+fn validate_deadline([runtime, deadline, period]: [u64; 3]) -> Result<(), Error> {
+    const LEAST: u64 = 1024;
+    if runtime < LEAST || runtime > deadline {
+        let expected = format!("must be {LEAST} ns to deadline, {deadline}");
+        return Err(value("process.scheduler.runtime", runtime, expected));
+    }
+    if deadline >= 1 << 63 {
+        let expected = "must be less than 2^63 ns";
+        return Err(value("process.scheduler.deadline", deadline, expected));
+    }
+    if period != 0 && !(deadline..1 << 63).contains(&period) {
+        let expected = format!("must be at least deadline, {deadline}, and less than 2^63 ns");
+        return Err(value("process.scheduler.period", period, expected));
     }
     Ok(())
 }

@@ -1,3 +1,5 @@
+mod bad_input;
+
 use serde_json::{Value, json};
 
 use super::*;

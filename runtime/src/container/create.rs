@@ -11,7 +11,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 
 use super::own_cgroup::{self, OwnCgroup};
 use super::{Container, Created};
-use crate::cgroup::{Cgroup, Driver, Limits, Unit, Warning};
+use crate::cgroup::{Cgroup, Driver, Limits, Mark, Unit, Warning};
 use crate::error::Error;
 use crate::exec::keyring_name;
 use crate::hooks::{Later, Stage, Subject};
@@ -19,7 +19,7 @@ use crate::launch::{self, Answers, Assistance, Launched, Launching};
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
 use crate::rdt::{self, Resctrl};
 use crate::seccomp::Filter;
-use crate::{ContainerId, config, net_devices, plan, seccomp};
+use crate::{ContainerId, config, failpoint, net_devices, plan, seccomp};
 
 /// Where the root filesystem comes from.
 #[derive(Debug)]
@@ -46,6 +46,9 @@ pub struct CreateOptions<'a> {
     pub stdio: Stdio,
     /// Who makes the cgroup.
     pub cgroup_driver: Driver,
+    /// What the cgroup is marked with, so that whoever removes it later can tell that it is this
+    /// container's.
+    pub mark: Option<&'a Mark>,
     /// What to do about limits that this host can't enforce.
     pub limits: Limits,
     /// The signal that the container gets when the calling thread dies.
@@ -72,6 +75,7 @@ impl<'a> CreateOptions<'a> {
             root: None,
             stdio: Stdio::default(),
             cgroup_driver: Driver::default(),
+            mark: None,
             limits: Limits::default(),
             parent_death_signal: None,
             preserve_fds: 0,
@@ -102,6 +106,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
 /// do that needs no more than the process's number does it now, in time that costs nothing.
 pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     config::validate_all_but_filter(options.spec, options.cgroup_driver)?;
+    refuse_hooks_without_a_place(&options)?;
     let subject = options.subject();
     let linux = options.spec.linux().as_ref();
     let linux = linux.ok_or_else(config::Error::no_linux)?;
@@ -115,6 +120,7 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let limits = options.limits;
     let (cgroup, mut warnings) = own_cgroup::make(&options)?;
     let mut plan = plan_container(options, process_plan, &cgroup.cgroup)?;
+    failpoint::pass("plan-made");
     let assistance = Assistance {
         cgroup: Some(cgroup.cgroup.directory()),
         seccomp: linux.seccomp().as_ref(),
@@ -219,6 +225,22 @@ fn network_namespace(linux: &Linux, pid: Pid) -> Result<File, Error> {
     })
 }
 
+/// Hooks that run before the root changes look for the container's mounts below the root's own path, and
+/// a mount that is attached nowhere has none. It would have to be attached over the host's root, where
+/// createContainer hooks would be looked for in the container's files: with the host's rights.
+fn refuse_hooks_without_a_place(options: &CreateOptions) -> Result<(), Error> {
+    let has_hooks = |stage: &&Stage| !stage.hooks(options.spec).is_empty();
+    let first = Stage::BEFORE_PIVOT.iter().find(has_hooks);
+    match (&options.root, first) {
+        (Some(Root::Mount(_)), Some(stage)) => Err(config::Error::Unsupported {
+            field: format!("hooks.{}", stage.name()),
+            hint: " with a root that is attached nowhere: it needs a root by path",
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// What is done while the container has its mounts and not yet its root.
 fn before_pivot(subject: &Subject, pid: Pid) -> Result<(), Error> {
     let subject = Subject {
@@ -228,6 +250,7 @@ fn before_pivot(subject: &Subject, pid: Pid) -> Result<(), Error> {
     for stage in Stage::BEFORE_PIVOT {
         subject.run(stage)?;
     }
+    failpoint::pass("hooks-run");
     Ok(())
 }
 

@@ -7,9 +7,9 @@ use oci_spec::runtime::{Linux, LinuxResources, Spec};
 
 use super::create::CreateOptions;
 use crate::cgroup::{
-    Cgroup, Driver, Limits, Placeholder, Started, Unit, Wanted, Warning, start_scope,
+    Cgroup, Driver, Limits, Mark, Placeholder, Started, Unit, Wanted, Warning, start_scope,
 };
-use crate::{ContainerId, Error};
+use crate::{ContainerId, Error, failpoint};
 
 /// A container's cgroup. It is removed again, unless the container gets as far as being started.
 #[derive(Debug)]
@@ -28,19 +28,25 @@ pub(super) fn make(options: &CreateOptions) -> Result<(OwnCgroup, Vec<Warning>),
     let resources = linux.and_then(|linux| linux.resources().clone());
     let resources = resources.unwrap_or_default();
     let own = match options.cgroup_driver {
-        Driver::Cgroupfs => directory(cgroup_path(options.spec, options.id))?,
+        Driver::Cgroupfs => directory(cgroup_path(options.spec, options.id), options.mark)?,
         Driver::Systemd => scope(options, &resources)?,
     };
+    failpoint::pass("cgroup-marked");
     // Also where systemd knows the limits already: the files take what it has no property for, and
     // take exactly what it rounds.
     let warnings = own.cgroup.apply(&resources, options.limits)?;
+    failpoint::pass("cgroup-limited");
     Ok((own, warnings))
 }
 
-fn directory(path: PathBuf) -> Result<OwnCgroup, Error> {
+fn directory(path: PathBuf, mark: Option<&Mark>) -> Result<OwnCgroup, Error> {
     let cgroup = Cgroup::create(&path)?;
+    failpoint::pass("cgroup-made");
     if !cgroup.is_new() && cgroup.is_populated()? {
         return Err(Error::CgroupInUse { path });
+    }
+    if let Some(mark) = mark {
+        cgroup.claim(mark)?;
     }
     Ok(OwnCgroup {
         cgroup,
@@ -59,15 +65,21 @@ fn scope(options: &CreateOptions, resources: &LinuxResources) -> Result<OwnCgrou
     } = start_scope(&Wanted {
         id: options.id.as_str(),
         path: configured_path(options.spec),
+        mark: options.mark,
         resources,
         annotations: &annotations,
     })?;
-    Ok(OwnCgroup {
+    let own = OwnCgroup {
         cgroup,
         unit: Some(unit),
         placeholder: Some(placeholder),
         remove_on_drop: true,
-    })
+    };
+    // Its description says it too, but is asked for over a bus.
+    if let Some(mark) = options.mark {
+        own.cgroup.claim(mark)?;
+    }
+    Ok(own)
 }
 
 /// The path of a container's cgroup with [`Driver::Cgroupfs`], below the root of all: what the

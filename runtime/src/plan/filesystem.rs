@@ -123,7 +123,7 @@ fn is_bound_dev(mount: &oci_spec::runtime::Mount) -> bool {
     inside(mount.destination()) == Path::new("dev") && mount_options::is_bind(mount)
 }
 
-fn sysctls(spec: &Spec) -> Result<Vec<(std::ffi::CString, std::ffi::CString)>, Error> {
+pub(super) fn sysctls(spec: &Spec) -> Result<Vec<(std::ffi::CString, std::ffi::CString)>, Error> {
     let sysctls = spec
         .linux()
         .as_ref()
@@ -153,7 +153,7 @@ pub(crate) fn sysctl_path(name: &str) -> String {
     }
 }
 
-fn paths(paths: Option<&[String]>) -> Result<Vec<std::ffi::CString>, Error> {
+pub(super) fn paths(paths: Option<&[String]>) -> Result<Vec<std::ffi::CString>, Error> {
     paths
         .unwrap_or_default()
         .iter()

@@ -11,6 +11,8 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod process;
+#[cfg(any(test, fuzzing))]
+mod unopened;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -30,10 +32,12 @@ use crate::sys::process::CStrings;
 use crate::sys::seccomp::Instruction;
 
 pub(crate) use filesystem::{root_mount, sysctl_path};
-pub(crate) use mount_options::{MOUNT_OPTIONS, check as check_mount, id_map_option};
+pub(crate) use mount_options::{MOUNT_OPTIONS, check as check_mount, id_map_option, is_bind};
 pub(crate) use mounts::{may_stand_on_proc, set_id_map};
 pub(crate) use namespaces::{NEWTIME, path_of, within_mount_namespace};
 pub(crate) use process::{Settings, hook_plan, process_plan};
+#[cfg(any(test, fuzzing))]
+pub(crate) use unopened::unopened;
 
 /// Why a plan couldn't be made: something of the host that the configuration names isn't usable.
 #[derive(Debug, ThisError)]

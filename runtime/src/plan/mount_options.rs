@@ -159,7 +159,7 @@ pub(crate) fn check(mount: &Mount) -> Result<(), String> {
 }
 
 /// Whether the mount shows a file or directory of the host.
-pub(super) fn is_bind(mount: &Mount) -> bool {
+pub(crate) fn is_bind(mount: &Mount) -> bool {
     let named = mount
         .options()
         .iter()

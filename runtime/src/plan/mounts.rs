@@ -203,7 +203,7 @@ fn own_cgroup(options: &Options, context: &Context) -> Result<MountSource, Error
     })
 }
 
-fn new(
+pub(super) fn new(
     mount: &Mount,
     fstype: &str,
     options: &Options,

@@ -77,7 +77,7 @@ fn joins(listed: &[LinuxNamespace]) -> Result<Vec<Join>, Error> {
 }
 
 /// The offsets in the form that the kernel takes (time_namespaces(7)).
-fn time_offsets(spec: &Spec) -> Result<Option<CString>, Error> {
+pub(super) fn time_offsets(spec: &Spec) -> Result<Option<CString>, Error> {
     let linux = spec.linux().as_ref();
     let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
     let lines = offsets.into_iter().flatten().map(|(clock, offset)| {

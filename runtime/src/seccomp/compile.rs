@@ -31,8 +31,7 @@ const RETURN_ERRNO: u32 = 0x0005_0000;
 const RETURN_ALLOW: u32 = 0x7fff_0000;
 const RETURN_LOG: u32 = 0x7ffc_0000;
 
-/// A filter whose names are resolved to numbers: all that can be wrong with it has been found, but for
-/// its length.
+/// A filter whose names are resolved to numbers: all that can be wrong with it has been found.
 #[derive(Debug)]
 pub(crate) struct Filter {
     default: u32,
@@ -45,6 +44,10 @@ impl Filter {
     /// Resolves a configuration's filter.
     pub(crate) fn resolve(profile: &LinuxSeccomp) -> Result<Self, Error> {
         let default = action_value(profile.default_action(), profile.default_errno_ret())?;
+        let length = length_of_conditions(profile);
+        if length > CERTAINLY_LONG {
+            return Err(Error::TooLong { length });
+        }
         let with_i386 = runs_i386(profile)?;
         let mut filter = Self {
             default,
@@ -68,6 +71,10 @@ impl Filter {
                     decisions.add(&place(compat), rule, action)?;
                 }
             }
+        }
+        // To be known before there is a process; all others would be compiled once for nothing.
+        if length > CERTAINLY_SHORT {
+            filter.program()?;
         }
         Ok(filter)
     }
@@ -94,6 +101,30 @@ impl Filter {
         }
     }
 }
+
+/// How many instructions the conditions of a filter take at most, before it is known which of its calls
+/// there are.
+///
+/// Without conditions no filter is too long: a search over the 470 numbers of both architectures, each
+/// decided otherwise than its neighbours, has less than 2,900 instructions.
+fn length_of_conditions(profile: &LinuxSeccomp) -> usize {
+    const ARCHITECTURES: usize = 2;
+    /// A condition has six, and with its rule's action and a share of the search two more.
+    const CONDITION: usize = 8;
+    let rules = profile.syscalls().iter().flatten();
+    let lengths = rules.map(|rule| {
+        let conditions = rule.args().as_ref().map_or(0, Vec::len);
+        rule.names().len().saturating_mul(conditions)
+    });
+    let conditions = lengths.fold(0, usize::saturating_add);
+    conditions.saturating_mul(CONDITION * ARCHITECTURES)
+}
+
+/// What the conditions may take for it to be certain that the kernel takes the filter.
+const CERTAINLY_SHORT: usize = MAX_INSTRUCTIONS - 2900;
+
+/// From here on a filter isn't even looked at: names times conditions would fill memory.
+const CERTAINLY_LONG: usize = 1 << 24;
 
 /// Resolves and compiles a filter.
 pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Error> {
@@ -419,8 +450,16 @@ fn give(value: u32) -> Instruction {
 fn action_value(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Error> {
     match errno {
         Some(value) if value > 4095 => Err(Error::Errno { value }),
+        Some(value) if !takes_errno(action) => Err(Error::ErrnoOfAction { value, action }),
         _ => Ok(action.as_u32(errno)),
     }
+}
+
+/// Whether an action answers with an errno. The specification wants it to be an error where one is given
+/// that would be passed over.
+fn takes_errno(action: LinuxSeccompAction) -> bool {
+    use LinuxSeccompAction::{ScmpActErrno, ScmpActTrace};
+    matches!(action, ScmpActErrno | ScmpActTrace)
 }
 
 /// Which architectures the profile covers; processes of another are killed.
@@ -446,5 +485,7 @@ fn runs_i386(profile: &LinuxSeccomp) -> Result<bool, Error> {
     Ok(named.contains(&Arch::ScmpArchX86))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod interpreter;
 #[cfg(test)]
 mod tests;

@@ -67,6 +67,12 @@ fn notifies(profile: &LinuxSeccomp) -> Result<bool, Error> {
         });
     }
     match profile.listener_path() {
+        // What the address of a unix socket has room for.
+        Some(path) if path.as_os_str().len() > 107 || path.to_string_lossy().contains('\0') => {
+            Err(Error::Notify {
+                reason: "listenerPath must be at most 107 bytes, none of them null",
+            })
+        }
         Some(path) if path.is_absolute() => Ok(true),
         _ => Err(Error::Notify {
             reason: "it needs an absolute listenerPath, a socket of whoever decides",

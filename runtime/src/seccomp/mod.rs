@@ -10,13 +10,18 @@ mod install_flags;
 mod notify;
 mod syscalls;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use compile::interpreter;
 pub(crate) use compile::{Filter, compile};
 pub use default_profile::default_profile;
 
 pub(crate) use install_flags::{InstallFlags, install_flags};
 pub(crate) use notify::notify;
 
-use oci_spec::runtime::LinuxSeccomp;
+#[cfg(any(test, fuzzing))]
+pub(crate) use syscalls::SYSCALLS;
+
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use thiserror::Error;
 
 /// The flags of a filter that are honoured.
@@ -78,8 +83,21 @@ pub enum Error {
         /// The value in the configuration.
         value: u32,
     },
+    /// An errno that would be passed over.
+    #[error(
+        "linux.seccomp: errnoRet {value} is for SCMP_ACT_ERRNO and SCMP_ACT_TRACE, not for {action}"
+    )]
+    ErrnoOfAction {
+        /// The value in the configuration.
+        value: u32,
+        /// The action that it stands beside.
+        action: LinuxSeccompAction,
+    },
     /// The kernel takes no program of this length.
-    #[error("linux.seccomp: the filter needs {length} instructions, the kernel takes 4096")]
+    #[error(
+        "linux.seccomp.syscalls: with their names and args the filter has {length} instructions or \
+         more, and the kernel takes 4096"
+    )]
     TooLong {
         /// The length.
         length: usize,

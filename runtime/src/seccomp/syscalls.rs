@@ -5,7 +5,7 @@
 
 /// (name, number on x86-64, number on i386)
 #[rustfmt::skip]
-pub(super) static SYSCALLS: &[(&str, i16, i16)] = &[
+pub(crate) static SYSCALLS: &[(&str, i16, i16)] = &[
     ("_llseek", -1, 140),
     ("_newselect", -1, 142),
     ("_sysctl", 156, 149),

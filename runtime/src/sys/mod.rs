@@ -5,6 +5,7 @@
 //! (a child between clone and exec may call them all), and give the bare [`Errno`]. Their callers
 //! add what they were doing.
 
+pub(crate) mod attribute;
 pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod credentials;
@@ -13,6 +14,7 @@ pub(crate) mod keyring;
 pub(crate) mod mount;
 pub(crate) mod netlink;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod scheduling;
 pub(crate) mod seccomp;
 pub(crate) mod socket;

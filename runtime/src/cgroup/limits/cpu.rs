@@ -8,6 +8,9 @@ use crate::cgroup::Error;
 /// The kernel's own period, in microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
 
+/// The kernel's largest quota, in microseconds (`max_bw_quota_period_us` of kernel/sched/core.c).
+const LARGEST_QUOTA: i64 = (1 << 44) - 1;
+
 pub(super) fn writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<(), Error> {
     check(cpu)?;
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
@@ -60,14 +63,61 @@ fn check(cpu: &LinuxCpu) -> Result<(), Error> {
         let expected = "must be 1000 to 1000000 microseconds";
         return Err(wrong("cpu.period", period, expected));
     }
-    if let Some(quota @ 1..1000) = cpu.quota() {
+    if let Some(quota @ (..-1 | 1..1000)) = cpu.quota() {
         let expected = "must be at least 1000 microseconds, or -1 for no limit";
         return Err(wrong("cpu.quota", quota, expected));
+    }
+    if cpu.quota() > Some(LARGEST_QUOTA) {
+        let expected = "must be at most 17592186044415 microseconds, or -1 for no limit";
+        return Err(wrong(
+            "cpu.quota",
+            cpu.quota().unwrap_or_default(),
+            expected,
+        ));
+    }
+    let quota = cpu.quota().and_then(|quota| u64::try_from(quota).ok());
+    if let (Some(quota @ 1..), Some(burst)) = (quota, cpu.burst())
+        && burst > quota
+    {
+        return Err(wrong("cpu.burst", burst, "must be at most cpu.quota"));
+    }
+    for (field, list) in [("cpu.cpus", cpu.cpus()), ("cpu.mems", cpu.mems())] {
+        let list = list.as_deref().unwrap_or_default();
+        if !is_list(list) {
+            let shown: String = list.chars().take(100).collect();
+            let expected = "must be a list such as \"0-3,7\"";
+            return Err(wrong(field, format!("{shown:?}"), expected));
+        }
     }
     match cpu.idle() {
         None | Some(0 | 1) => Ok(()),
         Some(idle) => Err(wrong("cpu.idle", idle, "must be 0 or 1")),
     }
+}
+
+/// The kernel's form for processors and nodes: numbers and ranges, and `first-last:used/of` for a part of
+/// a range (Documentation/admin-guide/kernel-parameters.rst, "cpu lists").
+fn is_list(list: &str) -> bool {
+    /// Processors and nodes of the largest configuration are fewer.
+    const END: u32 = 1 << 16;
+    /// What one write takes.
+    const LONGEST: usize = 4095;
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number < END);
+    let is_part = |part: &str| {
+        let (range, group) = match part.split_once(':') {
+            Some((range, group)) => (range, Some(group)),
+            None => (part, None),
+        };
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let is_range = number(first).is_some() && number(first) <= number(last);
+        let is_group = group.is_none_or(|group| {
+            let (used, of) = group.split_once('/').unwrap_or_default();
+            number(used) > Some(0) && number(used) <= number(of)
+        });
+        is_range && is_group
+    };
+    let list = list.trim();
+    list.len() <= LONGEST && (list.is_empty() || list.split(',').map(str::trim).all(is_part))
 }
 
 pub(super) fn passed_over(cpu: &LinuxCpu) -> Vec<(&'static str, bool)> {

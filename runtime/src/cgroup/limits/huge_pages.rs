@@ -19,6 +19,11 @@ pub(super) fn writes(
         let expected = "must be a number and KB, MB or GB, such as 2MB";
         return Err(wrong(field, format!("{size:?}"), expected));
     }
+    if limit.limit() < -1 {
+        let field = format!("hugepageLimits[{index}].limit");
+        let expected = "must be a number of bytes, or -1 for no limit";
+        return Err(wrong(field, limit.limit(), expected));
+    }
     // Used pages, and reserved ones: what is reserved and never touched is lost to others all the same.
     for (suffix, if_absent) in [("max", IfAbsent::Fail), ("rsvd.max", IfAbsent::Fine)] {
         let file = format!("hugetlb.{size}.{suffix}");

@@ -64,7 +64,13 @@ fn check(memory: &LinuxMemory) -> Result<(), Error> {
         ("memory.limit", memory.limit()),
         ("memory.swap", memory.swap()),
         ("memory.reservation", memory.reservation()),
+        ("memory.kernel", memory.kernel()),
+        ("memory.kernelTCP", memory.kernel_tcp()),
     ];
+    if memory.swappiness() > Some(100) {
+        let swappiness = memory.swappiness().unwrap_or_default();
+        return Err(wrong("memory.swappiness", swappiness, "must be 0 to 100"));
+    }
     match fields
         .into_iter()
         .find(|(_, bytes)| *bytes < Some(-1) && bytes.is_some())

@@ -67,6 +67,10 @@ fn limits_are_written_as_v2_has_them() {
             &["cpuset.cpus = 0-1,3", "cpuset.mems = 0"],
         ),
         (r#"{"cpu": {"cpus": "", "mems": ""}}"#, &[]),
+        (
+            r#"{"cpu": {"cpus": "0-1023:2/4, 5"}}"#,
+            &["cpuset.cpus = 0-1023:2/4, 5"],
+        ),
         (r#"{"memory": {"limit": 1000}}"#, &["memory.max = 1000"]),
         (
             r#"{"memory": {"limit": 1000, "swap": 1500, "reservation": 500}}"#,
@@ -204,6 +208,18 @@ fn what_makes_no_sense_is_refused_by_name() {
         (r#"{"cpu": {"period": 1000001}}"#, "cpu.period"),
         (r#"{"cpu": {"quota": 999}}"#, "cpu.quota"),
         (r#"{"cpu": {"idle": 2}}"#, "cpu.idle"),
+        (r#"{"cpu": {"quota": 17592186044416}}"#, "cpu.quota"),
+        (r#"{"cpu": {"quota": 5000, "burst": 5001}}"#, "cpu.burst"),
+        (r#"{"cpu": {"cpus": "3-1"}}"#, "cpu.cpus"),
+        (r#"{"cpu": {"cpus": "0\u0000"}}"#, "cpu.cpus"),
+        (r#"{"cpu": {"mems": "all"}}"#, "cpu.mems"),
+        (r#"{"pids": {"limit": 4194305}}"#, "pids.limit"),
+        (r#"{"pids": {"limit": -2}}"#, "pids.limit"),
+        (r#"{"memory": {"swappiness": 101}}"#, "memory.swappiness"),
+        (
+            r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": -2}]}"#,
+            "hugepageLimits[0].limit",
+        ),
         (r#"{"blockIO": {"weight": 9}}"#, "blockIO.weight"),
         (r#"{"blockIO": {"weight": 1001}}"#, "blockIO.weight"),
         (

@@ -11,6 +11,11 @@ use crate::cgroup::Error;
 
 const PREFIX: &str = "org.systemd.property.";
 
+/// Whether an annotation is meant for systemd.
+pub(super) fn is_property(key: &str) -> bool {
+    key.starts_with(PREFIX)
+}
+
 /// The properties, in the order of their names.
 pub(super) fn properties(annotations: &HashMap<String, String>) -> Result<Vec<Value>, Error> {
     let mut asked: Vec<_> = annotations

@@ -13,7 +13,43 @@ use super::place::Manager;
 use super::placeholder::Placeholder;
 use super::properties;
 use super::value::Value;
-use crate::cgroup::{Cgroup, Error, limits};
+use crate::cgroup::{Cgroup, Error, Mark, limits};
+
+/// What a container's scope is described as, where whoever removes it can tell whose it is.
+pub(super) fn description(id: &str, mark: Option<&Mark>) -> String {
+    match mark {
+        None => format!("container {id}"),
+        // A mark begins with the id.
+        Some(mark) => format!("container {mark}"),
+    }
+}
+
+/// A description that an annotation asks for keeps the mark.
+pub(super) fn keep_mark(asked: Value, mark: Option<&Mark>) -> Value {
+    const NAME: &str = "Description";
+    match (&asked, mark) {
+        (Value::Struct(fields), Some(mark)) => match fields.as_slice() {
+            [Value::Text(name), Value::Variant(value)] if name == NAME => match &**value {
+                Value::Text(text) => {
+                    properties::property(NAME, Value::text(format!("{text} ({mark})")))
+                }
+                _ => asked,
+            },
+            _ => asked,
+        },
+        _ => asked,
+    }
+}
+
+/// Description and load state of the first unit of a list, `a(ssssssouso)`.
+fn first_listed(reply: &[u8]) -> Option<(String, String)> {
+    let mut fields = Cursor::new(reply);
+    let _length = fields.u32()?;
+    // A structure begins at a multiple of eight.
+    let _padding = fields.u32()?;
+    let _name = fields.text()?;
+    Some((fields.text()?, fields.text()?))
+}
 
 /// A container's scope, as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +143,26 @@ impl Unit {
         self.reset_failed(&mut connection)
     }
 
+    /// Whether it is there and the scope of the container of this mark, rather than another's of the same
+    /// name.
+    pub fn is_marked(&self, mark: &Mark) -> Result<bool, Error> {
+        let found = self.description()?;
+        Ok(found.is_some_and(|found| found.contains(&mark.to_string())))
+    }
+
+    /// What it is described as; none if systemd doesn't know it.
+    fn description(&self) -> Result<Option<String>, Error> {
+        const DOING: &str = "look at the scope";
+        let mut connection = self.connect()?;
+        let names = vec![Value::Array("s".to_owned(), vec![Value::text(&self.name)])];
+        // The one call that answers for a unit that isn't there without loading it.
+        let reply = connection.manager_call(DOING, "ListUnitsByNames", names);
+        let reply = self.checked(reply)?;
+        let found = first_listed(&reply).ok_or(BusError::Form { doing: DOING });
+        let (text, load_state) = self.checked(found)?;
+        Ok((load_state != "not-found").then_some(text))
+    }
+
     /// Tells systemd of other limits, so that it doesn't set the old ones again. The cgroup's own files
     /// are to be written afterwards ([`Cgroup::apply`]): they have what systemd has no property for.
     pub fn update(&self, cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
@@ -179,5 +235,47 @@ impl Unit {
                 }),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::systemd::value::Value;
+
+    #[test]
+    fn a_units_description_is_read_from_the_list() {
+        let text = Value::text;
+        let unit = Value::Struct(vec![
+            text("a.scope"),
+            text("container a a 00ff"),
+            text("loaded"),
+            text("active"),
+        ]);
+        let mut reply = Vec::new();
+        Value::Array("(ssss)".to_owned(), vec![unit]).marshal(&mut reply);
+        let found = first_listed(&reply);
+        assert_eq!(
+            found,
+            Some(("container a a 00ff".to_owned(), "loaded".to_owned()))
+        );
+        for length in 0..40 {
+            assert_eq!(first_listed(reply.get(..length).unwrap()), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_scope_is_described_by_its_mark_whatever_annotations_say() {
+        let mark = Mark::of("web 0123456789abcdef");
+        assert_eq!(
+            description("web", Some(&mark)),
+            "container web 0123456789abcdef"
+        );
+        assert_eq!(description("web", None), "container web");
+        let asked = properties::property("Description", Value::text("mine"));
+        let kept = format!("{:?}", keep_mark(asked, Some(&mark)));
+        assert!(kept.contains("mine (web 0123456789abcdef)"), "{kept}");
+        let other = properties::property("CPUWeight", Value::U64(5));
+        assert_eq!(keep_mark(other.clone(), Some(&mark)), other);
     }
 }

@@ -1,54 +1,20 @@
 //! The compiled programs are run by a small interpreter of classic BPF.
 
+use super::interpreter::{self, Call, check};
 use super::*;
 use crate::seccomp::default_profile;
 
 const EPERM: u32 = RETURN_ERRNO | libc::EPERM as u32;
 const ENOSYS: u32 = RETURN_ERRNO | libc::ENOSYS as u32;
 
-fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
-    let word = |offset: u32| match offset {
-        0 => number,
-        4 => arch,
-        16.. => {
-            let value = args[(offset as usize - 16) / 8];
-            if offset.is_multiple_of(8) {
-                value as u32
-            } else {
-                (value >> 32) as u32
-            }
-        }
-        _ => unreachable!(),
+fn run(program: &[Instruction], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
+    let call = Call {
+        arch,
+        number,
+        arguments,
     };
-    let (mut at, mut accumulator) = (0, 0);
-    loop {
-        let step = program[at];
-        at += 1;
-        let taken = match step.code {
-            LOAD => {
-                accumulator = word(step.operand);
-                continue;
-            }
-            AND => {
-                accumulator &= step.operand;
-                continue;
-            }
-            JUMP => {
-                at += step.operand as usize;
-                continue;
-            }
-            RETURN => return step.operand,
-            JUMP_EQUAL => accumulator == step.operand,
-            JUMP_GREATER => accumulator > step.operand,
-            JUMP_GREATER_EQUAL => accumulator >= step.operand,
-            other => unreachable!("{other:#x}"),
-        };
-        at += usize::from(if taken {
-            step.jump_true
-        } else {
-            step.jump_false
-        });
-    }
+    assert_eq!(check(program), Ok(()));
+    interpreter::run(program, &call)
 }
 
 fn native(profile: &LinuxSeccomp, name: &str, args: [u64; 6]) -> u32 {
@@ -221,4 +187,45 @@ fn a_denial_of_an_unknown_call_is_refused_when_calls_are_allowed_by_default() {
         compile(&profile),
         Err(Error::UnknownSyscall { .. })
     ));
+}
+
+#[test]
+fn a_filter_that_is_too_long_is_refused_when_it_is_resolved() {
+    let mut profile = with_rule(LinuxSeccompOperator::ScmpCmpEq, 5, 0);
+    let rule = profile.syscalls().as_ref().unwrap()[0].clone();
+    profile.set_syscalls(Some(vec![rule.clone(); 500]));
+    Filter::resolve(&profile).unwrap().program().unwrap();
+    profile.set_syscalls(Some(vec![rule; 600]));
+    let refused = Filter::resolve(&profile).unwrap_err();
+    assert!(
+        matches!(refused, Error::TooLong { length: 4097.. }),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_filter_without_conditions_is_never_too_long() {
+    use LinuxSeccompAction::{ScmpActAllow, ScmpActErrno};
+    // Each number decided otherwise than the one before it, of both architectures.
+    let mut profile = LinuxSeccomp::default();
+    let mut numbers: Vec<_> = SYSCALLS.iter().collect();
+    numbers.sort_by_key(|known| known.1);
+    let rules = numbers.iter().enumerate().map(|(at, known)| {
+        let mut rule = LinuxSyscall::default();
+        rule.set_names(vec![known.0.to_owned()])
+            .set_action(if at % 2 == 0 {
+                ScmpActAllow
+            } else {
+                ScmpActErrno
+            })
+            .set_errno_ret((at % 2 == 1).then_some(at as u32));
+        rule
+    });
+    let rules = rules.collect();
+    profile
+        .set_default_action(LinuxSeccompAction::ScmpActTrap)
+        .set_architectures(Some(vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86]))
+        .set_syscalls(Some(rules));
+    let length = Filter::resolve(&profile).unwrap().program().unwrap().len();
+    assert!(length < 2900, "{length}");
 }
