@@ -16,4 +16,5 @@ flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares"
 flags="$flags -Ccodegen-units=1 --cfg fuzzing"
 RUSTFLAGS="$flags" cargo build --release --quiet --bin "$target"
 mkdir -p "found/$target" "corpus/$target"
-exec "target/x86_64-unknown-linux-gnu/release/$target" "found/$target" "corpus/$target" "$@"
+exec "target/x86_64-unknown-linux-gnu/release/$target" "found/$target" "corpus/$target" \
+    -artifact_prefix=found/ "$@"
