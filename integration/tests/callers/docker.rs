@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Case;
-use crate::place::{self, CGROUPS, DATA};
+use crate::place::{self, CGROUPS, DATA, SLICE};
 use crate::ran::{Ran, bounded, until};
 
 /// The tests, by what a user does.
@@ -66,7 +66,7 @@ fn start() -> Child {
 
 fn cgroup_parent() -> &'static str {
     match place::cgroup_driver() {
-        "systemd" => "berthcallers.slice",
+        "systemd" => SLICE,
         _ => CGROUPS,
     }
 }

@@ -1,5 +1,5 @@
 //! What a test may leave behind, before and after it: processes, mounts, cgroups, network
-//! interfaces, records of containers.
+//! interfaces, records of containers, systemd's units.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::place::CGROUPS;
+use crate::place::{CGROUPS, SLICE};
 
-/// Where engines let the runtime keep its records.
-const RECORDS: [&str; 4] = [
+/// Where engines let the runtime keep its records, and systemd its of the units that were asked for.
+const RECORDS: [&str; 5] = [
     "/run/berth-runtime",
     "/run/docker/runtime-runc/moby",
     "/run/containerd/runc/berth-callers",
     "/run/containerd/runc/k8s.io",
+    "/run/systemd/transient",
 ];
 
 /// The kernel's and the engines' own lists, at one moment.
@@ -29,12 +30,9 @@ impl Snapshot {
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         all.extend(points.map(|point| format!("mount {point}")));
         let cgroups = Path::new("/sys/fs/cgroup");
-        folders(&cgroups.join(CGROUPS), "cgroup", &mut all);
-        folders(
-            &cgroups.join(format!("{CGROUPS}.slice")),
-            "cgroup",
-            &mut all,
-        );
+        for parent in [CGROUPS, SLICE] {
+            folders(&cgroups.join(parent), "cgroup", &mut all);
+        }
         let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         let names = links.lines().filter_map(|line| line.split_once(':'));
         all.extend(names.map(|(name, _)| format!("link {}", name.trim())));
@@ -69,7 +67,7 @@ impl Snapshot {
 const ONCE: [&str; 8] = [
     "/callers/podman/overlay",
     "berth-callers",
-    "berth-callers.slice",
+    "berthcallers.slice",
     "berth-callers/conmon",
     "berth-callers/pods",
     "link callers0",

@@ -15,6 +15,9 @@ pub const DATA: &str = "/run/callers";
 /// The parent of all containers' cgroups.
 pub const CGROUPS: &str = "berth-callers";
 
+/// The same where systemd makes them.
+pub const SLICE: &str = "berthcallers.slice";
+
 /// The place, entered.
 pub struct Place;
 

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::Case;
-use crate::place::{self, CGROUPS, DATA};
+use crate::place::{self, CGROUPS, DATA, SLICE};
 use crate::ran::{Ran, bounded, until};
 
 /// The tests, by what a user does.
@@ -108,7 +108,7 @@ impl Podman {
 /// The parent of the containers' cgroups.
 fn cgroup_parent() -> &'static str {
     match place::cgroup_driver() {
-        "systemd" => "berthcallers.slice",
+        "systemd" => SLICE,
         _ => CGROUPS,
     }
 }

@@ -20,7 +20,7 @@ use tower::service_fn;
 
 use super::image::NAME;
 use super::socket;
-use crate::place::{self, DATA};
+use crate::place::{self, DATA, SLICE};
 use crate::ran::until;
 
 /// How long a call may take: the emulated machine is slow.
@@ -226,7 +226,7 @@ async fn connect() -> RuntimeServiceClient<Channel> {
 
 fn cgroup_parent() -> &'static str {
     match place::cgroup_driver() {
-        "systemd" => "berthcallers.slice",
+        "systemd" => SLICE,
         _ => "/berth-callers/pods",
     }
 }
