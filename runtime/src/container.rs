@@ -53,7 +53,8 @@ impl Created {
         self.container.unit()
     }
 
-    /// The limits that aren't in force, with [`Limits::BestEffort`].
+    /// The limits that aren't in force, with
+    /// [`Limits::BestEffort`](crate::cgroup::Limits::BestEffort).
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
