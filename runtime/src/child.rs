@@ -1,6 +1,7 @@
 //! A process that we made: a container's first, or one that was put into a container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -123,13 +124,32 @@ impl Child {
 
     /// Waits for it to end without reaping: for processes that aren't children of ours.
     pub fn wait_gone(&self) -> Result<(), Error> {
-        let mut waits = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        while !self.poll(PollTimeout::NONE)? {}
+        Ok(())
+    }
+
+    /// The same for so long; tells whether it has ended.
+    pub fn wait_gone_within(&self, patience: Duration) -> Result<bool, Error> {
+        let until = Instant::now() + patience;
         loop {
-            match poll(&mut waits, PollTimeout::NONE) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Error::system("poll", errno, "wait for the process")),
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            if self.poll(timeout)? {
+                return Ok(true);
             }
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether it has ended before the time was over, or a signal came.
+    fn poll(&self, timeout: PollTimeout) -> Result<bool, Error> {
+        let mut waits = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waits, timeout) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(Error::system("poll", errno, "wait for the process")),
         }
     }
 

@@ -24,6 +24,7 @@ crate::tests! {
     a_start_killed_at_any_step_can_be_deleted_and_done_again;
     an_exec_killed_at_any_step_leaves_the_container_as_it_is;
     a_delete_killed_at_any_step_can_be_done_again;
+    a_delete_that_waits_for_a_parent_to_reap_says_so;
     a_create_with_systemd_killed_at_any_step_can_be_deleted_and_done_again needs "systemd";
     a_delete_with_systemd_killed_at_any_step_can_be_done_again needs "systemd";
     a_killed_create_does_not_take_another_containers_cgroup_along;
@@ -222,6 +223,19 @@ fn an_exec_killed_at_any_step_leaves_the_container_as_it_is() {
     }
     delete(&bundle);
     assert_nothing_is_left(&before, &bundle, "exec");
+}
+
+fn a_delete_that_waits_for_a_parent_to_reap_says_so() {
+    let bundle = Bundle::new("sleep 1000");
+    let before = Snapshot::take();
+    bundle.run_detached();
+    let exec = ["exec", "--detach", &bundle.id, "sleep", "1000"];
+    killed_at("program-executed", &bundle, &exec);
+    // Its process is ours now, and we don't reap it.
+    let said = bundle.runtime(&["delete", "--force", &bundle.id]).failure();
+    assert!(said.contains("container init still running"), "{said}");
+    delete(&bundle);
+    assert_nothing_is_left(&before, &bundle, "delete");
 }
 
 fn kill_delete(driver: &[&str]) {

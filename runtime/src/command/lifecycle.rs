@@ -1,5 +1,7 @@
 //! `start`, `kill` and `delete`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use berth_runtime::hooks::Stage;
 use berth_runtime::{ContainerId, failpoint, protect_own_binary, remove_class, start_socket};
@@ -52,11 +54,22 @@ fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
     }
 }
 
+/// How long a process that was killed may take to end: runc's patience.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Kills the first process, if it lives, and waits until it is gone.
 fn end(state: &State) -> Result<()> {
     if let Some(container) = state.container()? {
         container.init().kill(Signal::SIGKILL)?;
-        container.init().wait_gone()?;
+        if !container.init().wait_gone_within(PATIENCE)? {
+            // runc's words to begin with. The kernel keeps a pid namespace's first process until all
+            // others of it have been reaped; those that an exec left behind are with another parent.
+            bail!(
+                "container init still running: process {} was killed and stays until the container's \
+                 last process is reaped, by whichever process has become its parent; then delete again",
+                container.pid()
+            );
+        }
     }
     Ok(())
 }
