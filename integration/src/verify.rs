@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(45 * 60);
 
 /// The tests that the machine runs: those that ask the kernel for something. The rest would only
 /// be slower there.
-const IN_MACHINE: [&str; 3] = ["runtime/", "netns/", "integration/e2e"];
+const IN_MACHINE: [&str; 3] = [RUNTIME, "netns/", "integration/e2e"];
 
 /// The parts of the whole, in their order.
 const PARTS: [&str; 5] = ["source", "host", "machine", "engines", "aws"];
