@@ -28,7 +28,7 @@ crate::tests! {
     a_create_with_systemd_killed_at_any_step_can_be_deleted_and_done_again needs "systemd";
     a_delete_with_systemd_killed_at_any_step_can_be_done_again needs "systemd";
     a_killed_create_does_not_take_another_containers_cgroup_along;
-    a_killed_create_does_not_take_another_containers_scope_along needs "systemd";
+    a_killed_create_with_systemd_does_not_take_another_containers_scope_along needs "systemd";
     a_container_is_deleted_without_what_has_taken_its_cgroups_place;
     a_cgroup_that_belongs_to_another_container_is_refused;
 }
@@ -277,7 +277,7 @@ fn a_killed_create_does_not_take_another_containers_cgroup_along() {
     assert!(!killed.host("state").join(&killed.id).exists());
 }
 
-fn a_killed_create_does_not_take_another_containers_scope_along() {
+fn a_killed_create_with_systemd_does_not_take_another_containers_scope_along() {
     let (living, killed) = two_of_one_path(|one| format!("system.slice:x:{}", one.id));
     living.write();
     let run = ["--systemd-cgroup", "run", "--detach", &living.id];
