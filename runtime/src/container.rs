@@ -14,6 +14,7 @@ use crate::child::{Child, ExitStatus};
 use crate::error::{Error, StartError};
 use crate::hooks::{Later, Stage};
 use crate::launch::await_exec;
+use crate::net_devices::Moved;
 use crate::sys::process;
 use crate::{channel, rdt};
 use own_cgroup::OwnCgroup;
@@ -107,6 +108,7 @@ impl Created {
 pub struct Container {
     // The order is that of dropping: the process goes before its cgroup.
     child: Child,
+    devices: Option<Moved>,
     class: Option<rdt::Place>,
     cgroup: OwnCgroup,
     hooks: Option<Box<Later>>,
@@ -126,6 +128,7 @@ impl Container {
         })?;
         Ok(Self {
             child: Child::new(pid, pidfd),
+            devices: None,
             class: None,
             cgroup: OwnCgroup::of(pid)?,
             hooks: None,
@@ -216,6 +219,9 @@ impl Container {
 
     fn release(&mut self) {
         self.child.release();
+        if let Some(devices) = &mut self.devices {
+            devices.keep();
+        }
         if let Some(class) = &mut self.class {
             class.keep();
         }

@@ -2,10 +2,11 @@
 //! Devices").
 //!
 //! The kernel moves an interface but forgets its addresses, so those are noted before and set after.
-//! When the container ends, the kernel gives hardware back to the host and destroys what is virtual.
+//! When the container ends, the kernel gives hardware back to the host and destroys what is virtual. One
+//! that doesn't get as far as being started gives all back as it was.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -27,11 +28,37 @@ const WISHES: u32 = libc::IFA_F_NODAD
     | libc::IFA_F_NOPREFIXROUTE
     | libc::IFA_F_MCAUTOJOIN;
 
-/// Moves all into a namespace, or none.
+/// Interfaces in a container. They come back when this is dropped, unless they are kept.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    interfaces: Vec<Interface>,
+    container: OwnedFd,
+    host: OwnedFd,
+}
+
+impl Moved {
+    /// Leaves them to the container, and to the kernel when that ends.
+    pub(crate) fn keep(&mut self) {
+        self.interfaces.clear();
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        for interface in self.interfaces.iter().rev() {
+            // The error that brought us here is the one to be reported.
+            let _back = interface
+                .come_back(self.container.as_fd(), self.host.as_fd())
+                .is_ok();
+        }
+    }
+}
+
+/// Moves all into a container's namespace, or none.
 pub(crate) fn move_all(
     devices: &HashMap<String, LinuxNetDevice>,
-    namespace: BorrowedFd,
-) -> Result<(), Error> {
+    container: OwnedFd,
+) -> Result<Moved, Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let host = open(c"/proc/thread-self/ns/net", flags, Mode::empty())
         .map_err(|errno| Error::system("open", errno, "open the host's network namespace"))?;
@@ -42,15 +69,16 @@ pub(crate) fn move_all(
         .into_iter()
         .map(|(name, device)| Interface::find(name, device.name().as_deref()))
         .collect::<Result<Vec<_>, _>>()?;
-    for (index, interface) in interfaces.iter().enumerate() {
-        if let Err(error) = interface.go(namespace, host.as_fd()) {
-            for moved in interfaces.iter().take(index).rev() {
-                moved.come_back(namespace, host.as_fd())?;
-            }
-            return Err(error);
-        }
+    let mut moved = Moved {
+        interfaces: Vec::new(),
+        container,
+        host,
+    };
+    for interface in interfaces {
+        interface.go(moved.container.as_fd(), moved.host.as_fd())?;
+        moved.interfaces.push(interface);
     }
-    Ok(())
+    Ok(moved)
 }
 
 /// An interface of the host, as it was.

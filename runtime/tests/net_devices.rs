@@ -1,5 +1,6 @@
 //! Interfaces of the host that move into a container.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -12,6 +13,8 @@ crate::tests! {
     an_interface_moves_with_its_addresses_under_another_name;
     an_interface_moves_into_a_new_user_namespace;
     when_one_interface_cannot_move_none_has_moved;
+    an_interface_comes_back_when_the_container_can_not_be_made;
+    an_interface_comes_back_when_the_container_can_not_be_started;
     an_interface_that_is_not_there_is_named;
 }
 
@@ -75,10 +78,41 @@ fn when_one_interface_cannot_move_none_has_moved() {
             said.contains("veth0") && said.contains("linux.netDevices"),
             "{said}"
         );
-        let ours = ip("addr show dev eth7");
-        for part in ["UP", "10.9.8.7/24", "eth7:a", "fd09::7/64"] {
-            assert!(ours.contains(part), "{part}: {ours}");
-        }
+        assert_is_as_it_was();
+    });
+}
+
+#[track_caller]
+fn assert_is_as_it_was() {
+    let ours = ip("addr show dev eth7");
+    for part in ["UP", "10.9.8.7/24", "eth7:a", "fd09::7/64"] {
+        assert!(ours.contains(part), "{part}: {ours}");
+    }
+}
+
+fn an_interface_comes_back_when_the_container_can_not_be_made() {
+    with_interfaces(|| {
+        let mut bundle = Bundle::new("true");
+        bundle.set("/linux/netDevices", json!({"eth7": {"name": "net7"}}));
+        let mount = json!({"type": "nosuchfs", "source": "x", "destination": "/x"});
+        bundle.push("/mounts", mount);
+        let said = bundle.run().failure();
+        assert!(said.contains("nosuchfs"), "{said}");
+        assert_is_as_it_was();
+    });
+}
+
+fn an_interface_comes_back_when_the_container_can_not_be_started() {
+    with_interfaces(|| {
+        let mut bundle = Bundle::new("");
+        let program = bundle.rootfs().join("bin/broken");
+        std::fs::write(&program, "#!/no/such/interpreter\n").unwrap();
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).unwrap();
+        bundle.args(&["/bin/broken"]);
+        bundle.set("/linux/netDevices", json!({"eth7": {}}));
+        bundle.run().failure();
+        assert_is_as_it_was();
     });
 }
 

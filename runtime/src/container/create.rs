@@ -1,7 +1,7 @@
 //! Creating a container: everything up to running its program.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::exec::keyring_name;
 use crate::hooks::{Later, Stage, Subject};
 use crate::launch::{self, Answers, Assistance, Launched, Launching};
+use crate::net_devices::Moved;
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
 use crate::rdt::{self, Resctrl};
 use crate::seccomp::Filter;
@@ -134,12 +135,13 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     warnings.extend(cgroup.allow_devices(linux, limits)?);
     let pid = launching.child().pid();
     let class = resctrl.map(|resctrl| resctrl.assign(pid)).transpose()?;
-    if let Some(devices) = linux.net_devices().as_ref().filter(|d| !d.is_empty()) {
-        let namespace = network_namespace(linux, pid)?;
-        net_devices::move_all(devices, namespace.as_fd())?;
-    }
+    let devices = linux.net_devices().as_ref().filter(|d| !d.is_empty());
+    let devices = devices
+        .map(|devices| net_devices::move_all(devices, network_namespace(linux, pid)?.into()));
+    let devices = devices.transpose()?;
     Ok(Creating {
         launching,
+        devices,
         class,
         cgroup,
         plan,
@@ -157,6 +159,7 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
 pub struct Creating<'a> {
     // The order is that of dropping: the process goes before its cgroup.
     launching: Launching,
+    devices: Option<Moved>,
     class: Option<rdt::Place>,
     cgroup: OwnCgroup,
     plan: Plan,
@@ -200,6 +203,7 @@ impl Creating<'_> {
         Ok(Created {
             container: Container {
                 child,
+                devices: self.devices,
                 class: self.class,
                 cgroup: self.cgroup,
                 hooks: Later::of(&subject),
