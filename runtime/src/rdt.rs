@@ -32,6 +32,8 @@ pub(crate) struct Resctrl {
 #[derive(Debug)]
 pub(crate) struct Place {
     resctrl: Resctrl,
+    /// The directories that weren't there, in the order in which they were made.
+    made: Vec<String>,
     keep: bool,
 }
 
@@ -61,46 +63,21 @@ impl Resctrl {
         }
     }
 
-    /// Puts a process into the class, which is made if it is the container's own.
+    /// Puts a process into the class, which is made if it isn't there and may be.
     pub(crate) fn assign(self, pid: Pid) -> Result<Place, Error> {
-        // From here on, what was made is undone.
-        let place = Place {
+        let mut place = Place {
             resctrl: self,
+            made: Vec::new(),
             keep: false,
         };
-        let resctrl = &place.resctrl;
-        let class = resctrl.class()?;
-        put(class.as_fd(), pid).map_err(resctrl.failed("write tasks"))?;
-        if resctrl.wanted.enable_monitoring().unwrap_or(false) {
-            let failed = resctrl.failed("make a monitoring group");
-            let groups = directory(class.as_fd(), "mon_groups").map_err(&failed)?;
-            make(groups.as_fd(), &resctrl.id).map_err(&failed)?;
-            let group = directory(groups.as_fd(), &resctrl.id).map_err(&failed)?;
-            put(group.as_fd(), pid).map_err(&failed)?;
+        // From here on, what was made is undone.
+        let class = place.enter_class()?;
+        let failed = place.resctrl.failed("write tasks");
+        put(class.as_fd(), pid).map_err(failed)?;
+        if place.resctrl.wanted.enable_monitoring().unwrap_or(false) {
+            place.monitor(pid)?;
         }
         Ok(place)
-    }
-
-    fn class(&self) -> Result<OwnedFd, Error> {
-        let schemata = self.schemata();
-        let Some(name) = self.name(&schemata) else {
-            return directory(self.root.as_fd(), ".").map_err(self.failed("open"));
-        };
-        let is_new = match make(self.root.as_fd(), name) {
-            // One that is named without saying what it is to be must be there.
-            _ if schemata.is_empty() => false,
-            Ok(()) => true,
-            Err(Errno::EEXIST) => false,
-            Err(errno) => return Err(self.failed("mkdir")(errno)),
-        };
-        let class = directory(self.root.as_fd(), name).map_err(self.failed("open"))?;
-        if is_new {
-            let lines: String = schemata.iter().flat_map(|line| [line, "\n"]).collect();
-            put_text(class.as_fd(), "schemata", &lines).map_err(self.failed("write schemata"))?;
-        } else {
-            self.compare(class.as_fd(), &schemata)?;
-        }
-        Ok(class)
     }
 
     /// A class that was there already must be what is wanted of it.
@@ -142,14 +119,17 @@ impl Resctrl {
         move |errno| Error::system(call, errno, doing.clone())
     }
 
-    /// Removes what is the container's own; what isn't there needs no removing.
-    fn remove(&self) -> nix::Result<()> {
+    fn monitoring_group(&self) -> String {
         let schemata = self.schemata();
         let class = self.name(&schemata).unwrap_or(".");
-        let groups = format!("{class}/mon_groups/{}", self.id);
-        remove(self.root.as_fd(), &groups)?;
+        format!("{class}/mon_groups/{}", self.id)
+    }
+
+    /// Removes what is the container's own; what isn't there needs no removing.
+    fn remove(&self) -> nix::Result<()> {
+        remove(self.root.as_fd(), &self.monitoring_group())?;
         let is_own = self.wanted.clos_id().as_deref().is_none_or(str::is_empty);
-        match is_own && !schemata.is_empty() {
+        match is_own && !self.schemata().is_empty() {
             true => remove(self.root.as_fd(), &self.id),
             false => Ok(()),
         }
@@ -157,6 +137,44 @@ impl Resctrl {
 }
 
 impl Place {
+    fn enter_class(&mut self) -> Result<OwnedFd, Error> {
+        let resctrl = &self.resctrl;
+        let root = resctrl.root.as_fd();
+        let schemata = resctrl.schemata();
+        let Some(name) = resctrl.name(&schemata) else {
+            return directory(root, ".").map_err(resctrl.failed("open"));
+        };
+        // One that is named without saying what it is to be must be there.
+        let is_new = match schemata.is_empty() {
+            true => false,
+            false => make(root, name).map_err(resctrl.failed("mkdir"))?,
+        };
+        if is_new {
+            self.made.push(name.to_owned());
+        }
+        let class = directory(root, name).map_err(resctrl.failed("open"))?;
+        match is_new {
+            true => {
+                let lines: String = schemata.iter().flat_map(|line| [line, "\n"]).collect();
+                put_text(class.as_fd(), "schemata", &lines)
+                    .map_err(resctrl.failed("write schemata"))?;
+            }
+            false => resctrl.compare(class.as_fd(), &schemata)?,
+        }
+        Ok(class)
+    }
+
+    fn monitor(&mut self, pid: Pid) -> Result<(), Error> {
+        let resctrl = &self.resctrl;
+        let (root, path) = (resctrl.root.as_fd(), resctrl.monitoring_group());
+        let failed = resctrl.failed("make a monitoring group");
+        if make(root, &path).map_err(&failed)? {
+            self.made.push(path.clone());
+        }
+        let group = directory(root, &path).map_err(&failed)?;
+        put(group.as_fd(), pid).map_err(&failed)
+    }
+
     /// Gives it up.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let resctrl = &self.resctrl;
@@ -171,9 +189,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.keep {
+        if self.keep {
+            return;
+        }
+        for path in self.made.iter().rev() {
             // The error that brought us here is the one to be reported.
-            let _removed = self.resctrl.remove().is_ok();
+            let _removed = remove(self.resctrl.root.as_fd(), path).is_ok();
         }
     }
 }
@@ -198,12 +219,17 @@ fn directory(at: BorrowedFd, name: &str) -> nix::Result<OwnedFd> {
     openat(at, c_string(name)?.as_c_str(), flags, Mode::empty())
 }
 
-fn make(at: BorrowedFd, name: &str) -> nix::Result<()> {
-    mkdirat(
+/// Makes a directory; tells whether it wasn't there.
+fn make(at: BorrowedFd, path: &str) -> nix::Result<bool> {
+    match mkdirat(
         at,
-        c_string(name)?.as_c_str(),
+        c_string(path)?.as_c_str(),
         Mode::from_bits_truncate(0o755),
-    )
+    ) {
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn remove(at: BorrowedFd, path: &str) -> nix::Result<()> {
