@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 crate::tests! {
     a_service_manager_is_told_when_a_started_container_is_ready;
     a_service_manager_is_told_when_a_run_container_is_ready;
+    a_container_that_can_not_be_announced_is_undone;
 }
 
 /// A service manager's socket.
@@ -81,4 +82,16 @@ fn a_service_manager_is_told_when_a_run_container_is_ready() {
     assert_eq!(heard(&manager), "READY=1");
     drop(run.stdin.take());
     assert!(run.wait().is_ok());
+}
+
+fn a_container_that_can_not_be_announced_is_undone() {
+    let bundle = Bundle::new("sleep 1000");
+    drop(manager(&bundle));
+    bundle.write();
+    let mut run = with_manager(&bundle, &["run", "--detach", &bundle.id]);
+    let run = run.stderr(Stdio::null()).spawn();
+    speak(&bundle, "READY=1");
+    assert!(!run.unwrap().wait().unwrap().success());
+    let said = bundle.runtime(&["state", &bundle.id]).failure();
+    assert!(said.contains("does not exist"), "{said}");
 }

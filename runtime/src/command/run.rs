@@ -58,10 +58,17 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
         Err(error) => return undo_on_error(Err(error), directory),
     };
     let Some(signals) = signals else {
-        if let Some(relay) = relay {
-            relay.until_ready(container.pidfd(), container.pid().as_raw())?;
-        }
-        return Ok(0);
+        let told = relay.map_or(Ok(()), |relay| {
+            relay.until_ready(container.pidfd(), container.pid().as_raw())
+        });
+        return match told {
+            Ok(()) => Ok(0),
+            // As with `start`: a service that can't say that it is ready isn't there.
+            Err(error) => undo_on_error(
+                container.delete().map_err(Into::into).and(Err(error)),
+                directory,
+            ),
+        };
     };
     let status = attend(container.init(), &signals, console, relay.as_ref());
     if !options.keep {
