@@ -34,6 +34,7 @@ crate::tests! {
     a_rootless_configuration_runs_in_a_user_namespace;
     an_empty_environment_with_an_absolute_command_runs;
     preserved_descriptors_arrive_and_no_others;
+    a_closed_standard_stream_is_nowhere;
     a_terminal_is_relayed;
 }
 
@@ -316,6 +317,20 @@ fn an_empty_environment_with_an_absolute_command_runs() {
     bundle.set("/process/env", json!([]));
     bundle.args(&["/bin/env"]);
     assert_eq!(bundle.run().success(), "");
+}
+
+fn a_closed_standard_stream_is_nowhere() {
+    let bundle = Bundle::new("readlink /proc/self/fd/0; readlink /proc/self/fd/2");
+    bundle.write();
+    let script = format!(
+        "exec \"$0\" --root {}/state run {} <&- 2>&-",
+        bundle.directory.display(),
+        bundle.id
+    );
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).arg(crate::machine::runtime());
+    let output = shell.current_dir(&bundle.directory).output().unwrap();
+    assert_eq!(output.stdout, b"/dev/null\n/dev/null\n", "{output:?}");
 }
 
 fn preserved_descriptors_arrive_and_no_others() {
