@@ -17,8 +17,4 @@ flags="$flags -Ccodegen-units=1 --cfg fuzzing"
 RUSTFLAGS="$flags" cargo build --release --quiet --bin "$target"
 mkdir -p "found/$target" "corpus/$target"
 exec "target/x86_64-unknown-linux-gnu/release/$target" "found/$target" "corpus/$target" \
-<<<<<<< HEAD
     "-artifact_prefix=found/$target-" "$@"
-=======
-    -artifact_prefix=found/ "$@"
->>>>>>> hard
