@@ -6,8 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
@@ -131,6 +133,7 @@ pub(crate) fn enter(target: Pid, entry: Entry) -> Result<Child, Error> {
     let pidfd =
         process::open_pidfd(target).map_err(|errno| not_there(target, "pidfd_open", errno))?;
     let flags = foreign_namespaces(target)?;
+    let late = late_join(target, flags)?;
     let cgroup = entry.cgroup.map_or_else(|| Cgroup::of(target), Ok)?;
     // A process cloned into a frozen cgroup is born frozen: we would wait for it.
     if !entry.ignore_paused && cgroup.is_frozen()? {
@@ -150,7 +153,7 @@ pub(crate) fn enter(target: Pid, entry: Entry) -> Result<Child, Error> {
         subject: entry.subject,
         ..Default::default()
     };
-    let namespaces = joined(target, pidfd, flags)?;
+    let namespaces = joined(target, pidfd, flags, late)?;
     run(namespaces, entry.process, &assistance, &answers)
 }
 
@@ -219,20 +222,28 @@ fn foreign_namespaces(target: Pid) -> Result<CloneFlags, Error> {
     Ok(flags)
 }
 
-fn joined(target: Pid, pidfd: OwnedFd, flags: CloneFlags) -> Result<Namespaces, Error> {
-    let path = PathBuf::from(format!("process {target}"));
-    let mut joins = Vec::new();
+/// A cgroup namespace is joined after the clone, which it would bound. By its file: by the process one may
+/// join only what one may trace, and before it executes its program it can't be by anybody in the
+/// container.
+fn late_join(target: Pid, flags: CloneFlags) -> Result<Vec<Join>, Error> {
     let late = flags & CloneFlags::CLONE_NEWCGROUP;
-    if !late.is_empty() {
-        let fd = pidfd
-            .try_clone()
-            .map_err(|_| not_there(target, "fcntl", Errno::EMFILE))?;
-        joins.push(Join {
-            fd,
-            flags: late,
-            path: path.clone(),
-        });
+    if late.is_empty() {
+        return Ok(Vec::new());
     }
+    let path = PathBuf::from(format!("/proc/{target}/ns/cgroup"));
+    let fd = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| not_there(target, "open", errno))?;
+    let flags = late;
+    Ok(vec![Join { fd, flags, path }])
+}
+
+fn joined(
+    target: Pid,
+    pidfd: OwnedFd,
+    flags: CloneFlags,
+    late: Vec<Join>,
+) -> Result<Namespaces, Error> {
+    let path = PathBuf::from(format!("process {target}"));
     let early = flags - CloneFlags::CLONE_NEWCGROUP;
     let helper_joins = match early.is_empty() {
         true => Vec::new(),
@@ -245,7 +256,7 @@ fn joined(target: Pid, pidfd: OwnedFd, flags: CloneFlags) -> Result<Namespaces, 
     };
     Ok(Namespaces {
         helper_joins,
-        joins,
+        joins: late,
         become_root: flags.contains(CloneFlags::CLONE_NEWUSER),
         ..Namespaces::ours()
     })

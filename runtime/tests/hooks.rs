@@ -12,6 +12,7 @@ crate::tests! {
     hooks_get_the_state_on_their_standard_input;
     a_create_container_hook_sees_the_mounts_below_the_roots_path;
     a_start_container_hook_has_the_rights_of_the_process;
+    a_start_container_hook_enters_a_user_namespace;
     a_failing_create_hook_undoes_the_container_and_runs_poststop;
     a_failing_start_hook_ends_the_container;
     a_failing_poststop_hook_is_told_and_the_container_is_gone;
@@ -146,6 +147,23 @@ fn a_start_container_hook_has_the_rights_of_the_process() {
     assert_eq!(seen[0], "Uid:\t1234\t1234\t1234\t1234");
     assert_eq!(seen[1], "CapEff:\t0000000000000000");
     assert_eq!(seen[2], "NoNewPrivs:\t1");
+}
+
+/// Before its program is executed the container's process can't be traced, by those in its user namespace
+/// neither.
+fn a_start_container_hook_enters_a_user_namespace() {
+    let mut bundle = Bundle::new("cat /tmp/seen; readlink /proc/self/ns/cgroup");
+    let listed = bundle.config["linux"]["namespaces"].as_array().unwrap();
+    assert!(listed.iter().any(|namespace| namespace["type"] == "cgroup"));
+    bundle.push("/linux/namespaces", json!({"type": "user"}));
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    bundle.set("/linux/uidMappings", map.clone());
+    bundle.set("/linux/gidMappings", map);
+    let script = "readlink /proc/self/ns/cgroup > /tmp/seen";
+    bundle.config["hooks"] = json!({"startContainer": [shell("startContainer", script)]});
+    let seen = bundle.run().success();
+    let (hooks, own) = seen.split_once('\n').unwrap();
+    assert_eq!(hooks, own);
 }
 
 fn a_failing_create_hook_undoes_the_container_and_runs_poststop() {
