@@ -25,6 +25,7 @@ pub const FOR_TESTS: &[&str] = &[
     "docker-registry",
     "awscli",
     "ca-certificates",
+    "uidmap",
 ];
 
 /// The engines that call the runtime, with what Debian only recommends to them.

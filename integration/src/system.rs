@@ -11,9 +11,9 @@ use anyhow::{Context, bail};
 use crate::payload::Payload;
 
 /// The disk's name. Counts up when something else is on it.
-const DISK: &str = "debian-12-2.ext4";
+const DISK: &str = "debian-12-3.ext4";
 
-const PACKAGES: [&str; 21] = [
+const PACKAGES: [&str; 24] = [
     "apparmor",
     "busybox-static",
     "ca-certificates",
@@ -23,11 +23,13 @@ const PACKAGES: [&str; 21] = [
     "criu",
     "crun",
     "dbus",
+    "dbus-user-session",
     "docker-compose",
     "docker.io",
     "iproute2",
     "iptables",
     "kmod",
+    "libpam-systemd",
     "netavark",
     "nftables",
     "podman",
@@ -35,6 +37,7 @@ const PACKAGES: [&str; 21] = [
     "runc",
     "systemd-sysv",
     "udev",
+    "uidmap",
 ];
 
 /// Units that would only take time: the tests start daemons of their own, and nobody logs in.

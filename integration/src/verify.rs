@@ -32,6 +32,8 @@ const RUNTIME: &str = "runtime/runtime";
 const ENGINES_START: &str = "
 export BERTH_RUNTIME=/rig/berth-runtime BERTH_ROOTFS=/rig/rootfs.tar BERTH_RIG_MACHINE=1
 export BERTH_BUSYBOX=/bin/busybox
+# An ordinary user, of the number that the tests know.
+useradd --uid 54321 --user-group berth-test
 suite() {
     echo \"RIG-SUITE $1\"
     shift

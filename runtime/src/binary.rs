@@ -7,11 +7,12 @@
 //! much as all the rest of a start, and counts against the container's memory.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::{Mode, fstatat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::error::Error;
@@ -40,7 +41,11 @@ pub fn protect_own_binary() -> Result<(), Error> {
     if flags.contains(FsFlags::ST_RDONLY) {
         return Ok(());
     }
-    let readonly = mount::clone_mount(own.as_fd(), c"", false).map_err(failed("open_tree"))?;
+    let readonly = match mount::clone_mount(own.as_fd(), c"", false) {
+        Err(Errno::EINVAL) => clone_by_path(own.as_fd()),
+        other => other,
+    };
+    let readonly = readonly.map_err(failed("open_tree"))?;
     let attributes = MountAttr {
         set: attr::RDONLY,
         ..Default::default()
@@ -57,4 +62,19 @@ pub fn protect_own_binary() -> Result<(), Error> {
         &args,
         &env,
     )))
+}
+
+/// The same in a mount namespace that was entered since this program began: the mount that it runs from is
+/// of another, and the like of it here is found by its path.
+fn clone_by_path(own: BorrowedFd) -> nix::Result<OwnedFd> {
+    let path = nix::fcntl::readlink(c"/proc/self/exe")?;
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let here = open(path.as_os_str(), flags, Mode::empty())?;
+    let identity = |file: BorrowedFd| {
+        fstatat(file, c"", AtFlags::AT_EMPTY_PATH).map(|stat| (stat.st_dev, stat.st_ino))
+    };
+    match identity(here.as_fd())? == identity(own)? {
+        true => mount::clone_mount(here.as_fd(), c"", false),
+        false => Err(Errno::ESTALE),
+    }
 }

@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::Error;
+use crate::user_namespace;
 
 /// Writes the maps of a user namespace by a process that is in it.
 pub(crate) fn write_id_maps(
@@ -17,17 +18,32 @@ pub(crate) fn write_id_maps(
     write(pid, "gid_map", &map(gids))
 }
 
+/// Has the user namespace of a process refuse setgroups(2) for good, without which an ordinary user can't
+/// write a map of groups.
+pub(crate) fn deny_setgroups(pid: Pid) -> Result<(), Error> {
+    write(pid, "setgroups", "deny")
+}
+
 fn map(mappings: &[LinuxIdMapping]) -> String {
     let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
     mappings.iter().map(line).collect()
 }
 
-/// Written only if it changes something: lowering it needs CAP_SYS_RESOURCE, keeping it doesn't.
+/// Written only if it changes something: lowering it needs CAP_SYS_RESOURCE on the host, keeping it doesn't.
+/// In a user namespace, where nobody has that, a process that can't be protected goes without.
 pub(crate) fn adjust_oom_score(pid: Pid, score: i32) -> Result<(), Error> {
     let current = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
-    match current.ok().and_then(|text| text.trim().parse().ok()) == Some(score) {
-        true => Ok(()),
-        false => write(pid, "oom_score_adj", &score.to_string()),
+    if current.ok().and_then(|text| text.trim().parse().ok()) == Some(score) {
+        return Ok(());
+    }
+    match write(pid, "oom_score_adj", &score.to_string()) {
+        Err(error)
+            if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM))
+                && !user_namespace::is_initial() =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 

@@ -6,6 +6,7 @@ mod own_cgroup;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -44,8 +45,8 @@ impl Created {
         self.container.pidfd()
     }
 
-    /// The container's cgroup.
-    pub fn cgroup(&self) -> &Cgroup {
+    /// The container's cgroup, if it has one of its own.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
         self.container.cgroup()
     }
 
@@ -110,15 +111,15 @@ pub struct Container {
     child: Child,
     devices: Option<Moved>,
     class: Option<rdt::Place>,
-    cgroup: OwnCgroup,
+    cgroup: Option<OwnCgroup>,
     hooks: Option<Box<Later>>,
 }
 
 impl Container {
-    /// Takes up a container by its first process, from whichever process; of hooks, and of the scope
-    /// that systemd may have made, it knows nothing. It can be waited for only by its parent
-    /// ([`Child::wait_gone`] serves the others).
-    pub fn attach(pid: Pid) -> Result<Self, Error> {
+    /// Takes up a container by its first process, and its cgroup if it has one of its own, from whichever
+    /// process; of hooks, and of the scope that systemd may have made, it knows nothing. It can be waited
+    /// for only by its parent ([`Child::wait_gone`] serves the others).
+    pub fn attach(pid: Pid, cgroup: Option<Cgroup>) -> Result<Self, Error> {
         let pidfd = process::open_pidfd(pid).map_err(|errno| {
             Error::system(
                 "pidfd_open",
@@ -130,7 +131,7 @@ impl Container {
             child: Child::new(pid, pidfd),
             devices: None,
             class: None,
-            cgroup: OwnCgroup::of(pid)?,
+            cgroup: cgroup.map(OwnCgroup::of),
             hooks: None,
         })
     }
@@ -150,14 +151,19 @@ impl Container {
         &self.child
     }
 
-    /// Its cgroup.
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup.cgroup
+    /// Its cgroup, if it has one of its own.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref().map(|own| &own.cgroup)
+    }
+
+    /// The same for what can't be done without.
+    fn needed_cgroup(&self, wanted: &'static str) -> Result<&Cgroup, Error> {
+        self.cgroup().ok_or(Error::NoCgroup { wanted })
     }
 
     /// The scope whose cgroup it is, if systemd made it.
     pub fn unit(&self) -> Option<&Unit> {
-        self.cgroup.unit.as_ref()
+        self.cgroup.as_ref()?.unit.as_ref()
     }
 
     /// The master of its terminal, if it has one and nobody has taken it yet.
@@ -170,24 +176,29 @@ impl Container {
         self.child.kill(signal)
     }
 
-    /// Kills every process of it.
+    /// Kills every process of it. Without a cgroup that is the first one, with which those of its pid
+    /// namespace end.
     pub fn kill_all(&self) -> Result<(), Error> {
-        Ok(self.cgroup().kill()?)
+        match self.cgroup() {
+            Some(cgroup) => Ok(cgroup.kill()?),
+            None => self.kill(Signal::SIGKILL),
+        }
     }
 
     /// Stops all its processes where they are. If they don't stop within so long, they go on.
     pub fn pause(&self, patience: Duration) -> Result<(), Error> {
-        Ok(self.cgroup().freeze(patience)?)
+        Ok(self.needed_cgroup("be paused")?.freeze(patience)?)
     }
 
     /// Lets them go on.
     pub fn resume(&self) -> Result<(), Error> {
-        Ok(self.cgroup().thaw()?)
+        Ok(self.needed_cgroup("be resumed")?.thaw()?)
     }
 
     /// Whether they have been stopped.
     pub fn is_paused(&self) -> Result<bool, Error> {
-        Ok(self.cgroup().is_frozen()?)
+        let frozen = self.cgroup().map_or(Ok(false), Cgroup::is_frozen);
+        Ok(frozen?)
     }
 
     /// Waits for its first process to end.
@@ -203,7 +214,10 @@ impl Container {
     /// Kills what is left of it and removes its cgroup, then runs its poststop hooks. One that failed
     /// is the error, though the container is deleted.
     pub fn delete(self) -> Result<(), Error> {
-        self.cgroup.remove()?;
+        match &self.cgroup {
+            Some(cgroup) => cgroup.remove()?,
+            None => self.end()?,
+        }
         if let Some(class) = &self.class {
             class.remove()?;
         }
@@ -217,6 +231,14 @@ impl Container {
         }
     }
 
+    /// Kills the first process, if it lives, and waits until it is gone.
+    fn end(&self) -> Result<(), Error> {
+        match self.child.kill(Signal::SIGKILL) {
+            Err(error) if error.errno() == Some(Errno::ESRCH) => Ok(()),
+            killed => killed.and_then(|()| self.child.wait_gone()),
+        }
+    }
+
     fn release(&mut self) {
         self.child.release();
         if let Some(devices) = &mut self.devices {
@@ -225,6 +247,8 @@ impl Container {
         if let Some(class) = &mut self.class {
             class.keep();
         }
-        self.cgroup.keep();
+        if let Some(cgroup) = &mut self.cgroup {
+            cgroup.keep();
+        }
     }
 }

@@ -35,6 +35,22 @@ pub enum Error {
         /// The path below the cgroup root.
         path: PathBuf,
     },
+    /// An ordinary user was refused ids.
+    #[error("{field}: this user may not map the host's ids {ids}: {reason}")]
+    IdMap {
+        /// The field of the configuration.
+        field: &'static str,
+        /// The ids.
+        ids: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something was asked of a container that only one with a cgroup can do.
+    #[error("a container without a cgroup of its own can't {wanted}")]
+    NoCgroup {
+        /// What was asked.
+        wanted: &'static str,
+    },
     /// A process was to enter a container that is paused. The words are runc's.
     #[error("cannot exec in a paused container: resume it first, or use --ignore-paused")]
     Paused,
@@ -372,6 +388,7 @@ fn hint(step: Step, errno: Errno) -> &'static str {
         (Step::Apparmor, Errno::ENOENT | Errno::EINVAL) => {
             ": AppArmor is not enabled, or has no such profile loaded"
         }
+        (Step::Clone, Errno::EACCES) => crate::launch::NOT_DELEGATED,
         (Step::Clone, Errno::EBUSY) => ": the cgroup has cgroups with controllers below it",
         _ => "",
     }

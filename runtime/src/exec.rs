@@ -20,10 +20,10 @@ use crate::error::Error;
 use crate::hooks::Subject;
 use crate::launch::{Answers, Assistance, Launched, await_exec, launch};
 use crate::plan::{
-    Gate, Join, NEWTIME, Namespaces, Plan, ProcessPlan, Settings, Stdio, process_plan,
+    Gate, Groups, Join, NEWTIME, Namespaces, Plan, ProcessPlan, Settings, Stdio, process_plan,
 };
-use crate::seccomp;
 use crate::sys::process;
+use crate::{seccomp, user_namespace};
 
 /// How to run a process in a container.
 #[derive(Debug)]
@@ -44,7 +44,8 @@ pub struct ExecOptions<'a> {
     pub container: Option<Subject<'a>>,
     /// Whether it stays in the session keyring of the caller.
     pub no_new_keyring: bool,
-    /// The cgroup that it runs in; the container's own if absent.
+    /// The cgroup that it runs in; if absent the container's own, or the caller's where
+    /// [`container`](Self::container) has none.
     pub cgroup: Option<Cgroup>,
     /// Whether to enter a container that is paused: the process starts when that is resumed, and the
     /// call returns only then.
@@ -91,7 +92,10 @@ pub fn exec(target: Pid, options: ExecOptions) -> Result<Child, Error> {
             linux.and_then(|linux| linux.memory_policy().as_ref()),
             linux.and_then(|linux| linux.personality().as_ref()),
         );
-    let mut entry = Entry::new(process);
+    let has_cgroup = options
+        .container
+        .is_none_or(|container| container.has_cgroup);
+    let mut entry = Entry::new(process, has_cgroup);
     entry.seccomp = options.seccomp;
     entry.oom_score_adj = options.process.oom_score_adj();
     entry.subject = options.container;
@@ -112,13 +116,16 @@ pub(crate) struct Entry<'a> {
     oom_score_adj: Option<i32>,
     subject: Option<Subject<'a>>,
     cgroup: Option<Cgroup>,
+    /// Whether the container has a cgroup of its own to run in.
+    has_cgroup: bool,
     ignore_paused: bool,
 }
 
 impl Entry<'_> {
-    pub(crate) fn new(process: ProcessPlan) -> Self {
+    pub(crate) fn new(process: ProcessPlan, has_cgroup: bool) -> Self {
         Self {
             process,
+            has_cgroup,
             seccomp: None,
             oom_score_adj: None,
             subject: None,
@@ -128,22 +135,28 @@ impl Entry<'_> {
     }
 }
 
-/// Runs a planned process in the namespaces and the cgroup of the process `target`.
+/// Runs a planned process in the namespaces of the process `target`, and in its cgroup if that is the
+/// container's own.
 pub(crate) fn enter(target: Pid, entry: Entry) -> Result<Child, Error> {
     let pidfd =
         process::open_pidfd(target).map_err(|errno| not_there(target, "pidfd_open", errno))?;
     let flags = foreign_namespaces(target)?;
     let late = late_join(target, flags)?;
-    let cgroup = entry.cgroup.map_or_else(|| Cgroup::of(target), Ok)?;
+    let cgroup = match (entry.cgroup, entry.has_cgroup) {
+        (None, true) => Some(Cgroup::of(target)?),
+        (given, _) => given,
+    };
     // A process cloned into a frozen cgroup is born frozen: we would wait for it.
-    if !entry.ignore_paused && cgroup.is_frozen()? {
+    if let Some(cgroup) = cgroup.as_ref().filter(|_| !entry.ignore_paused)
+        && cgroup.is_frozen()?
+    {
         return Err(Error::Paused);
     }
     // What was read belongs to the process that the pidfd holds: its number wasn't reused meanwhile.
     process::send_signal(pidfd.as_fd(), None)
         .map_err(|errno| not_there(target, "pidfd_send_signal", errno))?;
     let assistance = Assistance {
-        cgroup: Some(cgroup.directory()),
+        cgroup: cgroup.as_ref().map(Cgroup::directory),
         seccomp: entry.seccomp,
         oom_score_adj: entry.oom_score_adj,
         ..Default::default()
@@ -169,6 +182,7 @@ fn run(
     assistance: &Assistance,
     answers: &Answers,
 ) -> Result<Child, Error> {
+    namespaces.groups.check(&process)?;
     let name = process.name.clone();
     let mut plan = Plan {
         namespaces,
@@ -244,6 +258,11 @@ fn joined(
     late: Vec<Join>,
 ) -> Result<Namespaces, Error> {
     let path = PathBuf::from(format!("process {target}"));
+    let becomes_root = flags.contains(CloneFlags::CLONE_NEWUSER);
+    let groups = match becomes_root {
+        true => Groups::of_joined(&target.to_string()),
+        false => Groups::of_ours(!user_namespace::is_initial()),
+    };
     let early = flags - CloneFlags::CLONE_NEWCGROUP;
     let helper_joins = match early.is_empty() {
         true => Vec::new(),
@@ -257,7 +276,8 @@ fn joined(
     Ok(Namespaces {
         helper_joins,
         joins: late,
-        become_root: flags.contains(CloneFlags::CLONE_NEWUSER),
+        become_root: becomes_root,
+        groups,
         ..Namespaces::ours()
     })
 }

@@ -114,6 +114,8 @@ pub struct Subject<'a> {
     pub bundle: &'a Path,
     /// Its first process, while there is one.
     pub pid: Option<Pid>,
+    /// Whether it has a cgroup of its own, where what enters it runs too.
+    pub has_cgroup: bool,
 }
 
 /// The state as the specification defines it (runtime.md, "State").
@@ -205,9 +207,9 @@ impl<'a> Subject<'a> {
         };
         let linux = self.spec.linux().as_ref();
         match (stage, self.pid) {
-            (Stage::CreateContainer, Some(pid)) => enter(pid, Entry::new(process)),
+            (Stage::CreateContainer, Some(pid)) => enter(pid, Entry::new(process, self.has_cgroup)),
             (Stage::StartContainer, Some(pid)) => {
-                let mut entry = Entry::new(process);
+                let mut entry = Entry::new(process, self.has_cgroup);
                 entry.seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
                 enter(pid, entry)
             }
@@ -236,6 +238,7 @@ pub(crate) struct Later {
     id: String,
     spec: Spec,
     bundle: PathBuf,
+    has_cgroup: bool,
 }
 
 impl Later {
@@ -250,6 +253,7 @@ impl Later {
                 id: subject.id.to_owned(),
                 spec: subject.spec.clone(),
                 bundle: subject.bundle.to_owned(),
+                has_cgroup: subject.has_cgroup,
             })
         })
     }
@@ -260,6 +264,7 @@ impl Later {
             spec: &self.spec,
             bundle: &self.bundle,
             pid,
+            has_cgroup: self.has_cgroup,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
@@ -111,6 +112,10 @@ impl Launching {
     }
 }
 
+/// What EACCES means where a process is cloned into a cgroup (cgroups(7), "Delegation containment").
+pub(crate) const NOT_DELEGATED: &str = ": from our cgroup into the container's only who owns the nearest \
+     cgroup above both may go; begin in one that is delegated to this user, as by systemd-run --user --scope";
+
 fn clone_child(
     plan: &mut Plan,
     ours: &OwnedFd,
@@ -125,8 +130,18 @@ fn clone_child(
         own: childs.as_fd(),
         parents: ours.as_raw_fd(),
     };
-    let Cloned { pid, pidfd } = clone3(&args, || init::run(plan, &channel))
-        .map_err(|errno| Error::system("clone3", errno, "make the container's process"))?;
+    let Cloned { pid, pidfd } = clone3(&args, || init::run(plan, &channel)).map_err(|errno| {
+        let hint = if errno == Errno::EACCES {
+            NOT_DELEGATED
+        } else {
+            ""
+        };
+        Error::system(
+            "clone3",
+            errno,
+            format!("make the container's process{hint}"),
+        )
+    })?;
     Ok(Child::in_the_making(pid, pidfd))
 }
 
@@ -180,12 +195,14 @@ fn assist(
     program: Option<Result<Vec<Instruction>, Error>>,
 ) -> Result<Vec<Instruction>, Error> {
     let pid = launched.child.pid();
-    if plan.namespaces.new_user {
+    if plan.namespaces.new_user.is_some() {
         child_files::write_id_maps(pid, assistance.uid_mappings, assistance.gid_mappings)?;
-        go_on(launched)?;
     }
     if let Some(score) = assistance.oom_score_adj {
         child_files::adjust_oom_score(pid, score)?;
+    }
+    if plan.namespaces.new_user.is_some() {
+        go_on(launched)?;
     }
     let program = program.unwrap_or_else(|| filter_program(assistance))?;
     let has_a_turn_before = plan.filesystem.as_ref().is_some_and(|fs| fs.parents_turn);

@@ -72,6 +72,7 @@ mod launch;
 mod net_devices;
 mod plan;
 mod rdt;
+pub mod rootless;
 mod scheduling;
 pub mod seccomp;
 pub mod spec;
@@ -79,6 +80,7 @@ pub mod start_socket;
 #[allow(unsafe_code)]
 mod sys;
 mod terminal;
+mod user_namespace;
 
 pub use binary::protect_own_binary;
 pub use child::{Child, ExitStatus};

@@ -79,8 +79,8 @@ fn a_container_runs_and_is_waited_for() {
 fn dropping_a_created_container_undoes_it() {
     let bundle = Bundle::new("");
     let created = created(&bundle, &config(&bundle, "true"));
-    let path = created.cgroup().path().to_owned();
-    assert!(created.cgroup().is_populated().unwrap());
+    let path = created.cgroup().unwrap().path().to_owned();
+    assert!(created.cgroup().unwrap().is_populated().unwrap());
     drop(created);
     assert!(Cgroup::open(path).is_err());
 }
@@ -112,7 +112,7 @@ fn a_failed_start_undoes_the_container() {
         .unwrap()
         .set_args(Some(vec!["garbage".to_owned()]));
     let created = created(&bundle, &config);
-    let path = created.cgroup().path().to_owned();
+    let path = created.cgroup().unwrap().path().to_owned();
     let error = created.start().unwrap_err().to_string();
     assert!(error.contains("exec format error"), "{error}");
     assert!(Cgroup::open(path).is_err());
@@ -185,8 +185,12 @@ fn a_process_is_executed_in_a_container() {
 fn a_container_is_taken_up_by_its_pid() {
     let bundle = Bundle::new("");
     let container = started(&bundle, "sleep 1000");
-    let again = Container::attach(container.pid()).unwrap();
-    assert_eq!(again.cgroup().path(), container.cgroup().path());
+    let cgroup = Cgroup::open(container.cgroup().unwrap().path()).unwrap();
+    let again = Container::attach(container.pid(), Some(cgroup)).unwrap();
+    assert_eq!(
+        again.cgroup().unwrap().path(),
+        container.cgroup().unwrap().path()
+    );
     again.kill(Signal::SIGKILL).unwrap();
     again.init().wait_gone().unwrap();
     container.wait().unwrap();
@@ -198,7 +202,7 @@ fn killing_all_takes_every_process() {
     let container = started(&bundle, "sleep 1000 & sleep 1000 & wait");
     container.kill_all().unwrap();
     assert_eq!(container.wait().unwrap(), ExitStatus::Signal(9));
-    container.cgroup().wait_empty().unwrap();
+    container.cgroup().unwrap().wait_empty().unwrap();
     container.delete().unwrap();
 }
 

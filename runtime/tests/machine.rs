@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// What the tests may need and a machine may lack: cgroup v2 controllers by their names, `systemd`,
-/// `apparmor`.
+/// `apparmor`, `newuidmap`, `user 54321` for a user of that number.
 pub(crate) struct Machine {
     has: Vec<String>,
 }
@@ -42,6 +42,13 @@ impl Machine {
         }
         if has_apparmor() {
             has.push("apparmor".into());
+        }
+        if Path::new("/usr/bin/newuidmap").exists() {
+            has.push("newuidmap".into());
+        }
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        if users.contains(":54321:") {
+            has.push("user 54321".into());
         }
         Self { has }
     }

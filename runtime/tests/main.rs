@@ -32,9 +32,11 @@ mod many;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod no_cgroup;
 mod notifications;
 mod notify_socket;
 mod priorities;
+mod rootless;
 mod systemd;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,7 +45,8 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 use machine::Machine;
 
-/// A test: its name, its body, and what it needs: cgroup controllers, `systemd` or `apparmor`.
+/// A test: its name, its body, and what it needs: cgroup controllers, `systemd`, `apparmor` and
+/// the like.
 struct Test {
     name: &'static str,
     body: fn(),
@@ -116,7 +119,9 @@ fn main() -> ExitCode {
         priorities::tests(),
         mounts::tests(),
         notifications::tests(),
+        no_cgroup::tests(),
         notify_socket::tests(),
+        rootless::tests(),
         bad_input::tests(),
         crash::tests(),
         many::tests(),

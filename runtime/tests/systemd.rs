@@ -12,7 +12,6 @@ use crate::bundle::{Bundle, Said};
 
 crate::tests! {
     each_driver_refuses_the_others_form_of_path;
-    to_do_without_cgroups_is_refused;
     a_scope_is_in_its_slice_with_limits_as_properties_and_in_files needs "systemd", "memory", "pids";
     without_a_path_the_scope_is_named_after_the_container needs "systemd";
     a_container_that_ended_leaves_no_unit needs "systemd";
@@ -95,13 +94,6 @@ fn each_driver_refuses_the_others_form_of_path() {
         assert!(said.contains("linux.cgroupsPath"), "{said}");
         assert!(said.contains(path) && said.contains(right), "{said}");
     }
-}
-
-fn to_do_without_cgroups_is_refused() {
-    let bundle = Bundle::new("true");
-    bundle.write();
-    let said = bundle.runtime(&["--cgroup-manager", "disabled", "run", &bundle.id]);
-    assert!(said.failure().contains("--cgroup-manager disabled"));
 }
 
 fn a_scope_is_in_its_slice_with_limits_as_properties_and_in_files() {

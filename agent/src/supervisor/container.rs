@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use berth_runtime::cgroup::Cgroup;
 use berth_runtime::{Container, CreateOptions, Stdio, cgroup};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -243,10 +244,8 @@ impl Supervised {
         };
         let container = self.container.take()?;
         let code = status.code();
-        let killed = container
-            .cgroup()
-            .memory_events()
-            .is_ok_and(|events| events.oom_kill > 0);
+        let counted = container.cgroup().map(Cgroup::memory_events);
+        let killed = counted.is_some_and(|events| events.is_ok_and(|events| events.oom_kill > 0));
         if let Err(error) = container.delete() {
             eprintln!("removing a container: {error}");
         }

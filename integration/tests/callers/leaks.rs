@@ -10,8 +10,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use crate::place::{CGROUPS, SLICE};
 
 /// Where engines let the runtime keep its records, and systemd its of the units that were asked for.
-const RECORDS: [&str; 5] = [
+const RECORDS: [&str; 7] = [
     "/run/berth-runtime",
+    "/run/callers/rootless/run/berth-runtime",
+    "/run/user/54321/berth-runtime",
     "/run/docker/runtime-runc/moby",
     "/run/containerd/runc/berth-callers",
     "/run/containerd/runc/k8s.io",

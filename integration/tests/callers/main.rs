@@ -1,7 +1,7 @@
 //! Engines that run on `berth-runtime`: Podman, Docker and containerd from their packages, with the
 //! commands that their users type.
 //!
-//! They run as root. On a host each engine works in a network and a mount namespace of the tests'
+//! They run as root, but for the Podman of an ordinary user. On a host each engine works in a network and a mount namespace of the tests'
 //! own; the rig's machine is all theirs. What needs cgroup controllers runs only there, and there
 //! once with each of the two cgroup drivers. After each test the [`leaks`] checker looks for
 //! whatever is left.
@@ -20,6 +20,7 @@ mod leaks;
 mod place;
 mod podman;
 mod ran;
+mod rootless;
 
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Mutex;
@@ -64,6 +65,13 @@ fn trials() -> Vec<Trial> {
                 .iter()
                 .map(|case| trial("podman", case, podman::engine)),
         );
+    }
+    let with_cgroup = match place::cgroup_driver() {
+        "systemd" => rootless::WITH_CGROUP,
+        _ => &[],
+    };
+    for case in rootless::CASES.iter().chain(with_cgroup) {
+        all.push(trial("rootless", case, rootless::engine));
     }
     for cases in docker::CASES {
         all.extend(

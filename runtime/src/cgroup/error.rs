@@ -90,6 +90,14 @@ pub enum Error {
         /// What is right.
         expected: &'static str,
     },
+    /// A limit for a container that has no cgroup.
+    #[error("the limit {file} (linux.resources) needs a cgroup: {why}")]
+    NoCgroup {
+        /// The file that would hold the limit.
+        file: String,
+        /// Why there is none, and what to do.
+        why: String,
+    },
     /// Processes that can't be stopped where they are.
     #[error(
         "cgroup {} did not freeze within {seconds} s: one of its processes is in an uninterruptible \
@@ -228,6 +236,11 @@ impl Warning {
         Self(format!(
             "linux.resources.{field} is not in force: cgroup v2 has no such setting"
         ))
+    }
+
+    /// Without a cgroup nobody asks about devices.
+    pub(super) fn no_device_rules() -> Self {
+        Self("linux.resources.devices is not in force: the container has no cgroup".to_owned())
     }
 }
 

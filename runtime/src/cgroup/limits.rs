@@ -55,6 +55,13 @@ pub(super) fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
     Ok(writes)
 }
 
+/// The files of those limits that ask for more than what holds without any.
+pub(super) fn asked(resources: &LinuxResources) -> Result<Vec<String>, Error> {
+    let writes = writes(resources)?.into_iter();
+    let asked = writes.filter(|write| write.if_absent != IfAbsent::Fine);
+    Ok(asked.map(|write| write.file.into_owned()).collect())
+}
+
 /// What to write for the files that the configuration names itself.
 pub(super) fn unified_writes(resources: &LinuxResources) -> Result<Vec<Write>, Error> {
     let mut writes = Vec::new();

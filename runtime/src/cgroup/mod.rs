@@ -32,6 +32,7 @@ mod systemd;
 mod tree;
 #[cfg(any(test, fuzzing))]
 mod unwritten;
+mod without;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ pub use memory_watch::MemoryWatch;
 pub use statistics::{MemoryEvents, Statistics};
 pub use systemd::{BusError, Manager, Unit};
 pub(crate) use systemd::{Placeholder, Started, Wanted, check_annotations, start as start_scope};
+pub(crate) use without::go_without;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use unwritten::unwritten;
@@ -65,6 +67,8 @@ pub enum Driver {
     Cgroupfs,
     /// systemd, as a transient scope. The configuration's `cgroupsPath` is `slice:prefix:name`.
     Systemd,
+    /// Nobody: the container stays in the cgroup of whoever makes it, without limits of its own.
+    Disabled,
 }
 
 /// What to do about a limit that this host can't enforce.
@@ -110,13 +114,7 @@ impl Cgroup {
 
     /// Opens the cgroup that a process is in.
     pub fn of(pid: Pid) -> Result<Self, Error> {
-        let file = format!("/proc/{pid}/cgroup");
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::Membership {
-            file: file.clone(),
-            source,
-        })?;
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-        Self::open(path.ok_or(Error::NotUnified { file })?)
+        Self::open(path_of(pid)?)
     }
 
     /// The path below the root, without a leading slash.
@@ -287,4 +285,15 @@ impl Cgroup {
         self.remove()?;
         tree::remove_empty_parents(&self.path, keep)
     }
+}
+
+/// The path of the cgroup that a process is in, below the root.
+pub(crate) fn path_of(pid: Pid) -> Result<PathBuf, Error> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read_to_string(&file).map_err(|source| Error::Membership {
+        file: file.clone(),
+        source,
+    })?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    path.map(PathBuf::from).ok_or(Error::NotUnified { file })
 }

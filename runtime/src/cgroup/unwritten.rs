@@ -14,7 +14,7 @@ pub(crate) fn unwritten(
     limits::passed_over(resources);
     devices::compile(resources.devices().as_deref().unwrap_or_default());
     match driver {
-        Driver::Cgroupfs => Ok(()),
+        Driver::Cgroupfs | Driver::Disabled => Ok(()),
         Driver::Systemd => systemd::unasked(resources, spec),
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::{Driver, Mark, Unit};
 use berth_runtime::{
-    ContainerId, CreateOptions, Created, Creating, cgroup_path, config, failpoint, start_socket,
+    ContainerId, CreateOptions, Created, Creating, cgroup_path, config, failpoint, rootless,
+    start_socket,
 };
 use clap::Args;
 use oci_spec::runtime::Spec;
@@ -48,6 +49,7 @@ pub(crate) struct Create {
 
 /// Creates a container and leaves it waiting for `start`.
 pub(crate) fn create(global: &Global, options: &Create) -> Result<()> {
+    gain_rights(global, options)?;
     let directory = StateDirectory::make(global, &options.id)?;
     let made = prepare(global, options, &directory, true).and_then(|mut created| {
         hand_over_console(&mut created, options)?;
@@ -56,6 +58,28 @@ pub(crate) fn create(global: &Global, options: &Create) -> Result<()> {
         Ok(())
     });
     undo_on_error(made, directory)
+}
+
+/// Gives an ordinary user what it takes to make the container. This program then begins again, so nothing
+/// has been done yet.
+pub(crate) fn gain_rights(global: &Global, options: &Create) -> Result<()> {
+    if !rootless::is_needed() {
+        return Ok(());
+    }
+    let spec = config::load(&configuration(options, &bundle(options)?))?;
+    config::validate(&spec, global.cgroup_driver())?;
+    Ok(rootless::enter(&spec)?)
+}
+
+fn bundle(options: &Create) -> Result<PathBuf> {
+    fs::canonicalize(&options.bundle)
+        .with_context(|| format!("--bundle {}", options.bundle.display()))
+}
+
+/// The configuration's file.
+fn configuration(options: &Create, bundle: &Path) -> PathBuf {
+    let given = options.config.clone();
+    given.unwrap_or_else(|| bundle.join("config.json"))
 }
 
 /// Whatever failed, the id is free again.
@@ -75,18 +99,13 @@ pub(crate) fn prepare(
     directory: &StateDirectory,
     start_later: bool,
 ) -> Result<Created> {
-    let bundle = fs::canonicalize(&options.bundle)
-        .with_context(|| format!("--bundle {}", options.bundle.display()))?;
-    let file = options
-        .config
-        .clone()
-        .unwrap_or_else(|| bundle.join("config.json"));
-    let mut spec = config::load(&file)?;
+    let bundle = bundle(options)?;
+    let mut spec = config::load(&configuration(options, &bundle))?;
     let activation = Activation::of_this_process();
     activation.announce(&mut spec);
     notify_socket::announce(directory, &mut spec)?;
     let mut create = CreateOptions::new(&options.id, &spec, &bundle);
-    create.cgroup_driver = global.cgroup_driver()?;
+    create.cgroup_driver = global.cgroup_driver();
     let mark = Mark::new(&options.id)?;
     create.mark = Some(&mark);
     note_what_will_be(directory, &create, &mark)?;
@@ -125,6 +144,7 @@ fn note_what_will_be(
             let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
             directory.note_unit(&Unit::of(path, id.as_str())?, mark)
         }
+        Driver::Disabled => Ok(()),
     }
 }
 
@@ -149,7 +169,7 @@ fn state_of<'a>(
         rootfs: bundle.join(root),
         bundle: bundle.to_owned(),
         created: time::now(),
-        cgroup: creating.cgroup().path().to_owned(),
+        cgroup: creating.cgroup().map(|cgroup| cgroup.path().to_owned()),
         mark: Some(mark),
         unit: creating.unit().cloned(),
         no_new_keyring: options.no_new_keyring,

@@ -79,9 +79,10 @@ pub(crate) fn list(global: &Global, options: &List) -> Result<()> {
 }
 
 fn containers(global: &Global) -> Result<Vec<Value>> {
-    let entries = match fs::read_dir(&global.root) {
+    let root = global.root();
+    let entries = match fs::read_dir(&root) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.with_context(|| format!("read {}", global.root.display()))?,
+        other => other.with_context(|| format!("read {}", root.display()))?,
     };
     let mut ids = Vec::new();
     for entry in entries {

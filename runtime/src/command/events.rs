@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::cgroup::MemoryWatch;
+use berth_runtime::cgroup::{Cgroup, MemoryWatch};
 use berth_runtime::{Container, ContainerId};
 use clap::Args;
 use nix::errno::Errno;
@@ -41,7 +41,7 @@ pub(crate) fn events(global: &Global, options: &Events) -> Result<()> {
     if options.stats {
         return print_statistics(&container, id);
     }
-    let watch = container.cgroup().watch_memory()?;
+    let watch = cgroup_of(&container, id)?.watch_memory()?;
     let mut killed = kills(watch.as_ref())?;
     let mut next = Instant::now() + options.interval;
     loop {
@@ -97,8 +97,14 @@ fn wait(container: &Container, watch: Option<&MemoryWatch>, next: Instant) -> Re
     })
 }
 
+/// What is printed is what the kernel has counted for the cgroup.
+fn cgroup_of<'a>(container: &'a Container, id: &ContainerId) -> Result<&'a Cgroup> {
+    let cgroup = container.cgroup();
+    cgroup.with_context(|| format!("container {id} has no cgroup of its own that could be asked"))
+}
+
 fn print_statistics(container: &Container, id: &ContainerId) -> Result<()> {
-    match container.cgroup().statistics() {
+    match cgroup_of(container, id)?.statistics() {
         Ok(statistics) => {
             print(&json!({"type": "stats", "id": id.as_str(), "data": stats::data(&statistics)}))
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::Cgroup;
-use berth_runtime::{Child, ContainerId, ExecOptions, failpoint};
+use berth_runtime::{Child, ContainerId, ExecOptions, failpoint, rootless};
 use clap::Args;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capabilities, Process, Spec};
@@ -82,6 +82,9 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
     if !state.is_alive() {
         bail!("cannot exec in container {}: it is stopped", options.id);
     }
+    if rootless::is_needed() {
+        rootless::enter_beside(Pid::from_raw(state.pid))?;
+    }
     let process = process(options, &state.config)?;
     // The filter is the container's: exec must not be the way around it.
     let linux = state.config.linux().as_ref();
@@ -120,7 +123,12 @@ pub(crate) fn exec(global: &Global, options: &Exec) -> Result<u8> {
 /// `--cgroup` is relative to the container's, in which ".." has no place.
 fn sub_cgroup(state: &State, below: &Path) -> Result<Cgroup> {
     let below = below.strip_prefix("/").unwrap_or(below);
-    Cgroup::open(state.cgroup.join(below)).with_context(|| format!("--cgroup {}", below.display()))
+    let name = || format!("--cgroup {}", below.display());
+    let own = state.cgroup.as_ref();
+    let own = own
+        .context("the container has no cgroup of its own")
+        .with_context(name)?;
+    Cgroup::open(own.join(below)).with_context(name)
 }
 
 /// Gives the terminal to the engine, or returns it to be relayed.

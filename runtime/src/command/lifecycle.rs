@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::hooks::Stage;
-use berth_runtime::{ContainerId, failpoint, protect_own_binary, remove_class, start_socket};
+use berth_runtime::{
+    ContainerId, failpoint, protect_own_binary, remove_class, rootless, start_socket,
+};
 use clap::Args;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::state::{State, StateDirectory, Status, open_cgroup};
 use super::{Global, log, notify_socket};
@@ -41,7 +44,10 @@ fn start_with_hooks(directory: &StateDirectory, state: &State) -> Result<()> {
     let subject = state.subject();
     if !Stage::StartContainer.hooks(&state.config).is_empty() {
         // Only these make processes in the container. If it begins again, nothing was done yet.
-        protect_own_binary()?;
+        match rootless::is_needed() {
+            true => rootless::enter_beside(Pid::from_raw(state.pid))?,
+            false => protect_own_binary()?,
+        }
         subject.run(Stage::StartContainer)?;
     }
     let relay = notify_socket::listen(directory)?;
@@ -116,14 +122,12 @@ pub(crate) fn kill(global: &Global, options: &Kill) -> Result<()> {
 }
 
 fn kill_all(state: &State, signal: i32) -> Result<()> {
-    // One that is gone has no processes.
-    let Some(cgroup) = state.open_cgroup()? else {
-        return Ok(());
-    };
-    if signal == libc::SIGKILL {
+    if let Some(cgroup) = state.open_cgroup()?
+        && signal == libc::SIGKILL
+    {
         return Ok(cgroup.kill()?);
     }
-    for pid in cgroup.all_processes()? {
+    for pid in state.processes()? {
         let signal = Signal::try_from(signal).context("--all takes signals that have names")?;
         match nix::sys::signal::kill(pid, signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}

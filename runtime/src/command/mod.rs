@@ -17,12 +17,13 @@ mod state;
 mod time;
 mod update;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use berth_runtime::cgroup::{Driver, Limits};
-use berth_runtime::{ContainerId, protect_own_binary};
+use berth_runtime::{ContainerId, protect_own_binary, rootless};
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
+use nix::unistd::geteuid;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -33,14 +34,10 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where the state of containers is kept
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/berth-runtime",
-        env = "BERTH_RUNTIME_ROOT"
-    )]
-    root: PathBuf,
+    /// Where the state of containers is kept [default: /run/berth-runtime, or for an ordinary user
+    /// $XDG_RUNTIME_DIR/berth-runtime]
+    #[arg(long, value_name = "DIR", env = "BERTH_RUNTIME_ROOT")]
+    root: Option<PathBuf>,
     /// Write errors to this file too
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -85,16 +82,30 @@ enum CgroupManager {
 }
 
 impl Global {
+    /// Where the state of containers is kept.
+    fn root(&self) -> PathBuf {
+        self.root.clone().unwrap_or_else(default_root)
+    }
+
     /// Who makes the cgroup of a container. One that is there has it on record who did.
-    fn cgroup_driver(&self) -> Result<Driver> {
+    fn cgroup_driver(&self) -> Driver {
         match (self.cgroup_manager, self.systemd_cgroup) {
-            (CgroupManager::Systemd, _) | (_, true) => Ok(Driver::Systemd),
-            (CgroupManager::Cgroupfs, false) => Ok(Driver::Cgroupfs),
-            (CgroupManager::Disabled, false) => bail!(
-                "--cgroup-manager disabled is not supported: each container needs a cgroup of its \
-                 own, by which its processes are found and killed; use cgroupfs or systemd"
-            ),
+            (CgroupManager::Systemd, _) | (_, true) => Driver::Systemd,
+            (CgroupManager::Cgroupfs, false) => Driver::Cgroupfs,
+            (CgroupManager::Disabled, false) => Driver::Disabled,
         }
+    }
+}
+
+/// An ordinary user's is where logind has files for as long as the user is logged in, for root of the user's
+/// namespace too.
+fn default_root() -> PathBuf {
+    const NAME: &str = "berth-runtime";
+    let users = std::env::var_os("XDG_RUNTIME_DIR").filter(|name| !name.is_empty());
+    match users {
+        Some(users) if !rootless::is_root_of_the_host() => Path::new(&users).join(NAME),
+        None if !geteuid().is_root() => format!("/run/user/{}/{NAME}", geteuid()).into(),
+        _ => Path::new("/run").join(NAME),
     }
 }
 
@@ -225,7 +236,8 @@ pub(crate) fn protect_if_needed() -> std::result::Result<(), berth_runtime::Erro
             .iter()
             .any(|word| argument == *word)
     };
-    match std::env::args_os().skip(1).any(makes_processes) {
+    // An ordinary user gets the right to do so with the others (`create::gain_rights`).
+    match std::env::args_os().skip(1).any(makes_processes) && !rootless::is_needed() {
         true => protect_own_binary(),
         false => Ok(()),
     }

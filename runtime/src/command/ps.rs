@@ -35,11 +35,8 @@ enum Format {
 /// Prints the processes of the container, those in cgroups that it made included.
 pub(crate) fn ps(global: &Global, options: &Ps) -> Result<()> {
     let state = StateDirectory::of(global, &options.id).load()?;
-    let pids = match state.open_cgroup()? {
-        Some(cgroup) => cgroup.all_processes()?,
-        None => Vec::new(),
-    };
-    let pids: Vec<i32> = pids.into_iter().map(nix::unistd::Pid::as_raw).collect();
+    let pids = state.processes()?.into_iter();
+    let pids: Vec<i32> = pids.map(nix::unistd::Pid::as_raw).collect();
     let mut output = std::io::stdout().lock();
     let text = match options.format {
         Format::Json => serde_json::to_string(&pids)? + "\n",

@@ -31,6 +31,7 @@ pub(crate) struct Run {
 
 /// Creates a container, starts it, and waits for it unless detached.
 pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
+    create::gain_rights(global, &options.create)?;
     // Blocked before there is anything to forward them to, so that none is lost.
     let signals = if options.detach {
         None

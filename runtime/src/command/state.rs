@@ -1,5 +1,6 @@
 //! What is known of a container between two commands: `<root>/<id>/state.json`.
 
+mod processes;
 mod record;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use berth_runtime::hooks::Subject;
 use berth_runtime::{Container, ContainerId, failpoint, start_socket};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -58,10 +60,11 @@ impl StateDirectory {
             builder.mode(0o700).recursive(recursive);
             builder
         };
+        let root = global.root();
         private(true)
-            .create(&global.root)
-            .with_context(|| format!("make {}", global.root.display()))?;
-        let directory = Self::of(global, id);
+            .create(&root)
+            .with_context(|| format!("make {} (--root says where else)", root.display()))?;
+        let directory = Self(root.join(id.as_str()));
         match private(false).create(directory.path()) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 bail!("container with id {id} exists already")
@@ -73,7 +76,7 @@ impl StateDirectory {
     }
 
     pub(crate) fn of(global: &Global, id: &ContainerId) -> Self {
-        Self(global.root.join(id.as_str()))
+        Self(global.root().join(id.as_str()))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -199,9 +202,12 @@ impl State {
         cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
     }
 
-    /// Its cgroup, unless that is gone, or another container's is at its path.
+    /// Its cgroup, if it has one, unless that is gone, or another container's is at its path.
     pub(crate) fn open_cgroup(&self) -> Result<Option<Cgroup>> {
-        let Some(cgroup) = open_cgroup(&self.cgroup)? else {
+        let Some(path) = &self.cgroup else {
+            return Ok(None);
+        };
+        let Some(cgroup) = open_cgroup(path)? else {
             return Ok(None);
         };
         match &self.mark {
@@ -222,6 +228,24 @@ impl State {
         Ok(())
     }
 
+    /// All its processes.
+    pub(crate) fn processes(&self) -> Result<Vec<Pid>> {
+        match &self.cgroup {
+            // One that is gone has none.
+            Some(_) => match self.open_cgroup()? {
+                Some(cgroup) => Ok(cgroup.all_processes()?),
+                None => Ok(Vec::new()),
+            },
+            None if !self.is_alive() => Ok(Vec::new()),
+            None if has_own_pid_namespace(&self.config) => processes::beside(self.pid),
+            None => bail!(
+                "container {} has neither a cgroup nor a pid namespace of its own, by which its processes \
+                 could be told from others",
+                self.id
+            ),
+        }
+    }
+
     /// Whether a scope of this name is this container's. A record from before there were marks has none
     /// to compare.
     fn is_own(&self, unit: &Unit) -> Result<bool> {
@@ -237,7 +261,7 @@ impl State {
         if self.stat().is_none() {
             return Ok(None);
         }
-        let container = Container::attach(Pid::from_raw(self.pid));
+        let container = Container::attach(Pid::from_raw(self.pid), self.open_cgroup()?);
         match self.stat() {
             Some(_) => Ok(Some(container?)),
             None => Ok(None),
@@ -251,8 +275,19 @@ impl State {
             spec: &self.config,
             bundle: &self.bundle,
             pid: self.stat().map(|_| Pid::from_raw(self.pid)),
+            has_cgroup: self.cgroup.is_some(),
         }
     }
+}
+
+fn has_own_pid_namespace(config: &Spec) -> bool {
+    let linux = config.linux().as_ref();
+    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
+    listed.into_iter().flatten().any(|namespace| {
+        let path = namespace.path().as_ref();
+        let is_new = path.is_none_or(|path| path.as_os_str().is_empty());
+        namespace.typ() == LinuxNamespaceType::Pid && is_new
+    })
 }
 
 /// The cgroup at a path, unless it is gone.

@@ -66,12 +66,18 @@ pub(crate) fn update(global: &Global, options: &Update) -> Result<()> {
             );
         }
     }
+    let Some(cgroup) = container.cgroup() else {
+        bail!(
+            "container {} has no cgroup of its own to be limited",
+            options.id
+        );
+    };
     let recorded = recorded(&state);
     let completed = complete(wanted, &recorded);
     if let Some(unit) = &state.unit {
-        unit.update(container.cgroup(), &completed)?;
+        unit.update(cgroup, &completed)?;
     }
-    for warning in apply(container.cgroup(), &completed, global.limits.into())? {
+    for warning in apply(cgroup, &completed, global.limits.into())? {
         log::warn(global, &warning.to_string());
     }
     record(&mut state, merge(&recorded, &completed)?);

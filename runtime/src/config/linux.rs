@@ -46,6 +46,7 @@ pub(super) fn validate(linux: &Linux, driver: Driver) -> Result<(), Error> {
             Driver::Cgroupfs => validate_cgroups_path(path)?,
             // Of a container with a path, the id has no part in the name.
             Driver::Systemd => drop(Unit::of(Some(path), "")?),
+            Driver::Disabled => {}
         }
     }
     if let Some(resources) = linux.resources() {

@@ -92,6 +92,7 @@ impl<'a> CreateOptions<'a> {
             spec: self.spec,
             bundle: self.bundle,
             pid: None,
+            has_cgroup: self.cgroup_driver != Driver::Disabled,
         }
     }
 }
@@ -108,7 +109,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
 pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     config::validate_all_but_filter(options.spec, options.cgroup_driver)?;
     refuse_hooks_without_a_place(&options)?;
-    let subject = options.subject();
+    let mut subject = options.subject();
     let linux = options.spec.linux().as_ref();
     let linux = linux.ok_or_else(config::Error::no_linux)?;
     let process = options.spec.process().as_ref();
@@ -120,10 +121,11 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
 
     let limits = options.limits;
     let (cgroup, mut warnings) = own_cgroup::make(&options)?;
-    let mut plan = plan_container(options, process_plan, &cgroup.cgroup)?;
+    subject.has_cgroup = cgroup.is_some();
+    let mut plan = plan_container(options, process_plan, cgroup.as_ref())?;
     failpoint::pass("plan-made");
     let assistance = Assistance {
-        cgroup: Some(cgroup.cgroup.directory()),
+        cgroup: cgroup.as_ref().map(OwnCgroup::directory),
         seccomp: linux.seccomp().as_ref(),
         filter: filter.as_ref(),
         uid_mappings: linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -131,8 +133,10 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
         oom_score_adj: process.oom_score_adj(),
     };
     let launching = launch::begin(&mut plan, &assistance)?;
-    // The kernel takes its time to check and translate the program that decides.
-    warnings.extend(cgroup.allow_devices(linux, limits)?);
+    if let Some(cgroup) = &cgroup {
+        // The kernel takes its time to check and translate the program that decides.
+        warnings.extend(cgroup.allow_devices(linux, limits)?);
+    }
     let pid = launching.child().pid();
     let class = resctrl.map(|resctrl| resctrl.assign(pid)).transpose()?;
     let devices = linux.net_devices().as_ref().filter(|d| !d.is_empty());
@@ -161,7 +165,7 @@ pub struct Creating<'a> {
     launching: Launching,
     devices: Option<Moved>,
     class: Option<rdt::Place>,
-    cgroup: OwnCgroup,
+    cgroup: Option<OwnCgroup>,
     plan: Plan,
     subject: Subject<'a>,
     seccomp: Option<&'a LinuxSeccomp>,
@@ -175,14 +179,14 @@ impl Creating<'_> {
         self.launching.child().pid()
     }
 
-    /// The container's cgroup.
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup.cgroup
+    /// The container's cgroup, if it has one of its own.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref().map(|own| &own.cgroup)
     }
 
     /// The scope whose cgroup it is, if systemd made it.
     pub fn unit(&self) -> Option<&Unit> {
-        self.cgroup.unit.as_ref()
+        self.cgroup.as_ref()?.unit.as_ref()
     }
 
     /// Waits until only the program is missing. On failure the container is gone, as if this had been
@@ -199,7 +203,9 @@ impl Creating<'_> {
             .launching
             .finish(&self.plan, &answers)
             .map_err(|error| error.and_then(subject.run_poststop()))?;
-        self.cgroup.taken();
+        if let Some(cgroup) = &mut self.cgroup {
+            cgroup.taken();
+        }
         Ok(Created {
             container: Container {
                 child,
@@ -285,7 +291,7 @@ fn plan_process(
 fn plan_container(
     options: CreateOptions,
     mut process: ProcessPlan,
-    cgroup: &Cgroup,
+    cgroup: Option<&OwnCgroup>,
 ) -> Result<Plan, Error> {
     process.stdio = options.stdio;
     let gate = options.start_socket.map_or(Gate::Channel, Gate::Socket);
@@ -315,7 +321,7 @@ fn plan_container(
         };
         let context = Context {
             bundle,
-            cgroup,
+            cgroup: cgroup.map(OwnCgroup::directory),
             attach_at: attach_at.as_deref(),
             parents_turn: has_hooks,
             no_pivot,
@@ -323,6 +329,7 @@ fn plan_container(
         plan::surroundings(spec, root, &context)
     };
     let (namespaces, filesystem) = plan::within_mount_namespace(mount_namespace, make)?;
+    namespaces.groups.check(&process)?;
     Ok(Plan {
         namespaces,
         filesystem: Some(filesystem),

@@ -10,7 +10,7 @@ use nix::unistd::fchdir;
 
 use super::step::{Failure, Step};
 use crate::channel::{self, Report};
-use crate::plan::{ProcessPlan, SeccompPlan, User};
+use crate::plan::{Groups, ProcessPlan, SeccompPlan, User};
 use crate::sys::credentials::{self, CapabilityMasks};
 use crate::sys::{process, seccomp};
 
@@ -23,7 +23,11 @@ pub(super) fn limit_resources(plan: &ProcessPlan) -> Result<(), Failure> {
 }
 
 /// From root with all rights to the process's user with its own.
-pub(super) fn give_up_rights(plan: &ProcessPlan, channel: BorrowedFd) -> Result<(), Failure> {
+pub(super) fn give_up_rights(
+    plan: &ProcessPlan,
+    groups: Groups,
+    channel: BorrowedFd,
+) -> Result<(), Failure> {
     // As root first, who can pass directories that the user can't; but a directory that only the user
     // may enter (on a network file system) needs the user.
     let entered_as_root = match enter_working_directory(plan) {
@@ -39,7 +43,7 @@ pub(super) fn give_up_rights(plan: &ProcessPlan, channel: BorrowedFd) -> Result<
         install_and_hand_over_filter(plan, channel).map_err(Failure::of(Step::Seccomp))?;
     }
     if let Some(user) = &plan.user {
-        become_user(user)?;
+        become_user(user, groups)?;
     }
     if !entered_as_root {
         enter_working_directory(plan).map_err(Failure::of(Step::WorkingDirectory))?;
@@ -75,7 +79,7 @@ fn verify_working_directory() -> nix::Result<()> {
     }
 }
 
-fn become_user(user: &User) -> Result<(), Failure> {
+fn become_user(user: &User, groups: Groups) -> Result<(), Failure> {
     let capabilities = &user.capabilities;
     let drop_bounding = || {
         credentials::limit_bounding_set(capabilities.bounding)?;
@@ -84,7 +88,10 @@ fn become_user(user: &User) -> Result<(), Failure> {
     drop_bounding().map_err(Failure::of(Step::Capabilities))?;
     let set_groups = || {
         credentials::set_group(user.gid)?;
-        credentials::set_supplementary_groups(&user.groups)
+        match groups {
+            Groups::Inside => credentials::set_supplementary_groups(&user.groups),
+            Groups::Outside | Groups::Kept => Ok(()),
+        }
     };
     set_groups().map_err(Failure::of(Step::Groups))?;
     credentials::set_user(user.uid).map_err(Failure::of(Step::User))?;

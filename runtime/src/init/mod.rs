@@ -25,7 +25,7 @@ use nix::sys::stat::{Mode, umask};
 
 use self::step::{Failure, Step};
 use crate::channel::{self, Report};
-use crate::plan::{Filesystem, Gate, Plan, ProcessPlan};
+use crate::plan::{Filesystem, Gate, Groups, IdMaps, Plan, ProcessPlan};
 use crate::sys::clone::{CloneArgs, clone3};
 use crate::sys::{credentials, keyring, process, seccomp, socket};
 
@@ -60,6 +60,9 @@ pub(crate) fn run_helper(
                 .map_err(Failure::of(Step::NewTimeNamespace))?;
         }
         isolate(plan.ignored_signals).map_err(Failure::of(Step::Isolate))?;
+        if plan.namespaces.groups == Groups::Outside {
+            credentials::set_supplementary_groups(&[]).map_err(Failure::of(Step::Groups))?;
+        }
         namespaces::join(&plan.namespaces.helper_joins, 0)?;
         let args = CloneArgs {
             flags: plan.namespaces.create | CloneFlags::CLONE_PARENT,
@@ -100,9 +103,18 @@ fn set_up_and_execute(plan: &mut Plan, channel: BorrowedFd) -> (Failure, StartCo
 
 /// Everything up to the point where only `start` is missing; returns the program's place in the plan.
 fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
+    let wait_for_maps =
+        || channel::wait_to_go_on(channel).map_err(Failure::of(Step::WaitForIdMaps));
+    let new_user = plan.namespaces.new_user;
+    if new_user == Some(IdMaps::WrittenByAnOrdinaryUser) {
+        wait_for_maps()?;
+    }
     isolate(plan.ignored_signals).map_err(Failure::of(Step::Isolate))?;
+    if new_user == Some(IdMaps::WrittenByRoot) {
+        wait_for_maps()?;
+    }
     scheduling::start_on(&plan.process.scheduling)?;
-    namespaces::enter(&plan.namespaces, channel)?;
+    namespaces::enter(&plan.namespaces)?;
     nix::unistd::setsid().map_err(Failure::of(Step::NewSession))?;
     join_keyring(&plan.process).map_err(Failure::of(Step::SessionKeyring))?;
     if let Some(filesystem) = &plan.filesystem {
@@ -117,7 +129,7 @@ fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
     identity::limit_resources(process)?;
     scheduling::set(&process.scheduling)?;
     receive_filter(process, channel).map_err(Failure::of(Step::ReceiveSeccomp))?;
-    identity::give_up_rights(process, channel)?;
+    identity::give_up_rights(process, plan.namespaces.groups, channel)?;
     let program = identity::find_executable(process).map_err(Failure::of(Step::FindExecutable))?;
     keep_only_wanted_descriptors(process).map_err(Failure::of(Step::Descriptors))?;
     if process.parent_death_signal != 0 {

@@ -1,7 +1,6 @@
 //! Entering the namespaces that the clone has not made already, and setting up the new ones.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -10,8 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::sethostname;
 
 use super::step::{Failure, Step};
-use crate::channel;
-use crate::plan::{Join, NEWTIME, Namespaces};
+use crate::plan::{Groups, Join, NEWTIME, Namespaces};
 use crate::sys::{credentials, process};
 
 /// Joins namespaces in their order; for messages they are numbered from `first` on.
@@ -39,12 +37,9 @@ pub(super) fn make_time_namespace(offsets: &CStr) -> nix::Result<()> {
 }
 
 /// Enters everything that is left to enter.
-pub(super) fn enter(plan: &Namespaces, channel: BorrowedFd) -> Result<(), Failure> {
-    if plan.new_user {
-        channel::wait_to_go_on(channel).map_err(Failure::of(Step::WaitForIdMaps))?;
-    }
+pub(super) fn enter(plan: &Namespaces) -> Result<(), Failure> {
     if plan.become_root {
-        become_root().map_err(Failure::of(Step::BecomeNamespaceRoot))?;
+        become_root(plan.groups).map_err(Failure::of(Step::BecomeNamespaceRoot))?;
     }
     join(&plan.joins, plan.helper_joins.len())?;
     if plan.new_cgroup {
@@ -63,9 +58,11 @@ pub(super) fn enter(plan: &Namespaces, channel: BorrowedFd) -> Result<(), Failur
 }
 
 /// The host's root has no id in the namespace, so whatever it made there would belong to nobody.
-fn become_root() -> nix::Result<()> {
+fn become_root(groups: Groups) -> nix::Result<()> {
     credentials::set_group(0)?;
-    credentials::set_supplementary_groups(&[])?;
+    if groups == Groups::Inside {
+        credentials::set_supplementary_groups(&[])?;
+    }
     credentials::set_user(0)?;
     // The change of user made us dumpable as the host is set to.
     credentials::set_undumpable()

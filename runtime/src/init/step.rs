@@ -9,8 +9,8 @@ use nix::errno::Errno;
 pub enum Step {
     NewTimeNamespace,
     Isolate,
-    InitialAffinity,
     WaitForIdMaps,
+    InitialAffinity,
     BecomeNamespaceRoot,
     JoinNamespace,
     Clone,
@@ -60,8 +60,8 @@ impl Step {
     const ALL: [Self; 47] = [
         Self::NewTimeNamespace,
         Self::Isolate,
-        Self::InitialAffinity,
         Self::WaitForIdMaps,
+        Self::InitialAffinity,
         Self::BecomeNamespaceRoot,
         Self::JoinNamespace,
         Self::Clone,

@@ -37,7 +37,8 @@ pub(super) fn links() -> Result<Vec<(CString, CString)>, Error> {
 }
 
 /// The default nodes and those of the configuration, which replace a default of the same path.
-pub(super) fn devices(spec: &Spec, in_user_namespace: bool) -> Result<Vec<DeviceStep>, Error> {
+/// `bind` has the host's shown, where none can be made.
+pub(super) fn devices(spec: &Spec, bind: bool) -> Result<Vec<DeviceStep>, Error> {
     let linux = spec.linux().as_ref();
     let listed = linux
         .and_then(|linux| linux.devices().as_deref())
@@ -56,10 +57,7 @@ pub(super) fn devices(spec: &Spec, in_user_namespace: bool) -> Result<Vec<Device
             });
         }
     }
-    nodes
-        .into_iter()
-        .map(|node| node.plan(in_user_namespace))
-        .collect()
+    nodes.into_iter().map(|node| node.plan(bind)).collect()
 }
 
 struct Node {
@@ -88,14 +86,13 @@ impl From<&LinuxDevice> for Node {
 }
 
 impl Node {
-    fn plan(self, in_user_namespace: bool) -> Result<DeviceStep, Error> {
+    fn plan(self, bind: bool) -> Result<DeviceStep, Error> {
         let directory = self.path.parent().unwrap_or(Path::new(""));
         let name = self.path.file_name().unwrap_or_default();
         Ok(DeviceStep {
             directory: inside_c(directory)?,
             name: c_string(name.as_encoded_bytes())?,
-            // No node can be made in a user namespace: the host's is shown instead.
-            bind: in_user_namespace.then(|| self.host_node()).transpose()?,
+            bind: bind.then(|| self.host_node()).transpose()?,
             mode: self.mode,
             number: self.number,
             uid: self.uid,

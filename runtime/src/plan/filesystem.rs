@@ -8,11 +8,10 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceType, Root, Spec};
 
-use super::id_maps::IdMaps;
+use super::id_maps::MountMaps;
 use super::process::selinux_is_enabled;
 use super::{
-    Context, Error, Filesystem, Namespaces, c_string, devices, inside, inside_c, mount_options,
-    mounts,
+    Context, Error, Filesystem, c_string, devices, inside, inside_c, mount_options, mounts,
 };
 use crate::sys::mount::{MountAttr, clone_mount, set_attributes};
 
@@ -39,7 +38,7 @@ pub(crate) fn root_mount(path: &Path) -> Result<OwnedFd, Error> {
 pub(super) fn filesystem(
     spec: &Spec,
     root: OwnedFd,
-    namespaces: &Namespaces,
+    binds_devices: bool,
     context: &Context,
 ) -> Result<Filesystem, Error> {
     make_private(root.as_fd())?;
@@ -49,10 +48,7 @@ pub(super) fn filesystem(
     let listed = spec.mounts().iter().flatten();
     let (devices, links) = match listed.clone().any(is_bound_dev) {
         true => (Vec::new(), Vec::new()),
-        false => (
-            devices::devices(spec, namespaces.become_root)?,
-            devices::links()?,
-        ),
+        false => (devices::devices(spec, binds_devices)?, devices::links()?),
     };
     let mut around = surroundings(spec, context)?;
     Ok(Filesystem {
@@ -99,7 +95,7 @@ fn surroundings<'a>(
     Ok(mounts::Surroundings {
         has_cgroup_namespace: namespaces.any(|ns| ns.typ() == LinuxNamespaceType::Cgroup),
         label: checked_label(label)?,
-        id_maps: IdMaps::new(linux),
+        id_maps: MountMaps::new(linux),
         context,
     })
 }

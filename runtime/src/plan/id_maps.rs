@@ -5,17 +5,15 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount};
 
 use super::{Error, IdMap, namespaces::path_of};
 use crate::child_files::write_id_maps;
-use crate::sys::clone::{CloneArgs, clone3};
-use crate::sys::{process, socket};
+use crate::user_namespace;
 
 /// The maps that a container's mounts have asked for: most have the same, so each is made once.
-pub(super) struct IdMaps<'a> {
+pub(super) struct MountMaps<'a> {
     linux: Option<&'a Linux>,
     made: Vec<(Key<'a>, Arc<OwnedFd>)>,
 }
@@ -27,7 +25,7 @@ type Key<'a> = (
     Option<&'a std::path::Path>,
 );
 
-impl<'a> IdMaps<'a> {
+impl<'a> MountMaps<'a> {
     pub(super) fn new(linux: Option<&'a Linux>) -> Self {
         Self {
             linux,
@@ -86,46 +84,16 @@ impl<'a> IdMaps<'a> {
         let made = Arc::new(match key.2 {
             Some(path) => open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(|errno| ("open", errno))?,
-            None => user_namespace(&key.0, &key.1)?,
+            None => {
+                user_namespace::make(|pid| write_id_maps(pid, &key.0, &key.1)).map_err(|error| {
+                    (
+                        "make a user namespace",
+                        error.errno().unwrap_or(Errno::EINVAL),
+                    )
+                })?
+            }
         });
         self.made.push((key, made.clone()));
         Ok(made)
     }
-}
-
-/// Makes a user namespace for the sake of its map: by a process that is there until the namespace is
-/// held by its descriptor.
-fn user_namespace(
-    uids: &[LinuxIdMapping],
-    gids: &[LinuxIdMapping],
-) -> Result<OwnedFd, (&'static str, Errno)> {
-    let (ours, holders) = socket::packet_pair().map_err(|errno| ("socketpair", errno))?;
-    let args = CloneArgs {
-        flags: CloneFlags::CLONE_NEWUSER,
-        cgroup: None,
-    };
-    let number = std::os::fd::AsRawFd::as_raw_fd(&ours);
-    let holder = clone3(&args, || {
-        use std::os::fd::AsFd;
-        process::close_inherited(number);
-        // Our end of the channel closes when we are done, or die.
-        socket::receive(holders.as_fd(), &mut [0; 1]).map_or(1, |_| 0)
-    })
-    .map_err(|errno| ("clone3", errno))?;
-    let open_namespace = || {
-        write_id_maps(holder.pid, uids, gids)
-            .map_err(|error| ("write the map", error.errno().unwrap_or(Errno::EINVAL)))?;
-        let path = format!("/proc/{}/ns/user", holder.pid);
-        open(
-            path.as_str(),
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|errno| ("open", errno))
-    };
-    let namespace = open_namespace();
-    drop(ours);
-    process::wait_child(std::os::fd::AsFd::as_fd(&holder.pidfd), true)
-        .map_err(|errno| ("waitid", errno))?;
-    namespace
 }

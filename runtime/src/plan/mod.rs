@@ -6,6 +6,7 @@
 
 mod devices;
 mod filesystem;
+mod groups;
 mod id_maps;
 mod mount_options;
 mod mounts;
@@ -15,7 +16,7 @@ mod process;
 mod unopened;
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::sys::process::CStrings;
 use crate::sys::seccomp::Instruction;
 
 pub(crate) use filesystem::{root_mount, sysctl_path};
+pub(crate) use groups::Groups;
 pub(crate) use mount_options::{MOUNT_OPTIONS, check as check_mount, id_map_option, is_bind};
 pub(crate) use mounts::{may_stand_on_proc, set_id_map};
 pub(crate) use namespaces::{NEWTIME, path_of, within_mount_namespace};
@@ -89,10 +91,12 @@ pub(crate) struct Namespaces {
     /// The offsets of a new time namespace: made by a helper, which sets them before it clones the
     /// child. In one made by the clone itself the clocks would have begun to count.
     pub(crate) time_offsets: Option<CString>,
-    /// Whether the parent has to write id maps.
-    pub(crate) new_user: bool,
+    /// Whether the parent has to write id maps, and whose rights it has.
+    pub(crate) new_user: Option<IdMaps>,
     /// Whether to become the root of a user namespace, made or joined.
     pub(crate) become_root: bool,
+    /// Where the groups of whoever makes the process are left.
+    pub(crate) groups: Groups,
     pub(crate) new_network: bool,
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
@@ -107,8 +111,9 @@ impl Namespaces {
             helper_joins: Vec::new(),
             joins: Vec::new(),
             time_offsets: None,
-            new_user: false,
+            new_user: None,
             become_root: false,
+            groups: Groups::Inside,
             new_network: false,
             hostname: None,
             domainname: None,
@@ -119,6 +124,16 @@ impl Namespaces {
     pub(crate) fn need_helper(&self) -> bool {
         !self.helper_joins.is_empty() || self.time_offsets.is_some()
     }
+}
+
+/// Who writes the id maps of a new user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdMaps {
+    WrittenByRoot,
+    /// To whom the child's files of /proc would be root's once the child is isolated: so that comes after
+    /// the maps. Whoever could look into the child until then has that user's rights already. (Into a child
+    /// of root's a container's root in the host's pid namespace could.)
+    WrittenByAnOrdinaryUser,
 }
 
 /// A namespace to join.
@@ -283,8 +298,9 @@ pub struct Stdio {
 pub(crate) struct Context<'a> {
     /// Relative paths of the host start here.
     pub(crate) bundle: &'a Path,
-    /// The container's cgroup, for a mount of it in a container without a cgroup namespace.
-    pub(crate) cgroup: &'a crate::cgroup::Cgroup,
+    /// The container's cgroup, if it has one of its own, for a mount of it in a container without a cgroup
+    /// namespace.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// See [`Filesystem`].
     pub(crate) attach_at: Option<&'a Path>,
     pub(crate) parents_turn: bool,
@@ -330,8 +346,11 @@ pub(crate) fn surroundings(
     root: OwnedFd,
     context: &Context,
 ) -> Result<(Namespaces, Filesystem), Error> {
-    let namespaces = namespaces::namespaces(spec)?;
-    let filesystem = filesystem::filesystem(spec, root, &namespaces, context)?;
+    let is_nested = !crate::user_namespace::is_initial();
+    let namespaces = namespaces::namespaces(spec, is_nested)?;
+    // No node can be made in a user namespace, the container's or ours: the host's are shown instead.
+    let binds_devices = is_nested || namespaces.become_root;
+    let filesystem = filesystem::filesystem(spec, root, binds_devices, context)?;
     Ok((namespaces, filesystem))
 }
 

@@ -7,11 +7,13 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::Pid;
 use oci_spec::runtime::Mount;
 
-use super::id_maps::IdMaps;
+use super::id_maps::MountMaps;
 use super::mount_options::{Options, is_bind, parse};
 use super::{Context, Error, IdMap, MountSource, MountStep, c_string, inside, inside_c};
+use crate::cgroup::Cgroup;
 use crate::init::paths::{Kind, Links};
 use crate::sys::mount::{MountAttr, attr, clone_mount, set_attributes};
 
@@ -20,7 +22,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) has_cgroup_namespace: bool,
     /// SELinux's, for the file systems that are made.
     pub(super) label: Option<&'a str>,
-    pub(super) id_maps: IdMaps<'a>,
+    pub(super) id_maps: MountMaps<'a>,
     pub(super) context: &'a Context<'a>,
 }
 
@@ -192,11 +194,26 @@ fn apply_to_bind(tree: &OwnedFd, options: &Options) -> nix::Result<()> {
 }
 
 /// Without a cgroup namespace a cgroup2 mount would show the host's whole tree (CVE-2023-25809): the
-/// container gets the part that is its own.
+/// container gets the part that is its own. If it has none, it is in our cgroup, which it may look at.
 fn own_cgroup(options: &Options, context: &Context) -> Result<MountSource, Error> {
     let failed = |call| move |errno| Error::new(call, errno, "bind the container's cgroup");
-    let tree = clone_mount(context.cgroup.directory(), c"", false).map_err(failed("open_tree"))?;
+    let cloned = |cgroup| clone_mount(cgroup, c"", false).map_err(failed("open_tree"));
+    let tree = match context.cgroup {
+        Some(own) => cloned(own)?,
+        None => {
+            let ours = Cgroup::of(Pid::this());
+            let ours = ours.map_err(|e| failed("open")(e.errno().unwrap_or(Errno::ENOENT)))?;
+            cloned(ours.directory())?
+        }
+    };
     apply_to_bind(&tree, options).map_err(failed("mount_setattr"))?;
+    if context.cgroup.is_none() {
+        let readonly = MountAttr {
+            set: attr::RDONLY,
+            ..Default::default()
+        };
+        set_attributes(tree.as_fd(), &readonly, false).map_err(failed("mount_setattr"))?;
+    }
     Ok(MountSource::Bind {
         tree,
         kind: Kind::Directory,

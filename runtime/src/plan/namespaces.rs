@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-use super::{Error, Join, Namespaces, c_string};
+use super::{Error, Groups, IdMaps, Join, Namespaces, c_string};
 use crate::sys::mount::filesystem_type;
 
 /// The library has no name for this flag, which only clone3(2), unshare(2) and setns(2) take.
@@ -17,7 +17,8 @@ pub(crate) const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
+/// Plans them; `is_nested` tells that we aren't in the host's user namespace.
+pub(super) fn namespaces(spec: &Spec, is_nested: bool) -> Result<Namespaces, Error> {
     let linux = spec.linux().as_ref();
     let listed = linux.and_then(|linux| linux.namespaces().as_deref());
     let listed = listed.unwrap_or_default();
@@ -49,9 +50,13 @@ pub(super) fn namespaces(spec: &Spec) -> Result<Namespaces, Error> {
         new_cgroup: new.contains(CloneFlags::CLONE_NEWCGROUP),
         helper_joins,
         joins,
-        new_user,
+        new_user: new_user.then_some(match is_nested {
+            true => IdMaps::WrittenByAnOrdinaryUser,
+            false => IdMaps::WrittenByRoot,
+        }),
         time_offsets,
         become_root: new_user || joined.contains(CloneFlags::CLONE_NEWUSER),
+        groups: Groups::of_ours(is_nested),
         new_network: new.contains(CloneFlags::CLONE_NEWNET),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),

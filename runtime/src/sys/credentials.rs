@@ -35,6 +35,32 @@ pub(crate) fn set_supplementary_groups(groups: &[u32]) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// That of CAP_SYS_ADMIN (capability.h).
+pub(crate) const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// The permitted set of this process.
+pub(crate) fn permitted() -> nix::Result<u64> {
+    let header: [u32; 2] = [CAPABILITY_VERSION_3, 0];
+    let mut data = [[0u32; 3]; 2];
+    // SAFETY: header and data have the layout of version 3: two triples of words.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    Errno::result(result)?;
+    let [[_, low, _], [_, high, _]] = data;
+    Ok(u64::from(high) << 32 | u64::from(low))
+}
+
+/// Keeps what is permitted when this process executes a program, though it isn't root.
+pub(crate) fn keep_through_exec() -> nix::Result<()> {
+    let permitted = permitted()?;
+    set_capabilities(&CapabilityMasks {
+        effective: permitted,
+        permitted,
+        inheritable: permitted,
+        ..Default::default()
+    })?;
+    set_ambient(permitted)
+}
+
 /// Sets the effective, permitted and inheritable sets.
 pub(crate) fn set_capabilities(masks: &CapabilityMasks) -> nix::Result<()> {
     let header: [u32; 2] = [CAPABILITY_VERSION_3, 0];

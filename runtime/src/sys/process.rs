@@ -199,6 +199,15 @@ pub(crate) fn set_domainname(name: &str) -> nix::Result<()> {
     Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
 
+/// The namespace that one of a hierarchy lies in (ioctl_nsfs(2)).
+pub(crate) fn parent_namespace(namespace: BorrowedFd) -> nix::Result<std::os::fd::OwnedFd> {
+    /// `NS_GET_PARENT` of include/uapi/linux/nsfs.h.
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    // SAFETY: the request takes no argument, and gives a new descriptor.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+    super::owned(libc::c_long::from(fd))
+}
+
 /// Opens a pidfd for a process.
 pub(crate) fn open_pidfd(pid: nix::unistd::Pid) -> nix::Result<std::os::fd::OwnedFd> {
     // SAFETY: no pointers.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rootless;
+
 /// Whose units they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -18,19 +20,12 @@ pub enum Manager {
 impl Manager {
     /// The one that the calling process may ask for a scope.
     pub(super) fn ours() -> Self {
-        match nix::unistd::geteuid().is_root() && !in_user_namespace() {
+        // Root of a user namespace isn't root of the host: the system's manager would refuse it.
+        match rootless::is_root_of_the_host() {
             true => Self::System,
             false => Self::User,
         }
     }
-}
-
-/// Root of a user namespace isn't root of the host: the system's manager would refuse it.
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let mut fields = map.split_whitespace();
-    let whole = [Some("0"), Some("0"), Some("4294967295")];
-    whole != [fields.next(), fields.next(), fields.next()]
 }
 
 /// A place where systemd, or a bus that leads to it, listens.

@@ -21,8 +21,9 @@ pub(crate) struct State<Config = Spec> {
     pub(crate) bundle: PathBuf,
     pub(crate) rootfs: PathBuf,
     pub(crate) created: String,
-    /// Below the cgroup root.
-    pub(crate) cgroup: PathBuf,
+    /// Below the cgroup root; a container may have none of its own.
+    #[serde(default)]
+    pub(crate) cgroup: Option<PathBuf>,
     /// What the cgroup, or the scope, is marked with.
     #[serde(default)]
     pub(crate) mark: Option<Mark>,
@@ -118,6 +119,12 @@ mod tests {
         for entry in fs::read_dir(corpus).unwrap() {
             check(&fs::read(entry.unwrap().path()).unwrap());
         }
+    }
+
+    #[test]
+    fn the_fuzzer_begins_with_a_record() {
+        let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/state/record.json");
+        State::parse(&fs::read(seed).unwrap()).unwrap();
     }
 
     #[test]
