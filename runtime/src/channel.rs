@@ -96,6 +96,11 @@ pub(crate) fn go_on(socket: BorrowedFd) -> nix::Result<()> {
     socket::send(socket, b"!", None)
 }
 
+/// Tells the child that nothing more will come, however long it waits.
+pub(crate) fn give_up(socket: BorrowedFd) -> nix::Result<()> {
+    socket::shut_down_writing(socket)
+}
+
 /// In the child: lets the parent do its part, and waits until it has.
 pub(crate) fn take_turns(socket: BorrowedFd) -> nix::Result<()> {
     report(socket, &Report::ParentsTurn)?;

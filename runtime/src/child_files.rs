@@ -14,8 +14,32 @@ pub(crate) fn write_id_maps(
     uids: &[LinuxIdMapping],
     gids: &[LinuxIdMapping],
 ) -> Result<(), Error> {
-    write(pid, "uid_map", &map(uids))?;
-    write(pid, "gid_map", &map(gids))
+    let write = |file, field, maps| {
+        write(pid, file, &map(maps)).map_err(|error| match error.errno() {
+            Some(Errno::EPERM) => Error::IdMap {
+                field,
+                ids: ids(maps),
+                reason: "not all of them are in the user namespace that we are in ourselves, or we lack \
+                         CAP_SETUID and CAP_SETGID there (EPERM)"
+                    .to_owned(),
+            },
+            _ => error,
+        })
+    };
+    write("uid_map", "linux.uidMappings", uids)?;
+    write("gid_map", "linux.gidMappings", gids)
+}
+
+/// The host's ids of a map, for messages.
+pub(crate) fn ids(maps: &[LinuxIdMapping]) -> String {
+    let ids = maps.iter().map(|map| match map.size() {
+        1 => map.host_id().to_string(),
+        size => {
+            let last = map.host_id().saturating_add(size - 1);
+            format!("{} to {last}", map.host_id())
+        }
+    });
+    ids.collect::<Vec<_>>().join(", ")
 }
 
 /// Has the user namespace of a process refuse setgroups(2) for good, without which an ordinary user can't

@@ -35,7 +35,7 @@ pub enum Error {
         /// The path below the cgroup root.
         path: PathBuf,
     },
-    /// An ordinary user was refused ids.
+    /// Ids of the host that we may not map.
     #[error("{field}: this user may not map the host's ids {ids}: {reason}")]
     IdMap {
         /// The field of the configuration.

@@ -99,16 +99,29 @@ impl Launching {
             mut launched,
             helped,
         } = self;
+        if helped.is_err() {
+            // A child that is gone can't be told, nor need it be.
+            let _told = channel::give_up(launched.channel.as_fd()).is_ok();
+        }
         // A child that has failed has closed the channel, so helping it fails too; what counts then is
-        // what it reported.
+        // what it reported. If helping it failed first, it reports that it waited in vain.
         match attend(plan, &mut launched, answers, helped.as_deref().ok()) {
-            Err(Error::Died { pid, how }) => Err(helped.err().unwrap_or(Error::Died { pid, how })),
+            Err(error) if is_for_want_of_help(&error) => Err(helped.err().unwrap_or(error)),
             Err(error) => Err(error),
             Ok(()) => {
                 failpoint::pass("process-ready");
                 helped.map(|_| launched)
             }
         }
+    }
+}
+
+/// Whether the child ended without having failed at anything itself.
+fn is_for_want_of_help(error: &Error) -> bool {
+    match error {
+        Error::Died { .. } => true,
+        Error::Init(failure) => failure.errno == Errno::EPIPE,
+        _ => false,
     }
 }
 

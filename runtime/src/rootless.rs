@@ -19,7 +19,7 @@ use nix::unistd::{Pid, getegid, geteuid};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Spec};
 
 use crate::binary::protect_own_binary;
-use crate::child_files::{deny_setgroups, write_id_maps};
+use crate::child_files::{deny_setgroups, ids, write_id_maps};
 use crate::error::Error;
 use crate::sys::credentials;
 use crate::{config, plan, user_namespace};
@@ -140,17 +140,10 @@ fn map_by(
         let numbers = [map.container_id(), map.host_id(), map.size()];
         command.args(numbers.map(|number| number.to_string()));
     }
-    let failed = |reason: String| {
-        let ids = maps.iter().map(|map| match map.size() {
-            1 => map.host_id().to_string(),
-            size => format!(
-                "{} to {}",
-                map.host_id(),
-                map.host_id().saturating_add(size - 1)
-            ),
-        });
-        let ids = ids.collect::<Vec<_>>().join(", ");
-        Error::IdMap { field, ids, reason }
+    let failed = |reason: String| Error::IdMap {
+        field,
+        ids: ids(maps),
+        reason,
     };
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -29,6 +29,7 @@ crate::tests! {
     the_users_copy_of_the_runtime_can_not_be_written;
     the_hosts_root_enters_without_its_groups;
     root_of_a_user_namespace_runs_a_container;
+    ids_that_an_engine_did_not_map_are_refused;
     the_users_systemd_makes_the_cgroup needs "systemd", "user 54321", "memory";
     a_cgroup_is_made_below_the_users_systemd needs "systemd", "user 54321", "memory";
 }
@@ -92,6 +93,15 @@ fn state(bundle: &Bundle) -> Value {
     serde_json::from_str(&by_user(bundle, &["state", &bundle.id]).success()).unwrap()
 }
 
+fn until_stopped(bundle: &Bundle) {
+    let stopped = || state(bundle)["status"] == "stopped";
+    let pause = std::time::Duration::from_millis(20);
+    assert!((0..1000).any(|_| {
+        std::thread::sleep(pause);
+        stopped()
+    }));
+}
+
 /// Nothing is left of a container that wasn't made.
 fn assert_gone(bundle: &Bundle) {
     let left = fs::read_dir(bundle.host("state")).map_or(0, Iterator::count);
@@ -113,7 +123,7 @@ fn an_ordinary_user_runs_a_container() {
 }
 
 fn an_ordinary_users_container_lives_and_is_deleted() {
-    let mut bundle = users("trap 'exit 3' TERM; while true; do sleep 0.1; done");
+    let mut bundle = users("trap 'exit 3' TERM; touch /begun; while true; do sleep 0.1; done");
     // Nobody can protect itself so without rights over the host.
     bundle.set("/process/oomScoreAdj", json!(-500));
     bundle.write();
@@ -122,6 +132,10 @@ fn an_ordinary_users_container_lives_and_is_deleted() {
     assert_eq!(state(&bundle)["status"], "created");
     by_user(&bundle, &["start", &id]).success();
     assert_eq!(state(&bundle)["status"], "running");
+    let begun = bundle.rootfs().join("begun");
+    while !begun.exists() {
+        assert_eq!(state(&bundle)["status"], "running");
+    }
     let script = "id -u; readlink /proc/self/ns/pid; readlink /proc/1/ns/pid; exit 9";
     let said = by_user(&bundle, &["exec", &id, "sh", "-c", script]);
     assert_eq!(said.code, 9, "{said:?}");
@@ -133,9 +147,7 @@ fn an_ordinary_users_container_lives_and_is_deleted() {
     let paused = by_user(&bundle, &["pause", &id]).failure();
     assert!(paused.contains("without a cgroup of its own"), "{paused}");
     by_user(&bundle, &["kill", "--all", &id, "TERM"]).success();
-    while state(&bundle)["status"] != "stopped" {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until_stopped(&bundle);
     by_user(&bundle, &["delete", &id]).success();
     by_user(&bundle, &["run", "--detach", &id]).success();
     by_user(&bundle, &["delete", "--force", &id]).success();
@@ -389,6 +401,15 @@ fn the_hosts_root_enters_without_its_groups() {
     bundle.write();
     by_user(&bundle, &["run", "--detach", &bundle.id]).success();
     let mut command = bundle.command(&["exec", &bundle.id, "grep", "Groups", "/proc/self/status"]);
+    let join_a_group = || {
+        let disks = nix::unistd::Gid::from_raw(6);
+        nix::unistd::setgroups(&[disks]).map_err(Into::into)
+    };
+    // SAFETY: one system call, between fork and exec.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(join_a_group)
+    };
     let entered = said(&bundle, &mut command).success();
     assert_eq!(entered.split_whitespace().collect::<Vec<_>>(), ["Groups:"]);
     by_user(&bundle, &["delete", "--force", &bundle.id]).success();
@@ -411,6 +432,25 @@ fn root_of_a_user_namespace_runs_a_container() {
     command.args(["run", &bundle.id]);
     let said = said(&bundle, command.uid(USER).gid(USER)).success();
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["0", "1:5"]);
+    assert_gone(&bundle);
+}
+
+/// What the parent can't do for the child must not leave it waiting.
+fn ids_that_an_engine_did_not_map_are_refused() {
+    let mut bundle = users("true");
+    for maps in ["/linux/uidMappings", "/linux/gidMappings"] {
+        bundle.set(maps, json!([{"containerID": 0, "hostID": 0, "size": 2}]));
+    }
+    bundle.write();
+    let mut command = Command::new("unshare");
+    command.args(["-U", "-r", "-m"]).arg(program(&bundle));
+    command.arg("--root").arg(bundle.host("state"));
+    command.args(["run", &bundle.id]);
+    let refused = said(&bundle, command.uid(USER).gid(USER)).failure();
+    assert!(
+        refused.contains("linux.uidMappings") && refused.contains("0 to 1"),
+        "{refused}"
+    );
     assert_gone(&bundle);
 }
 

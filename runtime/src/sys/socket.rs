@@ -22,6 +22,11 @@ pub(crate) fn packet_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     )
 }
 
+/// Ends what the peer can read: after the packets that are on their way it finds nothing more.
+pub(crate) fn shut_down_writing(socket: BorrowedFd) -> nix::Result<()> {
+    nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Write)
+}
+
 /// A socket to make interface requests on.
 pub(crate) fn inet_datagram() -> nix::Result<OwnedFd> {
     // SAFETY: no pointers.
