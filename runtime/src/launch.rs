@@ -215,7 +215,7 @@ fn assist(
         child_files::adjust_oom_score(pid, score)?;
     }
     if plan.namespaces.new_user.is_some() {
-        go_on(launched)?;
+        go_on(&launched.channel)?;
     }
     let program = program.unwrap_or_else(|| filter_program(assistance))?;
     let has_a_turn_before = plan.filesystem.as_ref().is_some_and(|fs| fs.parents_turn);
@@ -234,8 +234,9 @@ fn filter_program(assistance: &Assistance) -> Result<Vec<Instruction>, Error> {
     Ok(program.unwrap_or_default())
 }
 
-fn go_on(launched: &Launched) -> Result<(), Error> {
-    channel::go_on(launched.channel.as_fd())
+/// Lets the child go on.
+pub(crate) fn go_on(channel: &OwnedFd) -> Result<(), Error> {
+    channel::go_on(channel.as_fd())
         .map_err(|errno| Error::system("sendmsg", errno, "let the container's process go on"))
 }
 
@@ -285,7 +286,7 @@ fn attend(
                 if let Some(act) = answers.before_pivot {
                     act(launched.child.pid())?;
                 }
-                go_on(launched)?;
+                go_on(&launched.channel)?;
                 send_filter(launched, filter)?;
             }
             Some(Report::Ready) => return Ok(()),

@@ -26,7 +26,11 @@ crate::tests! {
     a_delete_killed_at_any_step_can_be_done_again;
     a_delete_that_waits_for_a_parent_to_reap_says_so;
     a_create_with_systemd_killed_at_any_step_can_be_deleted_and_done_again needs "systemd";
+    a_start_with_systemd_killed_at_any_step_can_be_deleted_and_done_again needs "systemd";
+    an_exec_with_systemd_killed_at_any_step_leaves_the_container_as_it_is needs "systemd";
     a_delete_with_systemd_killed_at_any_step_can_be_done_again needs "systemd";
+    a_create_without_a_cgroup_killed_at_any_step_can_be_deleted_and_done_again;
+    a_delete_without_a_cgroup_killed_at_any_step_can_be_done_again;
     a_killed_create_does_not_take_another_containers_cgroup_along;
     a_killed_create_with_systemd_does_not_take_another_containers_scope_along needs "systemd";
     a_container_is_deleted_without_what_has_taken_its_cgroups_place;
@@ -67,6 +71,9 @@ const DELETE: [&str; 4] = [
     "record-removed",
     "state-removed",
 ];
+
+const SYSTEMD: &[&str] = &["--systemd-cgroup"];
+const NO_CGROUP: &[&str] = &["--cgroup-manager", "disabled"];
 
 fn every_failure_point_is_gone_through() {
     let tables: [&[&str]; 7] = [
@@ -144,7 +151,7 @@ fn assert_nothing_is_left(before: &Snapshot, bundle: &Bundle, point: &str) {
 fn delete_and_begin_again(before: &Snapshot, bundle: &Bundle, driver: &[&str], point: &str) {
     delete(bundle);
     assert_nothing_is_left(before, bundle, point);
-    if !driver.is_empty() {
+    if driver == SYSTEMD {
         assert_gone(&scope(bundle));
     }
     let with_driver = |args: &[&str]| bundle.runtime(&[driver, args].concat());
@@ -184,7 +191,24 @@ fn a_create_with_hooks_and_a_helper_killed_at_any_step_can_be_deleted_and_done_a
 
 fn a_create_with_systemd_killed_at_any_step_can_be_deleted_and_done_again() {
     let points = [&CREATE[..], &CREATED, &WITH_SYSTEMD].concat();
-    kill_create(&Bundle::new("sleep 1000"), &["--systemd-cgroup"], &points);
+    kill_create(&Bundle::new("sleep 1000"), SYSTEMD, &points);
+}
+
+/// Without filter and id maps its process gets as far as it can without its maker.
+fn a_create_without_a_cgroup_killed_at_any_step_can_be_deleted_and_done_again() {
+    let mut bundle = Bundle::new("sleep 1000");
+    bundle.set("/linux/resources", json!({}));
+    bundle.set("/linux/seccomp", json!(null));
+    let made = CREATE.iter().chain(&CREATED);
+    let points: Vec<&str> = made
+        .filter(|point| !point.starts_with("cgroup-m"))
+        .copied()
+        .collect();
+    let points: Vec<&str> = points
+        .into_iter()
+        .filter(|point| *point != "cgroup-limited")
+        .collect();
+    kill_create(&bundle, NO_CGROUP, &points);
 }
 
 fn a_run_killed_at_any_step_can_be_deleted_and_done_again() {
@@ -197,20 +221,32 @@ fn a_run_killed_at_any_step_can_be_deleted_and_done_again() {
     }
 }
 
-fn a_start_killed_at_any_step_can_be_deleted_and_done_again() {
+fn kill_start(driver: &[&str]) {
     let bundle = Bundle::new("sleep 1000");
     let before = Snapshot::take();
     for point in START {
-        bundle.create().success();
+        bundle.write();
+        let create = [driver, &["create", &bundle.id]].concat();
+        bundle.runtime(&create).success();
         killed_at(point, &bundle, &["start", &bundle.id]);
-        delete_and_begin_again(&before, &bundle, &[], point);
+        delete_and_begin_again(&before, &bundle, driver, point);
     }
 }
 
-fn an_exec_killed_at_any_step_leaves_the_container_as_it_is() {
+fn a_start_killed_at_any_step_can_be_deleted_and_done_again() {
+    kill_start(&[]);
+}
+
+fn a_start_with_systemd_killed_at_any_step_can_be_deleted_and_done_again() {
+    kill_start(SYSTEMD);
+}
+
+fn kill_exec(driver: &[&str]) {
     let bundle = Bundle::new("sleep 1000");
     let before = Snapshot::take();
-    bundle.run_detached();
+    bundle.write();
+    let run = [driver, &["run", "--detach", &bundle.id]].concat();
+    bundle.runtime(&run).success();
     for point in EXEC {
         killed_at(
             point,
@@ -223,6 +259,14 @@ fn an_exec_killed_at_any_step_leaves_the_container_as_it_is() {
     }
     delete(&bundle);
     assert_nothing_is_left(&before, &bundle, "exec");
+}
+
+fn an_exec_killed_at_any_step_leaves_the_container_as_it_is() {
+    kill_exec(&[]);
+}
+
+fn an_exec_with_systemd_killed_at_any_step_leaves_the_container_as_it_is() {
+    kill_exec(SYSTEMD);
 }
 
 fn a_delete_that_waits_for_a_parent_to_reap_says_so() {
@@ -255,7 +299,11 @@ fn a_delete_killed_at_any_step_can_be_done_again() {
 }
 
 fn a_delete_with_systemd_killed_at_any_step_can_be_done_again() {
-    kill_delete(&["--systemd-cgroup"]);
+    kill_delete(SYSTEMD);
+}
+
+fn a_delete_without_a_cgroup_killed_at_any_step_can_be_done_again() {
+    kill_delete(NO_CGROUP);
 }
 
 /// Two bundles whose configurations name the same cgroup.

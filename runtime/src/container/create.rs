@@ -189,7 +189,8 @@ impl Creating<'_> {
         self.cgroup.as_ref()?.unit.as_ref()
     }
 
-    /// Waits until only the program is missing. On failure the container is gone, as if this had been
+    /// Waits until only the program is missing. What is to be on record of the container is so by now: one
+    /// without a cgroup is let go to its start socket only here. On failure the container is gone, as if this had been
     /// dropped, and its poststop hooks have been run.
     pub fn finish(mut self) -> Result<Created, Error> {
         let subject = self.subject;
@@ -205,6 +206,9 @@ impl Creating<'_> {
             .map_err(|error| error.and_then(subject.run_poststop()))?;
         if let Some(cgroup) = &mut self.cgroup {
             cgroup.taken();
+        }
+        if let Gate::SocketOnceOnRecord(_) = self.plan.gate {
+            launch::go_on(&channel)?;
         }
         Ok(Created {
             container: Container {
@@ -294,7 +298,11 @@ fn plan_container(
     cgroup: Option<&OwnCgroup>,
 ) -> Result<Plan, Error> {
     process.stdio = options.stdio;
-    let gate = options.start_socket.map_or(Gate::Channel, Gate::Socket);
+    let gate = match (options.start_socket, cgroup) {
+        (None, _) => Gate::Channel,
+        (Some(socket), Some(_)) => Gate::Socket(socket),
+        (Some(socket), None) => Gate::SocketOnceOnRecord(socket),
+    };
     let (spec, bundle, no_pivot) = (options.spec, options.bundle, options.no_pivot);
     let has_hooks = Stage::BEFORE_PIVOT
         .iter()

@@ -218,6 +218,10 @@ fn wait_for_start(gate: &Gate, channel: BorrowedFd) -> nix::Result<StartConnecti
         Gate::Open => Ok(None),
         Gate::Channel => channel::wait_to_go_on(channel).map(|()| None),
         Gate::Socket(listener) => socket::accept(listener.as_fd()).map(Some),
+        Gate::SocketOnceOnRecord(listener) => {
+            channel::wait_to_go_on(channel)?;
+            socket::accept(listener.as_fd()).map(Some)
+        }
     }
 }
 

@@ -155,6 +155,9 @@ pub(crate) enum Gate {
     Channel,
     /// A connection to this listening socket, by whichever process starts the container.
     Socket(OwnedFd),
+    /// The same, but first a word over the channel that the container is on record: should the process that
+    /// made it be killed before, nobody would find one that has no cgroup.
+    SocketOnceOnRecord(OwnedFd),
 }
 
 /// The root filesystem and what is mounted in it.
