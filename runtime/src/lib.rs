@@ -92,5 +92,5 @@ pub use exec::{ExecOptions, exec};
 pub use id::{ContainerId, InvalidContainerId};
 pub use init::step::Step;
 pub use plan::{Error as PrepareError, Stdio};
-pub use rdt::remove_class;
+pub use rdt::{change_class, remove_class};
 pub use terminal::{copy_terminal_size, set_terminal_size};

@@ -4,6 +4,8 @@
 //! A class that the configuration names is the administrator's, and is left as it is. One without a name
 //! is the container's own, named after it, and goes with it, as does its monitoring group.
 
+mod change;
+
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,6 +18,8 @@ use oci_spec::runtime::{LinuxIntelRdt, Spec};
 use crate::ContainerId;
 use crate::error::Error;
 use crate::sys::mount::filesystem_type;
+
+pub use change::change_class;
 
 /// `RDTGROUP_SUPER_MAGIC` of include/uapi/linux/magic.h.
 const RESCTRL_MAGIC: i64 = 0x765_5821;
@@ -96,14 +100,8 @@ impl Resctrl {
         }
     }
 
-    /// The lines that its schemata are to have.
     fn schemata(&self) -> Vec<&str> {
-        let lines = self.wanted.schemata().as_deref().unwrap_or_default();
-        if !lines.is_empty() {
-            return lines.iter().map(String::as_str).collect();
-        }
-        let old = [self.wanted.l3_cache_schema(), self.wanted.mem_bw_schema()];
-        old.into_iter().flatten().map(String::as_str).collect()
+        schemata(&self.wanted)
     }
 
     /// The class's name; none if the default one will do.
@@ -155,9 +153,7 @@ impl Place {
         let class = directory(root, name).map_err(resctrl.failed("open"))?;
         match is_new {
             true => {
-                let lines: String = schemata.iter().flat_map(|line| [line, "\n"]).collect();
-                put_text(class.as_fd(), "schemata", &lines)
-                    .map_err(resctrl.failed("write schemata"))?;
+                put_lines(class.as_fd(), &schemata).map_err(resctrl.failed("write schemata"))?;
             }
             false => resctrl.compare(class.as_fd(), &schemata)?,
         }
@@ -210,6 +206,16 @@ pub fn remove_class(spec: &Spec, id: &ContainerId) -> Result<(), Error> {
     }
 }
 
+/// The lines that the schemata of a class are to have.
+fn schemata(wanted: &LinuxIntelRdt) -> Vec<&str> {
+    let lines = wanted.schemata().as_deref().unwrap_or_default();
+    if !lines.is_empty() {
+        return lines.iter().map(String::as_str).collect();
+    }
+    let old = [wanted.l3_cache_schema(), wanted.mem_bw_schema()];
+    old.into_iter().flatten().map(String::as_str).collect()
+}
+
 fn c_string(text: &str) -> nix::Result<CString> {
     CString::new(text).map_err(|_| Errno::EINVAL)
 }
@@ -241,6 +247,11 @@ fn remove(at: BorrowedFd, path: &str) -> nix::Result<()> {
 
 fn put(group: BorrowedFd, pid: Pid) -> nix::Result<()> {
     put_text(group, "tasks", &pid.to_string())
+}
+
+fn put_lines(class: BorrowedFd, schemata: &[&str]) -> nix::Result<()> {
+    let lines: String = schemata.iter().flat_map(|line| [line, "\n"]).collect();
+    put_text(class, "schemata", &lines)
 }
 
 fn put_text(group: BorrowedFd, name: &str, text: &str) -> nix::Result<()> {

@@ -283,8 +283,11 @@ fn update_refuses_what_is_wrong() {
         ("--blkio-weight", "70000", "blkio-weight"),
         ("--cpu-idle", "2", "cpu.idle"),
         ("--memory-swap", "5m", "memory.swap"),
-        ("--l3-cache-schema", "L3:0=1", "Intel RDT/CAT"),
-        ("--mem-bw-schema", "MB:0=20", "Intel RDT/MBA"),
+        (
+            "--l3-cache-schema",
+            "L3:0=1\nMB:0=2",
+            "a line of a schemata file",
+        ),
     ] {
         let said = update(&bundle, &[flag, value]).failure();
         assert!(said.contains(word), "{flag} {value}: {said}");

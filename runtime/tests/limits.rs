@@ -189,4 +189,17 @@ fn a_class_of_service_is_refused_where_there_is_no_resctrl() {
     for part in ["linux.intelRdt", "mount -t resctrl resctrl /sys/fs/resctrl"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    let bundle = Bundle::new("sleep 1000");
+    bundle.run_detached();
+    for (flag, line) in [
+        ("--l3-cache-schema", "L3:0=1"),
+        ("--mem-bw-schema", "MB:0=20"),
+    ] {
+        let said = bundle
+            .runtime(&["update", flag, line, &bundle.id])
+            .failure();
+        for part in [flag, "mount -t resctrl resctrl /sys/fs/resctrl"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
 }

@@ -11,8 +11,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use berth_runtime::ContainerId;
 use berth_runtime::cgroup::{Cgroup, Limits, Warning};
+use berth_runtime::{ContainerId, change_class};
 use clap::Args;
 use oci_spec::runtime::{Linux, LinuxResources};
 
@@ -37,10 +37,10 @@ pub(crate) struct Update {
     /// Accepted: cgroup v2 counts the kernel's memory with the rest
     #[arg(long, value_name = "BYTES", hide = true)]
     kernel_memory_tcp: Option<String>,
-    /// The schema of Intel RDT's L3 cache
+    /// The container's part of the L3 cache, a line of resctrl's schemata
     #[arg(long, value_name = "SCHEMA")]
     l3_cache_schema: Option<String>,
-    /// The schema of Intel RDT's memory bandwidth
+    /// Its part of the memory bandwidth, likewise
     #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
 }
@@ -50,7 +50,6 @@ pub(crate) fn update(global: &Global, options: &Update) -> Result<()> {
     let directory = StateDirectory::of(global, &options.id);
     let mut state = directory.load()?;
     let container = alive(&state)?;
-    refuse_rdt(options)?;
     let wanted = match &options.resources {
         Some(file) => from_file(file)?,
         None => options.flags.resources()?,
@@ -72,6 +71,7 @@ pub(crate) fn update(global: &Global, options: &Update) -> Result<()> {
             options.id
         );
     };
+    change_schemata(&mut state, options)?;
     let recorded = recorded(&state);
     let completed = complete(wanted, &recorded);
     if let Some(unit) = &state.unit {
@@ -93,20 +93,20 @@ fn apply(cgroup: &Cgroup, resources: &LinuxResources, limits: Limits) -> Result<
     Ok(warnings)
 }
 
-fn refuse_rdt(options: &Update) -> Result<()> {
-    for (flag, value, kind) in [
-        ("l3-cache-schema", &options.l3_cache_schema, "CAT: l3 cache"),
-        (
-            "mem-bw-schema",
-            &options.mem_bw_schema,
-            "MBA: memory bandwidth",
-        ),
-    ] {
-        if given(value).is_some() {
-            bail!("--{flag}: Intel RDT/{kind} schema is not enabled");
-        }
+/// Both lines by one write: the kernel takes all of them or none.
+fn change_schemata(state: &mut State, options: &Update) -> Result<()> {
+    let flags = [
+        ("--l3-cache-schema", given(&options.l3_cache_schema)),
+        ("--mem-bw-schema", given(&options.mem_bw_schema)),
+    ];
+    let (names, lines): (Vec<_>, Vec<_>) = flags
+        .into_iter()
+        .filter_map(|(name, line)| Some((name, line?)))
+        .unzip();
+    if lines.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    change_class(&mut state.config, &options.id, &lines).with_context(|| names.join(" "))
 }
 
 fn from_file(file: &Path) -> Result<LinuxResources> {

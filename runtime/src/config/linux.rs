@@ -187,7 +187,12 @@ fn validate_rdt(rdt: &LinuxIntelRdt) -> Result<(), Error> {
     }
     let lines = rdt.schemata().iter().flatten();
     let old = [rdt.l3_cache_schema(), rdt.mem_bw_schema()];
-    for line in lines.chain(old.into_iter().flatten()) {
+    validate_schemata(lines.chain(old.into_iter().flatten()).map(String::as_str))
+}
+
+/// Lines that are written to a file of resctrl, each as it is.
+pub(crate) fn validate_schemata<'a>(mut lines: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    lines.try_for_each(|line| {
         if line.is_empty() || line.contains(['\n', '\0']) {
             return Err(value(
                 "linux.intelRdt",
@@ -195,8 +200,8 @@ fn validate_rdt(rdt: &LinuxIntelRdt) -> Result<(), Error> {
                 "must be a line of a schemata file",
             ));
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn validate_personality(linux: &Linux) -> Result<(), Error> {

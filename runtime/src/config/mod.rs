@@ -25,6 +25,7 @@ use thiserror::Error as ThisError;
 use crate::cgroup::{self, Driver};
 use crate::seccomp;
 
+pub(crate) use linux::validate_schemata;
 pub use process::validate_process;
 
 /// The largest configuration that is read, in bytes: engines write a hundredth of it.
@@ -104,6 +105,13 @@ impl Error {
         Self::Missing {
             field: "linux",
             expected: "its namespaces",
+        }
+    }
+
+    pub(crate) fn no_class() -> Self {
+        Self::Missing {
+            field: "linux.intelRdt.schemata",
+            expected: "the container has no class of service whose lines could be changed",
         }
     }
 
