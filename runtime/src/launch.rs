@@ -291,7 +291,9 @@ fn attend(
             }
             Some(Report::Ready) => return Ok(()),
             Some(Report::Failed(failure)) => return Err(InitError::new(failure, plan).into()),
-            Some(Report::Cloned { .. }) | None => return Err(died(&launched.child)),
+            Some(Report::Cloned { .. } | Report::Network(_)) | None => {
+                return Err(died(&launched.child));
+            }
         }
     }
 }

@@ -70,6 +70,7 @@ mod id;
 mod init;
 mod launch;
 mod net_devices;
+mod new_network;
 mod plan;
 mod rdt;
 pub mod rootless;

@@ -17,9 +17,10 @@ pub enum Step {
     NewCgroupNamespace,
     NewSession,
     SessionKeyring,
-    BringLoopbackUp,
     SetHostname,
     SetDomainname,
+    BringLoopbackUp,
+    NewNetwork,
     MakeMountsPrivate,
     AttachRoot,
     Mount,
@@ -57,7 +58,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 47] = [
+    const ALL: [Self; 48] = [
         Self::NewTimeNamespace,
         Self::Isolate,
         Self::WaitForIdMaps,
@@ -68,9 +69,10 @@ impl Step {
         Self::NewCgroupNamespace,
         Self::NewSession,
         Self::SessionKeyring,
-        Self::BringLoopbackUp,
         Self::SetHostname,
         Self::SetDomainname,
+        Self::BringLoopbackUp,
+        Self::NewNetwork,
         Self::MakeMountsPrivate,
         Self::AttachRoot,
         Self::Mount,
