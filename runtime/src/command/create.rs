@@ -51,7 +51,8 @@ pub(crate) struct Create {
 pub(crate) fn create(global: &Global, options: &Create) -> Result<()> {
     gain_rights(global, options)?;
     let directory = StateDirectory::make(global, &options.id)?;
-    let made = prepare(global, options, &directory, true).and_then(|mut created| {
+    let made = Bundle::load(options, &directory).and_then(|bundle| {
+        let mut created = prepare(global, options, &directory, &bundle, true)?;
         hand_over_console(&mut created, options)?;
         publish(&created, options)?;
         created.detach();
@@ -66,12 +67,13 @@ pub(crate) fn gain_rights(global: &Global, options: &Create) -> Result<()> {
     if !rootless::is_needed() {
         return Ok(());
     }
-    let spec = config::load(&configuration(options, &bundle(options)?))?;
+    let spec = config::load(&configuration(options, &directory_of(options)?))?;
     config::validate(&spec, global.cgroup_driver())?;
     Ok(rootless::enter(&spec)?)
 }
 
-fn bundle(options: &Create) -> Result<PathBuf> {
+/// The bundle's directory.
+fn directory_of(options: &Create) -> Result<PathBuf> {
     fs::canonicalize(&options.bundle)
         .with_context(|| format!("--bundle {}", options.bundle.display()))
 }
@@ -93,18 +95,41 @@ pub(crate) fn undo_on_error<T>(result: Result<T>, directory: StateDirectory) -> 
     result
 }
 
+/// A bundle as it was read. Freeing it takes its time, so it is kept until the container runs.
+pub(crate) struct Bundle {
+    path: PathBuf,
+    spec: Spec,
+    activation: Activation,
+}
+
+impl Bundle {
+    pub(crate) fn load(options: &Create, directory: &StateDirectory) -> Result<Self> {
+        let path = directory_of(options)?;
+        let mut spec = config::load(&configuration(options, &path))?;
+        let activation = Activation::of_this_process();
+        activation.announce(&mut spec);
+        notify_socket::announce(directory, &mut spec)?;
+        Ok(Self {
+            path,
+            spec,
+            activation,
+        })
+    }
+}
+
 pub(crate) fn prepare(
     global: &Global,
     options: &Create,
     directory: &StateDirectory,
+    bundle: &Bundle,
     start_later: bool,
 ) -> Result<Created> {
-    let bundle = bundle(options)?;
-    let mut spec = config::load(&configuration(options, &bundle))?;
-    let activation = Activation::of_this_process();
-    activation.announce(&mut spec);
-    notify_socket::announce(directory, &mut spec)?;
-    let mut create = CreateOptions::new(&options.id, &spec, &bundle);
+    let Bundle {
+        path,
+        spec,
+        activation,
+    } = bundle;
+    let mut create = CreateOptions::new(&options.id, spec, path);
     create.cgroup_driver = global.cgroup_driver();
     let mark = Mark::new(&options.id)?;
     create.mark = Some(&mark);
@@ -120,7 +145,7 @@ pub(crate) fn prepare(
     }
     let creating = berth_runtime::begin(create)?;
     // While the process sets itself up. If it fails, what it has to say counts first.
-    let noted = state_of(&creating, options, &bundle, &spec, mark.clone())
+    let noted = state_of(&creating, options, path, spec, mark.clone())
         .and_then(|state| directory.save(&state));
     let created = creating.finish()?;
     noted?;

@@ -200,7 +200,9 @@ fn command_line() -> clap::Command {
         .disable_help_subcommand(true)
         .subcommand_required(true)
         .arg_required_else_help(true);
+    // One by one: an array of them would be seven pages of stack.
     let known = COMMANDS
+        .into_iter()
         .map(|(name, about, define, _)| clap::Command::new(name).about(about).defer(define));
     Global::augment_args(line).subcommands(known)
 }

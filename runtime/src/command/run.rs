@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::create::{self, Create, undo_on_error};
+use super::create::{self, Bundle, Create, undo_on_error};
 use super::notify_socket::Relay;
 use super::state::StateDirectory;
 use super::{Global, console, notify_socket};
@@ -39,21 +39,21 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
         Some(forwarded_signals()?)
     };
     let directory = StateDirectory::make(global, &options.create.id)?;
-    let started =
-        create::prepare(global, &options.create, &directory, false).and_then(|mut created| {
-            let own_terminal = !options.detach && options.create.console_socket.is_none();
-            let console = if own_terminal {
-                created.take_console()
-            } else {
-                None
-            };
-            if console.is_none() {
-                create::hand_over_console(&mut created, &options.create)?;
-            }
-            create::publish(&created, &options.create)?;
-            let relay = notify_socket::listen(&directory)?;
-            Ok((created.start()?, console, relay))
-        });
+    let started = Bundle::load(&options.create, &directory).and_then(|bundle| {
+        let mut created = create::prepare(global, &options.create, &directory, &bundle, false)?;
+        let own_terminal = !options.detach && options.create.console_socket.is_none();
+        let console = if own_terminal {
+            created.take_console()
+        } else {
+            None
+        };
+        if console.is_none() {
+            create::hand_over_console(&mut created, &options.create)?;
+        }
+        create::publish(&created, &options.create)?;
+        let relay = notify_socket::listen(&directory)?;
+        Ok((created.start()?, console, relay))
+    });
     let (container, console, relay) = match started {
         Ok(started) => started,
         Err(error) => return undo_on_error(Err(error), directory),

@@ -61,11 +61,18 @@ impl StateDirectory {
             builder
         };
         let root = global.root();
-        private(true)
-            .create(&root)
-            .with_context(|| format!("make {} (--root says where else)", root.display()))?;
         let directory = Self(root.join(id.as_str()));
-        match private(false).create(directory.path()) {
+        let made = match private(false).create(directory.path()) {
+            // The first container of all.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                private(true)
+                    .create(&root)
+                    .with_context(|| format!("make {} (--root says where else)", root.display()))?;
+                private(false).create(directory.path())
+            }
+            other => other,
+        };
+        match made {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 bail!("container with id {id} exists already")
             }
