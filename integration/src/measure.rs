@@ -52,9 +52,15 @@ pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
     if let Some(name) = options
         .name
         .as_deref()
-        .filter(|n| !["run", "runtime", "many"].contains(n))
+        .filter(|n| !["run", "runtime", "many", "layout"].contains(n))
     {
-        bail!("there is no benchmark '{name}'; there are: run, runtime, many");
+        bail!(
+            "there is no benchmark '{name}'; there are: run, runtime, many; and layout, which is none"
+        );
+    }
+    if options.name.as_deref() == Some("layout") {
+        runtime::record_layout()?;
+        return Ok(true);
     }
     if wanted("run") {
         let comparison = run::compare(options.runs)?;

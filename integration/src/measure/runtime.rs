@@ -9,6 +9,7 @@ mod configuration;
 mod contestant;
 mod cost;
 mod floor;
+mod layout;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use anyhow::Context;
 
 use super::world::{self, DISK};
 use configuration::Configuration;
-use contestant::{Contestant, Operation, Sleeper};
+use contestant::{Contestant, Operation, Sleeper, timed};
 use floor::Floor;
 pub use report::Outcome;
 use report::{Row, Table};
@@ -32,10 +33,36 @@ const PEAK_RUNS: usize = 9;
 const CGROUP: &str = "/berth-measure";
 
 /// The programs under test, by the names that they have on the disk.
-const PROGRAMS: [&str; 2] = ["floor", "peak"];
+const PROGRAMS: [&str; 3] = ["floor", "peak", "steps"];
 
 /// Runs the benchmark.
 pub fn compare(runs: Option<usize>) -> anyhow::Result<Outcome> {
+    crate::say("measuring berth-runtime, crun and runc");
+    let tables = with_configurations(|all| {
+        let tables = all.iter().map(|one| table(one, runs.unwrap_or(RUNS)));
+        tables.collect::<anyhow::Result<Vec<_>>>()
+    });
+    Ok(Outcome { tables: tables? })
+}
+
+/// Writes down which functions of the runtime run, for it to be linked by.
+pub fn record_layout() -> anyhow::Result<()> {
+    let program = crate::build::program("berth-runtime", true)?;
+    let functions = layout::Functions::of(&program)?;
+    crate::say("following berth-runtime, for some minutes");
+    let places = with_configurations(|all| {
+        let all = all.iter().map(places);
+        Ok(all.collect::<anyhow::Result<Vec<_>>>()?.concat())
+    })?;
+    let script = functions.script(&places)?;
+    let file = crate::workspace().join("runtime/hot.ld");
+    std::fs::write(&file, script).with_context(|| format!("writing {}", file.display()))
+}
+
+/// Does something in the place of the benchmark, with its configurations.
+fn with_configurations<T: Send>(
+    act: impl FnOnce(&[Configuration]) -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
     crate::packages::install(crate::packages::FOR_RUNTIME_BENCH)?;
     let system = debian_13()?;
     let disk = crate::cache()?.join("measure-runtime");
@@ -51,16 +78,22 @@ pub fn compare(runs: Option<usize>) -> anyhow::Result<Outcome> {
     let rootfs = crate::image::busybox()?;
     std::fs::copy(&rootfs, disk.join("rootfs.tar"))?;
     let podmans = world::within(&disk, || configuration::of_podman(&rootfs))?;
-    crate::say("measuring berth-runtime, crun and runc");
-    let measured = world::within_root(&system, &disk, || {
+    let done = world::within_root(&system, &disk, || {
         let all = [Configuration::podman(podmans)?, Configuration::minimal()?];
-        let tables = all.iter().map(|one| table(one, runs.unwrap_or(RUNS)));
-        let tables = tables.collect::<anyhow::Result<Vec<_>>>();
+        let done = act(&all);
         world::remove_empty(Path::new(&format!("/sys/fs/cgroup{CGROUP}")));
-        tables
+        done
     });
     remove(&disk)?;
-    Ok(Outcome { tables: measured? })
+    done
+}
+
+/// Where the runtime has been in all that is timed.
+fn places(configuration: &Configuration) -> anyhow::Result<Vec<u64>> {
+    let berth = Contestant::new("berth", format!("{DISK}/bin/berth-runtime"))?;
+    let sleeper = Sleeper::start(&berth, configuration)?;
+    let followed = berth.turn(configuration, &sleeper, cost::places)?;
+    Ok(followed.map(|(_, places)| places).concat())
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
@@ -106,7 +139,7 @@ fn table(configuration: &Configuration, runs: usize) -> anyhow::Result<Table> {
             else {
                 continue;
             };
-            let times = contestant.turn(configuration, sleeper)?;
+            let times = contestant.turn(configuration, sleeper, timed)?;
             if counts {
                 row.note(times);
             }

@@ -55,20 +55,21 @@ impl Contestant {
         })
     }
 
-    /// Everything that is timed, once.
-    pub fn turn(
+    /// Everything that is timed, once; each command is carried out by `act`.
+    pub fn turn<T>(
         &self,
         configuration: &Configuration,
         sleeper: &Sleeper<'_>,
-    ) -> anyhow::Result<[(Operation, Duration); 5]> {
-        let run = timed(&mut self.run(configuration))?;
-        let exec = timed(&mut self.exec(sleeper))?;
+        act: impl Fn(&mut Command) -> anyhow::Result<T>,
+    ) -> anyhow::Result<[(Operation, T); 5]> {
+        let run = act(&mut self.run(configuration))?;
+        let exec = act(&mut self.exec(sleeper))?;
         let pid_file = format!("{DISK}/{}.pid", self.name);
         let mut create = self.command(&["create", "--bundle", &configuration.bundle]);
-        let create = timed(create.args(["--pid-file", &pid_file, "one"]))?;
-        let start = timed(&mut self.command(&["start", "one"]))?;
+        let create = act(create.args(["--pid-file", &pid_file, "one"]))?;
+        let start = act(&mut self.command(&["start", "one"]))?;
         await_end(&pid_file)?;
-        let delete = timed(&mut self.command(&["delete", "one"]))?;
+        let delete = act(&mut self.command(&["delete", "one"]))?;
         Ok([
             (Operation::Run, run),
             (Operation::Exec, exec),

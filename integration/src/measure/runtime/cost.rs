@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::super::run::said;
 use super::DISK;
+use super::contestant::timed;
 
 /// How many system calls a command and its processes make.
 pub fn calls(command: Command) -> anyhow::Result<u64> {
@@ -32,6 +33,16 @@ pub fn peak(runs: usize, command: impl Fn() -> Command) -> anyhow::Result<u64> {
         .collect::<anyhow::Result<Vec<u64>>>()?;
     all.sort_unstable();
     all.get(runs / 2).copied().context("no run")
+}
+
+/// The addresses that a command's own program comes to.
+pub fn places(command: &mut Command) -> anyhow::Result<Vec<u64>> {
+    let file = format!("{DISK}/places");
+    let followed = [&format!("{DISK}/bin/steps"), &file];
+    timed(&mut wrapped(&followed.map(String::as_str), command))?;
+    let text = std::fs::read_to_string(&file)?;
+    let place = |line| u64::from_str_radix(line, 16).with_context(|| format!("a place: {line}"));
+    text.lines().map(place).collect()
 }
 
 fn wrapped(words: &[&str], command: &Command) -> Command {
