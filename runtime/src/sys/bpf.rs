@@ -13,6 +13,8 @@ const PROG_DETACH: c_long = 9;
 const PROG_GET_FD_BY_ID: c_long = 13;
 const OBJ_GET_INFO_BY_FD: c_long = 15;
 const PROG_QUERY: c_long = 16;
+/// As many as libbpf makes.
+const LOAD_ATTEMPTS: u32 = 5;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_TYPE_CGROUP_DEVICE: u32 = 6;
 /// Programs of the cgroups above and below are asked too: any of them can refuse.
@@ -126,8 +128,15 @@ pub(crate) fn load_device_program(name: &str, program: &[Instruction]) -> nix::R
     for (to, from) in room.zip(name.bytes()) {
         *to = from;
     }
-    // SAFETY: the attributes are this command's; instructions and license live through the call.
-    owned(unsafe { bpf(PROG_LOAD, &mut attr) })
+    let mut load = || {
+        // SAFETY: the attributes are this command's; instructions and license live through the call.
+        owned(unsafe { bpf(PROG_LOAD, &mut attr) })
+    };
+    // The kernel breaks off when a signal comes, such as that of a child's end.
+    let loaded = (1..LOAD_ATTEMPTS)
+        .map(|_| load())
+        .find(|loaded| !matches!(loaded, Err(Errno::EAGAIN)));
+    loaded.unwrap_or_else(load)
 }
 
 /// Attaches a device program to a cgroup, which keeps it alive from then on; in place of `old`, if
