@@ -26,6 +26,8 @@ pub(crate) enum Report {
     SeccompListener(OwnedFd),
     /// A helper process has made this network namespace.
     Network(OwnedFd),
+    /// The way to what the child becomes.
+    Socket(OwnedFd),
     /// The child waits for the parent to do its part, and to be told to go on.
     ParentsTurn,
 }
@@ -37,6 +39,7 @@ const CONSOLE: u32 = 4;
 const SECCOMP_LISTENER: u32 = 5;
 const PARENTS_TURN: u32 = 6;
 const NETWORK: u32 = 7;
+const SOCKET: u32 = 8;
 
 /// Sends a report from the child.
 pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
@@ -53,13 +56,17 @@ pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
         Report::SeccompListener(_) => [SECCOMP_LISTENER, 0, 0, 0],
         Report::Network(_) => [NETWORK, 0, 0, 0],
         Report::ParentsTurn => [PARENTS_TURN, 0, 0, 0],
+        Report::Socket(_) => [SOCKET, 0, 0, 0],
     };
     let mut bytes = [0; 16];
     for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
         chunk.copy_from_slice(&word.to_ne_bytes());
     }
     let descriptor = match report {
-        Report::Console(fd) | Report::SeccompListener(fd) | Report::Network(fd) => Some(fd.as_fd()),
+        Report::Console(fd)
+        | Report::SeccompListener(fd)
+        | Report::Network(fd)
+        | Report::Socket(fd) => Some(fd.as_fd()),
         _ => None,
     };
     socket::send(socket, &bytes, descriptor)
@@ -90,6 +97,7 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
         (CONSOLE, Some(master)) => Report::Console(master),
         (SECCOMP_LISTENER, Some(listener)) => Report::SeccompListener(listener),
         (NETWORK, Some(namespace)) => Report::Network(namespace),
+        (SOCKET, Some(socket)) => Report::Socket(socket),
         (PARENTS_TURN, _) => Report::ParentsTurn,
         _ => return Err(Errno::EPROTO),
     };

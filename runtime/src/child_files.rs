@@ -1,5 +1,5 @@
 //! What a parent writes about its child below `/proc/<pid>`: id maps and the
-//! out-of-memory score.
+//! out-of-memory score; and what it reads there.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -69,6 +69,14 @@ pub(crate) fn adjust_oom_score(pid: Pid, score: i32) -> Result<(), Error> {
         }
         other => other,
     }
+}
+
+/// Whether a process has `no_new_privs`; one that is gone doesn't.
+pub(crate) fn has_no_new_privileges(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mut lines = status.lines();
+    let value = lines.find_map(|line| line.strip_prefix("NoNewPrivs:"));
+    value.map(str::trim) == Some("1")
 }
 
 fn write(pid: Pid, file: &str, value: &str) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 mod create;
 mod own_cgroup;
+mod restore;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use own_cgroup::OwnCgroup;
 
 pub use create::{CreateOptions, Creating, Root, begin, create};
 pub use own_cgroup::cgroup_path;
+pub use restore::{Restoring, restore};
 
 /// A container that is set up but doesn't run its program yet.
 ///

@@ -112,6 +112,9 @@ mod before_libc {
     /// Whether one of the arguments is a command that makes processes, wherever it stands: to be
     /// protected without need costs less than to parse the arguments twice.
     ///
+    /// `restore` is none of them: what it puts into the container is CRIU, and no copy of this program is
+    /// ever in there. The clones of it that precede CRIU are in the host's namespaces but for the mounts.
+    ///
     /// # Safety
     /// `args` points to pointers to C strings, the last of which is null.
     unsafe fn make_processes(mut args: *const *const u8) -> bool {

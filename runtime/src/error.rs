@@ -9,7 +9,7 @@ use thiserror::Error as ThisError;
 
 use crate::init::step::{Failure, Step};
 use crate::plan::Plan;
-use crate::{cgroup, config, plan, seccomp};
+use crate::{cgroup, config, criu, plan, seccomp};
 
 /// Why something about a container failed.
 #[derive(Debug, ThisError)]
@@ -51,6 +51,9 @@ pub enum Error {
         /// What was asked.
         wanted: &'static str,
     },
+    /// CRIU, or what is asked of it, is not as it must be.
+    #[error(transparent)]
+    Criu(#[from] criu::Error),
     /// A process was to enter a container that is paused. The words are runc's.
     #[error("cannot exec in a paused container: resume it first, or use --ignore-paused")]
     Paused,

@@ -42,7 +42,7 @@
 //! # Dependencies
 //!
 //! `oci-spec` for the types of the configuration, `serde_json` to read it; `nix` and `libc` for system
-//! calls; `caps` for the capabilities' numbers; `thiserror` for errors; `clap` and `serde` for the
+//! calls; `prost` for CRIU's protocol; `caps` for the capabilities' numbers; `thiserror` for errors; `clap` and `serde` for the
 //! command. `cgroups-rs` isn't used: it resolves paths and parses the mount table at every turn, where
 //! starting a container writes a handful of files.
 
@@ -58,6 +58,7 @@ mod child;
 mod child_files;
 pub mod config;
 mod container;
+pub mod criu;
 mod error;
 mod exec;
 pub mod failpoint;
@@ -86,7 +87,8 @@ mod user_namespace;
 pub use binary::protect_own_binary;
 pub use child::{Child, ExitStatus};
 pub use container::{
-    Container, CreateOptions, Created, Creating, Root, begin, cgroup_path, create,
+    Container, CreateOptions, Created, Creating, Restoring, Root, begin, cgroup_path, create,
+    restore,
 };
 pub use error::{Error, InitError, StartError};
 pub use exec::{ExecOptions, exec};

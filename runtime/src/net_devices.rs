@@ -16,6 +16,7 @@ use oci_spec::runtime::LinuxNetDevice;
 
 use crate::error::Error;
 use crate::sys::netlink::{Netlink, Request, attributes};
+use crate::sys::process;
 
 /// `struct ifinfomsg` and `struct ifaddrmsg` of rtnetlink(7), in bytes.
 const LINK: usize = 16;
@@ -79,6 +80,29 @@ pub(crate) fn move_all(
         moved.interfaces.push(interface);
     }
     Ok(moved)
+}
+
+/// Brings up the loopback interface of a network namespace, as a container that is created does itself.
+pub(crate) fn bring_loopback_up(namespace: BorrowedFd) -> Result<(), Error> {
+    within(namespace, process::bring_loopback_up)
+        .map_err(|errno| Error::system("ioctl", errno, "bring up the loopback interface"))
+}
+
+/// Writes parameters of a network namespace, by their paths below /proc/sys.
+pub(crate) fn write_sysctls(
+    parameters: &[(String, &str)],
+    namespace: BorrowedFd,
+) -> Result<(), Error> {
+    for (path, value) in parameters {
+        let file = format!("/proc/sys/{path}");
+        let write = || {
+            let written = std::fs::write(&file, value);
+            written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+        };
+        within(namespace, write)
+            .map_err(|errno| Error::system("write", errno, format!("write sysctl {file}")))?;
+    }
+    Ok(())
 }
 
 /// An interface of the host, as it was.

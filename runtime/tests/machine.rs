@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// What the tests may need and a machine may lack: cgroup v2 controllers by their names, `systemd`,
-/// `apparmor`, `newuidmap`, `user 54321` for a user of that number.
+/// `apparmor`, `criu`, `newuidmap`, `user 54321` for a user of that number.
 pub(crate) struct Machine {
     has: Vec<String>,
 }
@@ -43,6 +44,9 @@ impl Machine {
         if has_apparmor() {
             has.push("apparmor".into());
         }
+        if has_criu() {
+            has.push("criu".into());
+        }
         if Path::new("/usr/bin/newuidmap").exists() {
             has.push("newuidmap".into());
         }
@@ -57,6 +61,12 @@ impl Machine {
         let needed = needed.iter().map(|name| (*name).to_owned());
         needed.filter(|name| !self.has.contains(name)).collect()
     }
+}
+
+/// Whether CRIU is there and says that it can work on this kernel.
+fn has_criu() -> bool {
+    let checked = Command::new("criu").arg("check").output();
+    checked.is_ok_and(|output| output.status.success())
 }
 
 fn has_apparmor() -> bool {

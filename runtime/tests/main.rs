@@ -2,7 +2,7 @@
 //!
 //! They enter a mount namespace of their own first, with the unified cgroup hierarchy at
 //! /sys/fs/cgroup, so the machine's own mounts stay untouched. What the machine can't test (limits,
-//! where cgroup v1 holds the controllers; scopes where systemd isn't process 1; AppArmor) is listed as
+//! where cgroup v1 holds the controllers; scopes where systemd isn't process 1; AppArmor; checkpoints where CRIU can't work) is listed as
 //! ignored, with a line that says why. After each test nothing may be left: no process, mount, cgroup
 //! or state.
 //!
@@ -15,6 +15,7 @@ mod apparmor;
 mod bad_input;
 mod bundle;
 mod cgroups;
+mod checkpoint;
 mod confinement;
 mod controllers;
 mod crash;
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
         bad_input::tests(),
         crash::tests(),
         many::tests(),
+        checkpoint::tests(),
         systemd::tests(),
         apparmor::tests(),
     ];

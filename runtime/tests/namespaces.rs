@@ -1,7 +1,7 @@
 //! Namespaces made and joined.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -63,10 +63,10 @@ fn a_new_network_has_its_loopback_up() {
 }
 
 /// A namespace of a thread, kept by a bind mount as engines do.
-struct Kept(PathBuf);
+pub(crate) struct Kept(PathBuf);
 
 impl Kept {
-    fn new(bundle: &Bundle, flags: CloneFlags, kind: &str) -> Self {
+    pub(crate) fn new(bundle: &Bundle, flags: CloneFlags, kind: &str) -> Self {
         let path = bundle.host(kind);
         File::create(&path).unwrap();
         let (thread_path, kind) = (path.clone(), kind.to_owned());
@@ -89,7 +89,11 @@ impl Kept {
         Self(path)
     }
 
-    fn identity(&self) -> String {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn identity(&self) -> String {
         use std::os::unix::fs::MetadataExt;
         fs::metadata(&self.0).unwrap().ino().to_string()
     }

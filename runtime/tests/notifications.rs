@@ -18,7 +18,7 @@ crate::tests! {
 }
 
 /// Takes one connection, with its text and descriptor.
-fn take(listener: &UnixListener) -> (String, OwnedFd) {
+pub(crate) fn take(listener: &UnixListener) -> (String, OwnedFd) {
     let (mut stream, _) = listener.accept().unwrap();
     let descriptor = receive(&stream);
     let (mut text, descriptor) = descriptor;

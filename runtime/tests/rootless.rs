@@ -19,6 +19,7 @@ crate::tests! {
     an_ordinary_users_container_lives_and_is_deleted;
     an_ordinary_users_hooks_run;
     an_ordinary_user_needs_a_user_namespace;
+    an_ordinary_users_container_is_not_saved;
     an_ordinary_users_bad_configuration_leaves_nothing;
     a_limit_without_a_delegated_cgroup_is_refused_with_what_to_do;
     a_delegated_cgroup_is_used;
@@ -188,6 +189,16 @@ fn an_ordinary_user_needs_a_user_namespace() {
     let refused = by_user(&bundle, &["run", &bundle.id]).failure();
     assert!(refused.contains("linux.namespaces"), "{refused}");
     assert!(refused.contains("spec --rootless"), "{refused}");
+    assert_gone(&bundle);
+}
+
+fn an_ordinary_users_container_is_not_saved() {
+    let bundle = users("true");
+    bundle.write();
+    for command in ["checkpoint", "restore"] {
+        let refused = by_user(&bundle, &[command, &bundle.id]).failure();
+        assert!(refused.contains("for the host's root"), "{refused}");
+    }
     assert_gone(&bundle);
 }
 

@@ -156,7 +156,7 @@ pub(crate) fn prepare(
 }
 
 /// What is to be cleaned up is on record before it is made.
-fn note_what_will_be(
+pub(crate) fn note_what_will_be(
     directory: &StateDirectory,
     create: &CreateOptions,
     mark: &Mark,
@@ -181,25 +181,26 @@ fn state_of<'a>(
     mark: Mark,
 ) -> Result<State<&'a Spec>> {
     let pid = creating.pid().as_raw();
-    let root = config
-        .root()
-        .as_ref()
-        .map(|root| root.path().clone())
-        .unwrap_or_default();
     let stat = Stat::of(pid).context("the container ended while it was created")?;
     Ok(State {
         id: options.id.to_string(),
         pid,
         start_time: stat.start_time,
-        rootfs: bundle.join(root),
+        rootfs: rootfs_of(bundle, config),
         bundle: bundle.to_owned(),
         created: time::now(),
         cgroup: creating.cgroup().map(|cgroup| cgroup.path().to_owned()),
         mark: Some(mark),
         unit: creating.unit().cloned(),
         no_new_keyring: options.no_new_keyring,
+        restored: false,
         config,
     })
+}
+
+pub(crate) fn rootfs_of(bundle: &Path, config: &Spec) -> PathBuf {
+    let root = config.root().as_ref();
+    bundle.join(root.map(|root| root.path().clone()).unwrap_or_default())
 }
 
 pub(crate) fn hand_over_console(created: &mut Created, options: &Create) -> Result<()> {

@@ -165,10 +165,20 @@ pub(crate) fn delete(global: &Global, options: &Delete) -> Result<()> {
             status.name()
         );
     }
-    end(&state)?;
+    remove(global, directory, &state, &options.id)
+}
+
+/// Removes a container of which nothing has to be kept.
+pub(crate) fn remove(
+    global: &Global,
+    directory: StateDirectory,
+    state: &State,
+    id: &ContainerId,
+) -> Result<()> {
+    end(state)?;
     failpoint::pass("process-ended");
     state.remove_cgroup()?;
-    remove_class(&state.config, &options.id)?;
+    remove_class(&state.config, id)?;
     failpoint::pass("cgroup-removed");
     directory.remove()?;
     failpoint::pass("state-removed");

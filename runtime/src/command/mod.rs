@@ -1,6 +1,7 @@
 //! The command line: runc's, as engines speak it. Options may stand before or after the id.
 
 mod activation;
+mod checkpoint;
 mod console;
 mod create;
 mod describe;
@@ -11,6 +12,7 @@ pub(crate) mod log;
 mod notify_socket;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod size;
 mod state;
@@ -139,6 +141,8 @@ enum Command {
     Update(Box<update::Update>),
     Events(events::Events),
     Ps(ps::Ps),
+    Checkpoint(Box<checkpoint::Checkpoint>),
+    Restore(Box<restore::Restore>),
     Spec(describe::WriteSpec),
     Features(Nothing),
 }
@@ -172,7 +176,7 @@ macro_rules! known {
 }
 
 #[rustfmt::skip]
-const COMMANDS: [Known; 15] = [
+const COMMANDS: [Known; 17] = [
     known!("run", "Create a container and run it", run::Run, Command::Run),
     known!("create", "Create a container, to be started later", create::Create, Command::Create),
     known!("start", "Start a created container", Named, Command::Start),
@@ -187,6 +191,8 @@ const COMMANDS: [Known; 15] = [
     known!("events", "Print what a container uses, and tell when it runs out of memory",
         events::Events, Command::Events),
     known!("ps", "List a container's processes", ps::Ps, Command::Ps),
+    known!("checkpoint", "Save a running container in images", Box<checkpoint::Checkpoint>, Command::Checkpoint),
+    known!("restore", "Restore a container from images", Box<restore::Restore>, Command::Restore),
     known!("spec", "Write a configuration to start from", describe::WriteSpec, Command::Spec),
     known!("features", "Print what this runtime can do", Nothing, Command::Features),
 ];
@@ -251,6 +257,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     match &arguments.command {
         Command::Run(run) => return run::run(global, run),
         Command::Exec(options) => return exec::exec(global, options),
+        Command::Restore(options) => return restore::restore(global, options),
         Command::Create(options) => create::create(global, options)?,
         Command::Start(Named { id }) => lifecycle::start(global, id)?,
         Command::State(Named { id }) => describe::state(global, id)?,
@@ -261,6 +268,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         Command::Update(options) => update::update(global, options)?,
         Command::Events(options) => events::events(global, options)?,
         Command::Ps(options) => ps::ps(global, options)?,
+        Command::Checkpoint(options) => checkpoint::checkpoint(global, options)?,
         Command::List(options) => describe::list(global, options)?,
         Command::Spec(options) => describe::write_spec(options)?,
         Command::Features(Nothing {}) => describe::features()?,

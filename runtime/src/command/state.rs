@@ -167,7 +167,7 @@ impl StateDirectory {
     pub(crate) fn status(&self, state: &State) -> Status {
         match state.stat() {
             Some(_) if state.is_paused() => Status::Paused,
-            Some(stat) if stat.has_executed => Status::Running,
+            Some(stat) if stat.has_executed || state.restored => Status::Running,
             Some(_) => Status::Created,
             None => Status::Stopped,
         }

@@ -123,6 +123,12 @@ impl Error {
     }
 }
 
+/// Whether the container's processes are never to gain rights by what they execute.
+pub(crate) fn no_new_privileges(spec: &Spec) -> bool {
+    let process = spec.process().as_ref();
+    process.and_then(oci_spec::runtime::Process::no_new_privileges) == Some(true)
+}
+
 /// As much of a text as an error repeats: it may be of megabytes.
 fn brief(text: &impl ToString) -> String {
     bounds::beginning(&text.to_string(), 1000)

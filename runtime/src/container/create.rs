@@ -87,7 +87,7 @@ impl<'a> CreateOptions<'a> {
         }
     }
 
-    fn subject(&self) -> Subject<'a> {
+    pub(super) fn subject(&self) -> Subject<'a> {
         Subject {
             id: self.id.as_str(),
             spec: self.spec,
@@ -233,7 +233,7 @@ impl Creating<'_> {
 }
 
 /// The one that the container's configuration names, or that its process was made in.
-fn network_namespace(linux: &Linux, pid: Pid) -> Result<File, Error> {
+pub(super) fn network_namespace(linux: &Linux, pid: Pid) -> Result<File, Error> {
     let listed = linux.namespaces().iter().flatten();
     let joined = listed
         .filter(|namespace| namespace.typ() == LinuxNamespaceType::Network)
@@ -356,7 +356,7 @@ fn plan_container(
     })
 }
 
-fn root_path(spec: &Spec) -> Result<PathBuf, Error> {
+pub(super) fn root_path(spec: &Spec) -> Result<PathBuf, Error> {
     match spec.root() {
         Some(root) => Ok(root.path().clone()),
         None => Err(config::Error::no_root().into()),

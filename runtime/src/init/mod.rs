@@ -12,11 +12,13 @@ mod namespaces;
 pub(crate) mod paths;
 mod proc;
 mod protect;
+pub(crate) mod restoration;
 mod root;
 mod scheduling;
 pub(crate) mod step;
 mod terminal;
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -128,7 +130,7 @@ fn set_up(plan: &mut Plan, channel: BorrowedFd) -> Result<usize, Failure> {
     scheduling::start_on(&plan.process.scheduling)?;
     namespaces::enter(&plan.namespaces)?;
     nix::unistd::setsid().map_err(Failure::of(Step::NewSession))?;
-    join_keyring(&plan.process).map_err(Failure::of(Step::SessionKeyring))?;
+    join_keyring(plan.process.keyring.as_deref()).map_err(Failure::of(Step::SessionKeyring))?;
     if let Some(filesystem) = &plan.filesystem {
         build_filesystem(filesystem, &plan.process, channel)?;
     } else if let Some(size) = plan.process.terminal {
@@ -163,12 +165,8 @@ fn isolate(ignored_signals: u64) -> nix::Result<()> {
 }
 
 /// A kernel without keyrings has none that could be seen.
-fn join_keyring(plan: &ProcessPlan) -> nix::Result<()> {
-    match plan
-        .keyring
-        .as_deref()
-        .map_or(Ok(()), keyring::join_session)
-    {
+fn join_keyring(name: Option<&CStr>) -> nix::Result<()> {
+    match name.map_or(Ok(()), keyring::join_session) {
         Err(Errno::ENOSYS) => Ok(()),
         other => other,
     }

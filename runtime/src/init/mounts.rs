@@ -22,6 +22,18 @@ pub(super) fn mount_all(root: BorrowedFd, steps: &[MountStep]) -> Result<(), Fai
     Ok(())
 }
 
+/// Makes what the steps are mounted on, and mounts no more than what comes from the host.
+pub(super) fn make_points(root: BorrowedFd, steps: &[MountStep]) -> Result<(), Failure> {
+    let make = |step: &MountStep| match &step.source {
+        MountSource::New { .. } => open_target(root, step).map(drop),
+        _ => mount_one(root, step),
+    };
+    for (index, step) in steps.iter().enumerate() {
+        make(step).map_err(Failure::of_item(Step::Mount, index))?;
+    }
+    Ok(())
+}
+
 fn mount_one(root: BorrowedFd, step: &MountStep) -> nix::Result<()> {
     if let MountSource::Link { target } = &step.source {
         return paths::make_link(root, &step.target, target);

@@ -60,6 +60,21 @@ pub(super) fn devices(spec: &Spec, bind: bool) -> Result<Vec<DeviceStep>, Error>
     nodes.into_iter().map(|node| node.plan(bind)).collect()
 }
 
+/// Where the nodes of a container are, below the host's root too.
+pub(crate) fn device_paths(spec: &Spec) -> Vec<PathBuf> {
+    let linux = spec.linux().as_ref();
+    let listed = linux.and_then(|linux| linux.devices().as_deref());
+    let listed = listed.unwrap_or_default().iter().map(LinuxDevice::path);
+    let mut paths: Vec<_> = listed
+        .map(|path| Path::new("/").join(inside(path)))
+        .collect();
+    let defaults = DEFAULTS.map(|(name, ..)| Path::new("/dev").join(name));
+    paths.extend(defaults);
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
 struct Node {
     path: PathBuf,
     mode: u32,

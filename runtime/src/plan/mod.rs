@@ -32,6 +32,7 @@ use crate::sys::mount::MountAttr;
 use crate::sys::process::CStrings;
 use crate::sys::seccomp::Instruction;
 
+pub(crate) use devices::device_paths;
 pub(crate) use filesystem::{root_mount, sysctl_path};
 pub(crate) use groups::Groups;
 pub(crate) use mount_options::{MOUNT_OPTIONS, check as check_mount, id_map_option, is_bind};

@@ -76,12 +76,12 @@ pub(crate) fn keep_on_exec(number: i32) -> nix::Result<()> {
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(drop)
 }
 
-/// Makes `number` (one of 0, 1, 2) refer to what `fd` does.
+/// Makes `number` refer to what `fd` does, also after exec.
 pub(crate) fn place_descriptor(fd: BorrowedFd, number: i32) -> nix::Result<()> {
     if fd.as_raw_fd() == number {
         return keep_on_exec(number);
     }
-    // SAFETY: the standard streams belong to nobody in a child that is about to exec.
+    // SAFETY: what a number stands for is nobody's affair in a child that is about to exec.
     Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
 }
 

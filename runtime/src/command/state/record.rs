@@ -32,6 +32,9 @@ pub(crate) struct State<Config = Spec> {
     pub(crate) unit: Option<Unit>,
     /// Whether its processes stay in the session keyrings of their callers.
     pub(crate) no_new_keyring: bool,
+    /// Whether CRIU has made its processes, which then haven't executed anything.
+    #[serde(default)]
+    pub(crate) restored: bool,
     /// The configuration as it was at creation: the bundle's may have changed since.
     pub(crate) config: Config,
 }
