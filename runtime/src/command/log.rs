@@ -38,6 +38,6 @@ fn write(global: &Global, level: &str, message: &str) {
 }
 
 /// To standard error, whose reader may be gone: `eprintln` would panic.
-fn say(message: &str) {
+pub(super) fn say(message: &str) {
     let _written = writeln!(std::io::stderr(), "berth-runtime: {message}").is_ok();
 }

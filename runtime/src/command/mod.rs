@@ -19,11 +19,13 @@ mod state;
 mod time;
 mod update;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use berth_runtime::cgroup::{Driver, Limits};
 use berth_runtime::{ContainerId, protect_own_binary, rootless};
+use clap::error::ContextKind;
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 use nix::unistd::geteuid;
 
@@ -207,16 +209,23 @@ fn command_line() -> clap::Command {
         .subcommand_required(true)
         .arg_required_else_help(true);
     // One by one: an array of them would be seven pages of stack.
-    let known = COMMANDS
-        .into_iter()
-        .map(|(name, about, define, _)| clap::Command::new(name).about(about).defer(define));
+    let known = COMMANDS.into_iter().map(|(name, about, define, _)| {
+        let command = clap::Command::new(name).about(about);
+        // A flag may be said twice, as with runc: Podman does (checkpoint --leave-running).
+        command.args_override_self(true).defer(define)
+    });
     Global::augment_args(line).subcommands(known)
 }
 
 impl Arguments {
     /// This process's own. If they are wrong, or ask for help, this process ends here.
     pub(crate) fn parse() -> Self {
-        let matches = command_line().get_matches();
+        let words = with_two_dashes(std::env::args_os().collect());
+        let matches = command_line().try_get_matches_from(words);
+        let matches = matches.unwrap_or_else(|error| {
+            say_as_runc(&error);
+            error.exit()
+        });
         Self::of(&matches).unwrap_or_else(|error| error.exit())
     }
 
@@ -234,12 +243,36 @@ impl Arguments {
     }
 }
 
+/// containerd gives `restore` one flag with a single dash, which runc reads like two.
+fn with_two_dashes(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is_command = |word: &&OsString| COMMANDS.iter().any(|(name, ..)| *word == name);
+    if words
+        .iter()
+        .find(is_command)
+        .is_some_and(|word| word == "restore")
+    {
+        for word in words.iter_mut().filter(|word| *word == "-no-subreaper") {
+            *word = "--no-subreaper".into();
+        }
+    }
+    words
+}
+
+/// In runc's words, by which Podman finds out whether `restore` knows a flag: it leaves out the value.
+fn say_as_runc(error: &clap::Error) {
+    let value = error.get(ContextKind::InvalidValue);
+    let is_missing = value.is_some_and(|value| value.to_string().is_empty());
+    if is_missing && let Some(flag) = error.get(ContextKind::InvalidArg) {
+        log::say(&format!("flag needs an argument: {flag}"));
+    }
+}
+
 /// Runs from a read-only mount of this program, for the commands that make processes in containers.
 ///
 /// The words are looked for wherever they stand, since to parse the arguments twice would cost more
 /// than to be protected without need.
 pub(crate) fn protect_if_needed() -> std::result::Result<(), berth_runtime::Error> {
-    let makes_processes = |argument: std::ffi::OsString| {
+    let makes_processes = |argument: OsString| {
         ["run", "create", "exec"]
             .iter()
             .any(|word| argument == *word)

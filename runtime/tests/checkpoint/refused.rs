@@ -12,6 +12,9 @@ use crate::lifecycle::wait_until;
 crate::tests! {
     only_what_runs_can_be_saved;
     flags_with_bad_values_are_refused_by_name;
+    flags_may_be_given_twice_and_the_last_counts;
+    a_flag_without_its_value_is_known;
+    containerds_flag_with_one_dash_is_known;
     a_missing_criu_is_to_be_installed;
     a_criu_that_fails_is_told_with_its_log;
     an_old_criu_is_too_old;
@@ -72,6 +75,36 @@ fn flags_with_bad_values_are_refused_by_name() {
         assert!(said.contains(args[0]) && said.contains(words), "{said}");
     }
     assert_eq!(bundle.status(), "running");
+}
+
+fn flags_may_be_given_twice_and_the_last_counts() {
+    let bundle = Bundle::new("sleep 1000");
+    bundle.run_detached();
+    let twice = [
+        "--leave-running",
+        "--leave-running",
+        "--parent-path",
+        "/one",
+    ];
+    let args = [&twice[..], &["--parent-path", "/two"]].concat();
+    let said = checkpoint(&bundle, &args).failure();
+    assert!(said.contains("--parent-path /two"), "{said}");
+}
+
+/// Podman looks for these words to know whether pods can be restored.
+fn a_flag_without_its_value_is_known() {
+    let bundle = Bundle::new("true");
+    let said = bundle.runtime(&["restore", "--lsm-profile"]).failure();
+    assert!(said.contains("flag needs an argument"), "{said}");
+}
+
+fn containerds_flag_with_one_dash_is_known() {
+    let bundle = Bundle::new("true");
+    let said = restore(&bundle, &["-no-subreaper"]).failure();
+    assert!(said.contains("open images"), "{said}");
+    // Another command's words are its own.
+    let said = bundle.runtime(&["delete", "restore", "-no-subreaper"]);
+    assert!(said.failure().contains("unexpected argument"));
 }
 
 /// With a `criu` of ours, or none.
