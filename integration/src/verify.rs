@@ -26,7 +26,7 @@ const PARTS: [&str; 5] = ["source", "host", "machine", "engines", "aws"];
 /// The tests that call the runtime through engines.
 const CALLERS: &str = "integration/callers";
 
-/// The runtime's own, of which some need systemd or AppArmor, and have that in their name.
+/// The runtime's own, of which some need systemd, AppArmor or CRIU, and have that in their name.
 const RUNTIME: &str = "runtime/runtime";
 
 const ENGINES_START: &str = "
@@ -40,7 +40,7 @@ suite() {
     \"$@\" --test-threads=1 --color=never < /dev/null 2>&1
     echo \"RIG-STATUS $?\"
 }
-for part in systemd apparmor; do suite runtime/runtime /rig/runtime $part; done
+for part in systemd apparmor checkpoint; do suite runtime/runtime /rig/runtime $part; done
 for driver in cgroupfs systemd; do
     export BERTH_RIG_CGROUP_DRIVER=$driver
     suite integration/callers /rig/callers

@@ -41,6 +41,8 @@ pub enum Needs {
     Capabilities,
     /// AppArmor in the kernel, with its parser.
     AppArmor,
+    /// A CRIU that can work on this kernel.
+    Criu,
 }
 
 /// A test: its name, what it needs, and what it does.
@@ -101,6 +103,7 @@ fn trial<Engine: 'static>(
         Needs::Controllers => place::has_controllers(),
         Needs::Capabilities => place::has_all_capabilities(),
         Needs::AppArmor => place::has_apparmor(),
+        Needs::Criu => place::has_criu(),
     };
     let driver = place::cgroup_driver();
     let run = move || checked(engine, *test);

@@ -126,6 +126,11 @@ pub fn has_apparmor() -> bool {
     enabled.is_ok_and(|text| text.trim() == "Y") && Path::new("/sbin/apparmor_parser").exists()
 }
 
+pub fn has_criu() -> bool {
+    let checked = Command::new("criu").arg("check").output();
+    checked.is_ok_and(|output| output.status.success())
+}
+
 /// The weights that version 1's shares become: runtimes changed the formula in 2025, so that the
 /// default of one is that of the other.
 pub fn weights(shares: u32) -> &'static [&'static str] {

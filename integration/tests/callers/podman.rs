@@ -1,5 +1,6 @@
 //! Podman on the runtime: `--runtime`, one image, no daemon.
 
+mod checkpoint;
 mod confinement;
 mod life;
 mod limits;
@@ -15,13 +16,14 @@ use crate::place::{self, CGROUPS, DATA, SLICE};
 use crate::ran::{Ran, bounded, until};
 
 /// The tests, by what a user does.
-pub const CASES: [&[Case<Podman>]; 6] = [
+pub const CASES: [&[Case<Podman>]; 7] = [
     run::CASES,
     life::CASES,
     mounts::CASES,
     confinement::CASES,
     limits::CASES,
     pods::CASES,
+    checkpoint::CASES,
 ];
 
 /// Without CAP_SYS_RESOURCE, root can't raise limits above its own.
