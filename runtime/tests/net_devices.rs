@@ -29,7 +29,9 @@ fn with_interfaces(act: impl FnOnce() + Send + 'static) {
         ip("link set eth7 up");
         act();
     });
-    thread.join().unwrap();
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 fn ip(args: &str) -> String {
