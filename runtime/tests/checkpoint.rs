@@ -39,6 +39,7 @@ fn restored() -> Vec<crate::Test> {
         streams_are_the_callers needs "criu";
         a_terminal_goes_to_the_socket needs "criu";
         memory_can_be_saved_before needs "criu";
+        connections_are_kept_where_it_is_asked_for needs "criu";
         hooks_run_at_checkpoint_and_restore needs "criu";
         a_failing_restore_leaves_nothing needs "criu";
         a_scope_is_made_again needs "criu", "systemd";
@@ -174,6 +175,28 @@ fn a_paused_container_can_be_saved() {
     restore(&bundle, &[]).success();
     assert_eq!(bundle.status(), "running");
     counts_on(&bundle);
+}
+
+fn connections_are_kept_where_it_is_asked_for() {
+    let bundle = saveable(
+        "busybox mkfifo /tmp/fifo; busybox nc -ll -p 7000 -e busybox cat &
+        until busybox nc 127.0.0.1 7000 < /dev/null; do sleep 0.05; done
+        busybox nc 127.0.0.1 7000 < /tmp/fifo > /tmp/echoed & exec 7> /tmp/fifo
+        while :; do echo line >&7; sleep 0.02; done",
+    );
+    let echoed = || fs::metadata(bundle.rootfs().join("tmp/echoed")).map_or(0, |file| file.len());
+    let goes_on = || {
+        let before = echoed();
+        wait_until(|| echoed() > before + 10);
+    };
+    bundle.run_detached();
+    goes_on();
+    let said = checkpoint(&bundle, &[]).failure();
+    assert!(said.contains("--tcp-established"), "{said}");
+    goes_on();
+    checkpoint(&bundle, &["--tcp-established"]).success();
+    restore(&bundle, &["--tcp-established"]).success();
+    goes_on();
 }
 
 fn bind_mounts_come_from_where_the_configuration_says() {

@@ -1,10 +1,10 @@
 //! Engines that run on `berth-runtime`: Podman, Docker and containerd from their packages, with the
 //! commands that their users type.
 //!
-//! They run as root, but for the Podman of an ordinary user. On a host each engine works in a network and a mount namespace of the tests'
-//! own; the rig's machine is all theirs. What needs cgroup controllers runs only there, and there
-//! once with each of the two cgroup drivers. After each test the [`leaks`] checker looks for
-//! whatever is left.
+//! They run as root, but for the Podman of an ordinary user. On a host each engine works in a network
+//! and a mount namespace of the tests' own; the rig's machine is all theirs. What needs cgroup
+//! controllers runs only there, and there once with each of the two cgroup drivers. After each test the
+//! [`leaks`] checker looks for whatever is left.
 
 #![allow(
     clippy::unwrap_used,
@@ -55,6 +55,8 @@ fn main() {
     }
     let place = Place::enter();
     let conclusion = libtest_mimic::run(&arguments, trials());
+    // What fails from here on is to be said.
+    drop(std::panic::take_hook());
     place.leave();
     conclusion.exit()
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::{containerd, docker, rootless};
+use crate::{containerd, docker, podman, rootless};
 
 /// Where engines keep their data. In memory on a host: nothing of it outlives the tests.
 pub const DATA: &str = "/run/callers";
@@ -41,6 +41,7 @@ impl Place {
         docker::end();
         containerd::end();
         rootless::end();
+        podman::end();
         // Podman makes its own even where it is told of another.
         for name in [CGROUPS, "libpod_parent"] {
             remove_cgroups(&Path::new("/sys/fs/cgroup").join(name));

@@ -50,6 +50,12 @@ pub fn engine() -> &'static Podman {
     })
 }
 
+/// Takes its storage's own mount away, which Podman leaves after it has saved a container.
+pub fn end() {
+    let storage = format!("{DATA}/podman/overlay");
+    nix::mount::umount2(storage.as_str(), nix::mount::MntFlags::MNT_DETACH).ok();
+}
+
 impl Podman {
     /// A command of it.
     pub fn command(&self, words: &[&str]) -> Command {
