@@ -13,7 +13,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getegid, geteuid};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Spec};
@@ -168,7 +168,7 @@ fn take_rights(namespace: &OwnedFd) -> Result<(), Error> {
     let failed = |call| {
         move |errno: Errno| Error::system(call, errno, "enter a user namespace as an ordinary user")
     };
-    setns(namespace, CloneFlags::CLONE_NEWUSER).map_err(failed("setns"))?;
+    user_namespace::join(namespace).map_err(failed("setns"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed("unshare"))?;
     // Executing takes rights from whoever isn't root, but for these.
     credentials::keep_through_exec().map_err(failed("capset"))?;

@@ -2,10 +2,11 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
@@ -19,7 +20,29 @@ use crate::sys::{process, socket};
 pub(crate) fn is_initial() -> bool {
     /// `USER_NS_INIT_INO` of include/uapi/linux/nsfs.h, which has been this number since Linux 3.8.
     const INITIAL: u64 = 0xefff_fffd;
-    std::fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
+    // A container's start asks several times.
+    match KNOWN.load(Ordering::Relaxed) {
+        IS_INITIAL => return true,
+        IS_NESTED => return false,
+        _ => {}
+    }
+    let ours = std::fs::metadata("/proc/self/ns/user");
+    let is_initial = ours.is_ok_and(|namespace| namespace.ino() == INITIAL);
+    let known = if is_initial { IS_INITIAL } else { IS_NESTED };
+    KNOWN.store(known, Ordering::Relaxed);
+    is_initial
+}
+
+const IS_INITIAL: u8 = 1;
+const IS_NESTED: u8 = 2;
+/// What is known of the one that we are in: nothing at first.
+static KNOWN: AtomicU8 = AtomicU8::new(0);
+
+/// Joins one, for good: this process has one thread.
+pub(crate) fn join(namespace: &OwnedFd) -> nix::Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER)?;
+    KNOWN.store(0, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Whether the user namespace of a process refuses setgroups(2), as one does whose map of groups was
