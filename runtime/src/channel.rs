@@ -24,8 +24,6 @@ pub(crate) enum Report {
     Console(OwnedFd),
     /// Where the filter's notifications arrive (seccomp_unotify(2)).
     SeccompListener(OwnedFd),
-    /// A helper process has made this network namespace.
-    Network(OwnedFd),
     /// The way to what the child becomes.
     Socket(OwnedFd),
     /// The child waits for the parent to do its part, and to be told to go on.
@@ -38,8 +36,7 @@ const CLONED: u32 = 3;
 const CONSOLE: u32 = 4;
 const SECCOMP_LISTENER: u32 = 5;
 const PARENTS_TURN: u32 = 6;
-const NETWORK: u32 = 7;
-const SOCKET: u32 = 8;
+const SOCKET: u32 = 7;
 
 /// Sends a report from the child.
 pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
@@ -54,7 +51,6 @@ pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
         Report::Cloned { pid, pidfd } => [CLONED, *pid as u32, *pidfd as u32, 0],
         Report::Console(_) => [CONSOLE, 0, 0, 0],
         Report::SeccompListener(_) => [SECCOMP_LISTENER, 0, 0, 0],
-        Report::Network(_) => [NETWORK, 0, 0, 0],
         Report::ParentsTurn => [PARENTS_TURN, 0, 0, 0],
         Report::Socket(_) => [SOCKET, 0, 0, 0],
     };
@@ -63,10 +59,7 @@ pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
         chunk.copy_from_slice(&word.to_ne_bytes());
     }
     let descriptor = match report {
-        Report::Console(fd)
-        | Report::SeccompListener(fd)
-        | Report::Network(fd)
-        | Report::Socket(fd) => Some(fd.as_fd()),
+        Report::Console(fd) | Report::SeccompListener(fd) | Report::Socket(fd) => Some(fd.as_fd()),
         _ => None,
     };
     socket::send(socket, &bytes, descriptor)
@@ -96,7 +89,6 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
         },
         (CONSOLE, Some(master)) => Report::Console(master),
         (SECCOMP_LISTENER, Some(listener)) => Report::SeccompListener(listener),
-        (NETWORK, Some(namespace)) => Report::Network(namespace),
         (SOCKET, Some(socket)) => Report::Socket(socket),
         (PARENTS_TURN, _) => Report::ParentsTurn,
         _ => return Err(Errno::EPROTO),

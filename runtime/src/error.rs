@@ -314,7 +314,6 @@ fn name_of(step: Step) -> &'static str {
         Step::NewSession => "make a session",
         Step::SessionKeyring => "join a session keyring",
         Step::BringLoopbackUp => "bring up the loopback interface",
-        Step::NewNetwork => "make a network namespace",
         Step::SetHostname => "set the hostname",
         Step::SetDomainname => "set the domainname",
         Step::MakeMountsPrivate => "make the mounts private",

@@ -291,7 +291,7 @@ fn attend(
             }
             Some(Report::Ready) => return Ok(()),
             Some(Report::Failed(failure)) => return Err(InitError::new(failure, plan).into()),
-            Some(Report::Cloned { .. } | Report::Network(_) | Report::Socket(_)) | None => {
+            Some(Report::Cloned { .. } | Report::Socket(_)) | None => {
                 return Err(died(&launched.child));
             }
         }

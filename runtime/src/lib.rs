@@ -71,7 +71,6 @@ mod id;
 mod init;
 mod launch;
 mod net_devices;
-mod new_network;
 mod plan;
 mod rdt;
 pub mod rootless;

@@ -17,7 +17,6 @@ use crate::exec::keyring_name;
 use crate::hooks::{Later, Stage, Subject};
 use crate::launch::{self, Answers, Assistance, Launched, Launching};
 use crate::net_devices::Moved;
-use crate::new_network::NewNetwork;
 use crate::plan::{Context, Gate, Plan, ProcessPlan, Settings, Stdio, process_plan, root_mount};
 use crate::rdt::{self, Resctrl};
 use crate::seccomp::Filter;
@@ -106,8 +105,7 @@ pub fn create(options: CreateOptions) -> Result<Created, Error> {
 }
 
 /// Begins to create a container: its process is there, and sets itself up. Whoever has something to
-/// do that needs no more than the process's number does it now, in time that costs nothing. Whether the
-/// process is in its namespaces already isn't said.
+/// do that needs no more than the process's number does it now, in time that costs nothing.
 pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     config::validate_all_but_filter(options.spec, options.cgroup_driver)?;
     refuse_hooks_without_a_place(&options)?;
@@ -116,8 +114,6 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let linux = linux.ok_or_else(config::Error::no_linux)?;
     let process = options.spec.process().as_ref();
     let process = process.ok_or_else(config::Error::no_process)?;
-    let network = plan::may_make_network_early(linux).then(NewNetwork::begin);
-    let (network, networks_socket) = network.transpose()?.unzip();
     let filter = linux.seccomp().as_ref().map(Filter::resolve).transpose()?;
     let resctrl = Resctrl::wanted_by(options.spec, options.id)?;
     let process_plan = plan_process(&options, process, linux)?;
@@ -126,7 +122,7 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let limits = options.limits;
     let (cgroup, mut warnings) = own_cgroup::make(&options)?;
     subject.has_cgroup = cgroup.is_some();
-    let mut plan = plan_container(options, process_plan, cgroup.as_ref(), networks_socket)?;
+    let mut plan = plan_container(options, process_plan, cgroup.as_ref())?;
     failpoint::pass("plan-made");
     let assistance = Assistance {
         cgroup: cgroup.as_ref().map(OwnCgroup::directory),
@@ -149,7 +145,6 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
     let devices = devices.transpose()?;
     Ok(Creating {
         launching,
-        network,
         devices,
         class,
         cgroup,
@@ -168,7 +163,6 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
 pub struct Creating<'a> {
     // The order is that of dropping: the process goes before its cgroup.
     launching: Launching,
-    network: Option<NewNetwork>,
     devices: Option<Moved>,
     class: Option<rdt::Place>,
     cgroup: Option<OwnCgroup>,
@@ -206,11 +200,10 @@ impl Creating<'_> {
             before_pivot: Some(&before_pivot),
             subject: Some(subject),
         };
-        // Before hooks see it.
-        let network = self.network.map_or(Ok(()), NewNetwork::finish);
-        let launched = network.and_then(|()| self.launching.finish(&self.plan, &answers));
-        let Launched { child, channel } =
-            launched.map_err(|error| error.and_then(subject.run_poststop()))?;
+        let Launched { child, channel } = self
+            .launching
+            .finish(&self.plan, &answers)
+            .map_err(|error| error.and_then(subject.run_poststop()))?;
         if let Some(cgroup) = &mut self.cgroup {
             cgroup.taken();
         }
@@ -303,7 +296,6 @@ fn plan_container(
     options: CreateOptions,
     mut process: ProcessPlan,
     cgroup: Option<&OwnCgroup>,
-    network: Option<OwnedFd>,
 ) -> Result<Plan, Error> {
     process.stdio = options.stdio;
     let gate = match (options.start_socket, cgroup) {
@@ -338,12 +330,11 @@ fn plan_container(
         let context = Context {
             bundle,
             cgroup: cgroup.map(OwnCgroup::directory),
-            network,
             attach_at: attach_at.as_deref(),
             parents_turn: has_hooks,
             no_pivot,
         };
-        plan::surroundings(spec, root, context)
+        plan::surroundings(spec, root, &context)
     };
     let (namespaces, filesystem) = plan::within_mount_namespace(mount_namespace, make)?;
     namespaces.groups.check(&process)?;

@@ -256,12 +256,11 @@ fn prepare_root(
     let context = Context {
         bundle: options.bundle,
         cgroup: Some(cgroup.directory()),
-        network: None,
         attach_at: None,
         parents_turn: false,
         no_pivot: false,
     };
-    let (_, filesystem) = plan::surroundings(options.spec, root_mount(&path)?, context)?;
+    let (_, filesystem) = plan::surroundings(options.spec, root_mount(&path)?, &context)?;
     images.make_mount_points(&filesystem.root, filesystem.mounts)?;
     // The first is gone with the namespace that it was attached in.
     let root = root_mount(&path)?;

@@ -83,18 +83,6 @@ pub(crate) fn run_helper(
     }
 }
 
-/// A helper that makes a network namespace and gives it to the child over `child`; the child is told of what
-/// fails. Its code is the errno of what fails after that.
-pub(crate) fn make_network(child: BorrowedFd) -> i32 {
-    match namespaces::make_network(child) {
-        Ok(()) => process::bring_loopback_up().map_or_else(|errno| errno as i32, |()| 0),
-        Err(failure) => {
-            give_up(failure, child);
-            0
-        }
-    }
-}
-
 /// When nobody is left to be told, exiting is all there is to do: the code is the same.
 fn give_up(failure: Failure, channel: BorrowedFd) -> i32 {
     channel::report(channel, &Report::Failed(failure)).map_or(1, |()| 1)

@@ -1,7 +1,6 @@
 //! Entering the namespaces that the clone has not made already, and setting up the new ones.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -10,8 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::sethostname;
 
 use super::step::{Failure, Step};
-use crate::channel::{self, Report};
-use crate::plan::{Groups, Join, NEWTIME, Namespaces, Network};
+use crate::plan::{Groups, Join, NEWTIME, Namespaces};
 use crate::sys::{credentials, process};
 
 /// Joins namespaces in their order; for messages they are numbered from `first` on.
@@ -47,39 +45,16 @@ pub(super) fn enter(plan: &Namespaces) -> Result<(), Failure> {
     if plan.new_cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Failure::of(Step::NewCgroupNamespace))?;
     }
+    if plan.new_network {
+        process::bring_loopback_up().map_err(Failure::of(Step::BringLoopbackUp))?;
+    }
     if let Some(name) = &plan.hostname {
         sethostname(name.as_str()).map_err(Failure::of(Step::SetHostname))?;
     }
     if let Some(name) = &plan.domainname {
         process::set_domainname(name).map_err(Failure::of(Step::SetDomainname))?;
     }
-    match &plan.network {
-        Network::Given => Ok(()),
-        Network::OfClone => {
-            process::bring_loopback_up().map_err(Failure::of(Step::BringLoopbackUp))
-        }
-        Network::OfHelper(socket) => join_new_network(socket.as_fd()),
-    }
-}
-
-/// In a helper: makes a network namespace and gives it to the child, which needn't wait for the rest.
-pub(super) fn make_network(child: BorrowedFd) -> Result<(), Failure> {
-    let failed = Failure::of(Step::NewNetwork);
-    unshare(CloneFlags::CLONE_NEWNET).map_err(&failed)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let namespace = open(c"/proc/self/ns/net", flags, Mode::empty()).map_err(&failed)?;
-    channel::report(child, &Report::Network(namespace)).map_err(&failed)
-}
-
-fn join_new_network(helper: BorrowedFd) -> Result<(), Failure> {
-    let failed = Failure::of(Step::NewNetwork);
-    match channel::next_report(helper).map_err(&failed)? {
-        Some(Report::Network(namespace)) => {
-            setns(namespace, CloneFlags::CLONE_NEWNET).map_err(&failed)
-        }
-        Some(Report::Failed(failure)) => Err(failure),
-        _ => Err(failed(Errno::EPIPE)),
-    }
+    Ok(())
 }
 
 /// The host's root has no id in the namespace, so whatever it made there would belong to nobody.

@@ -17,10 +17,9 @@ pub enum Step {
     NewCgroupNamespace,
     NewSession,
     SessionKeyring,
+    BringLoopbackUp,
     SetHostname,
     SetDomainname,
-    BringLoopbackUp,
-    NewNetwork,
     MakeMountsPrivate,
     AttachRoot,
     Mount,
@@ -58,7 +57,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 48] = [
+    const ALL: [Self; 47] = [
         Self::NewTimeNamespace,
         Self::Isolate,
         Self::WaitForIdMaps,
@@ -69,10 +68,9 @@ impl Step {
         Self::NewCgroupNamespace,
         Self::NewSession,
         Self::SessionKeyring,
+        Self::BringLoopbackUp,
         Self::SetHostname,
         Self::SetDomainname,
-        Self::BringLoopbackUp,
-        Self::NewNetwork,
         Self::MakeMountsPrivate,
         Self::AttachRoot,
         Self::Mount,

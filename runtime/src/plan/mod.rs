@@ -37,7 +37,7 @@ pub(crate) use filesystem::{root_mount, sysctl_path};
 pub(crate) use groups::Groups;
 pub(crate) use mount_options::{MOUNT_OPTIONS, check as check_mount, id_map_option, is_bind};
 pub(crate) use mounts::{may_stand_on_proc, set_id_map};
-pub(crate) use namespaces::{NEWTIME, may_make_network_early, path_of, within_mount_namespace};
+pub(crate) use namespaces::{NEWTIME, path_of, within_mount_namespace};
 pub(crate) use process::{Settings, hook_plan, process_plan};
 #[cfg(any(test, fuzzing))]
 pub(crate) use unopened::unopened;
@@ -98,7 +98,7 @@ pub(crate) struct Namespaces {
     pub(crate) become_root: bool,
     /// Where the groups of whoever makes the process are left.
     pub(crate) groups: Groups,
-    pub(crate) network: Network,
+    pub(crate) new_network: bool,
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
 }
@@ -115,7 +115,7 @@ impl Namespaces {
             new_user: None,
             become_root: false,
             groups: Groups::Inside,
-            network: Network::Given,
+            new_network: false,
             hostname: None,
             domainname: None,
         }
@@ -135,17 +135,6 @@ pub(crate) enum IdMaps {
     /// the maps. Whoever could look into the child until then has that user's rights already. (Into a child
     /// of root's a container's root in the host's pid namespace could.)
     WrittenByAnOrdinaryUser,
-}
-
-/// Where a container's network namespace comes from.
-#[derive(Debug)]
-pub(crate) enum Network {
-    /// There is nothing to be made.
-    Given,
-    /// The clone makes it; the child brings its loopback interface up.
-    OfClone,
-    /// A helper of the parent's makes it, and sends it over this socket.
-    OfHelper(OwnedFd),
 }
 
 /// A namespace to join.
@@ -316,8 +305,6 @@ pub(crate) struct Context<'a> {
     /// The container's cgroup, if it has one of its own, for a mount of it in a container without a cgroup
     /// namespace.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// Where the network namespace comes from, if it is made early.
-    pub(crate) network: Option<OwnedFd>,
     /// See [`Filesystem`].
     pub(crate) attach_at: Option<&'a Path>,
     pub(crate) parents_turn: bool,
@@ -361,13 +348,13 @@ fn inside_c(path: &Path) -> Result<CString, Error> {
 pub(crate) fn surroundings(
     spec: &oci_spec::runtime::Spec,
     root: OwnedFd,
-    mut context: Context,
+    context: &Context,
 ) -> Result<(Namespaces, Filesystem), Error> {
     let is_nested = !crate::user_namespace::is_initial();
-    let namespaces = namespaces::namespaces(spec, is_nested, context.network.take())?;
+    let namespaces = namespaces::namespaces(spec, is_nested)?;
     // No node can be made in a user namespace, the container's or ours: the host's are shown instead.
     let binds_devices = is_nested || namespaces.become_root;
-    let filesystem = filesystem::filesystem(spec, root, binds_devices, &context)?;
+    let filesystem = filesystem::filesystem(spec, root, binds_devices, context)?;
     Ok((namespaces, filesystem))
 }
 

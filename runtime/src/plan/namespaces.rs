@@ -1,17 +1,15 @@
 //! Which namespaces are made by the clone, and which are joined by whom.
 
-use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-use super::{Error, Groups, IdMaps, Join, Namespaces, Network, c_string};
+use super::{Error, Groups, IdMaps, Join, Namespaces, c_string};
 use crate::sys::mount::filesystem_type;
 
 /// The library has no name for this flag, which only clone3(2), unshare(2) and setns(2) take.
@@ -19,17 +17,13 @@ pub(crate) const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-/// Plans them; `is_nested` tells that we aren't in the host's user namespace, and a new network namespace
-/// that is made early comes over `network`.
-pub(super) fn namespaces(
-    spec: &Spec,
-    is_nested: bool,
-    network: Option<OwnedFd>,
-) -> Result<Namespaces, Error> {
+/// Plans them; `is_nested` tells that we aren't in the host's user namespace.
+pub(super) fn namespaces(spec: &Spec, is_nested: bool) -> Result<Namespaces, Error> {
     let linux = spec.linux().as_ref();
     let listed = linux.and_then(|linux| linux.namespaces().as_deref());
     let listed = listed.unwrap_or_default();
-    let new = new(listed);
+    let new = listed.iter().filter(|ns| path_of(ns).is_none());
+    let new = new.fold(CloneFlags::empty(), |all, ns| all | flag(ns.typ()));
     let joins = joins(listed)?;
     let joined = joins
         .iter()
@@ -39,17 +33,9 @@ pub(super) fn namespaces(
         false => None,
     };
     // One with offsets is made by the helper.
-    let mut create = match time_offsets {
+    let create = match time_offsets {
         Some(_) => new - NEWTIME,
         None => new,
-    };
-    let network = match network {
-        Some(helper) => {
-            create -= CloneFlags::CLONE_NEWNET;
-            Network::OfHelper(helper)
-        }
-        None if new.contains(CloneFlags::CLONE_NEWNET) => Network::OfClone,
-        None => Network::Given,
     };
     let new_user = new.contains(CloneFlags::CLONE_NEWUSER);
     // In a new user namespace the child would have no right to join the host's namespaces.
@@ -71,33 +57,10 @@ pub(super) fn namespaces(
         time_offsets,
         become_root: new_user || joined.contains(CloneFlags::CLONE_NEWUSER),
         groups: Groups::of_ours(is_nested),
-        network,
+        new_network: new.contains(CloneFlags::CLONE_NEWNET),
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
     })
-}
-
-/// Those that are to be made.
-fn new(listed: &[LinuxNamespace]) -> CloneFlags {
-    let new = listed.iter().filter(|ns| path_of(ns).is_none());
-    new.fold(CloneFlags::empty(), |all, ns| all | flag(ns.typ()))
-}
-
-/// Whether a new network namespace may be made before the clone. It can't be for a new user namespace to
-/// own it; devices are moved to a process that has it from its beginning; and where a helper clones the
-/// process there is nothing to be won.
-pub(crate) fn may_make_network_early(linux: &Linux) -> bool {
-    let listed = linux.namespaces().as_deref().unwrap_or_default();
-    let by_helper = |namespace: &LinuxNamespace| {
-        use LinuxNamespaceType::{Pid, User};
-        matches!(namespace.typ(), User | Pid) && path_of(namespace).is_some()
-    };
-    let new = new(listed);
-    let devices = linux.net_devices().as_ref();
-    new.contains(CloneFlags::CLONE_NEWNET)
-        && devices.is_none_or(HashMap::is_empty)
-        && !new.intersects(CloneFlags::CLONE_NEWUSER | NEWTIME)
-        && !listed.iter().any(by_helper)
 }
 
 /// Those that are there already, in the order in which they are joined.
