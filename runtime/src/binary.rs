@@ -8,7 +8,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -53,10 +53,7 @@ pub fn protect_own_binary() -> Result<(), Error> {
     mount::set_attributes(readonly.as_fd(), &attributes, false).map_err(failed("mount_setattr"))?;
     let args = std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok());
     let args = CStrings::from(args.collect::<Vec<_>>());
-    let variables = std::env::vars_os().filter_map(|(name, value)| {
-        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-    });
-    let env = CStrings::from(variables.collect::<Vec<_>>());
+    let env = CStrings::of_environment();
     Err(failed("execveat")(execve_descriptor(
         readonly.as_fd(),
         &args,

@@ -16,7 +16,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getegid, geteuid};
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Spec};
 
 use crate::binary::protect_own_binary;
 use crate::child_files::{deny_setgroups, ids, write_id_maps};
@@ -49,12 +49,14 @@ pub fn enter(spec: &Spec) -> Result<(), Error> {
         Some(None) => {}
         None => {
             return Err(refused(
+                linux,
                 "must have one of type user: an ordinary user makes containers only \
              there; `berth-runtime spec --rootless` writes such a configuration",
             ));
         }
         Some(Some(_)) => {
             return Err(refused(
+                linux,
                 "must have no path for the one of type user: an ordinary user \
              makes a container's user namespace together with the container",
             ));
@@ -82,10 +84,14 @@ pub fn enter_beside(pid: Pid) -> Result<(), Error> {
     take_rights(&parent)
 }
 
-fn refused(expected: &str) -> Error {
+fn refused(linux: &Linux, expected: &str) -> Error {
+    let listed = linux.namespaces().iter().flatten();
+    let kinds: Vec<String> = listed
+        .map(|namespace| namespace.typ().to_string())
+        .collect();
     config::Error::Value {
         field: "linux.namespaces".to_owned(),
-        value: String::new(),
+        value: format!("{kinds:?}"),
         expected: expected.to_owned(),
     }
     .into()

@@ -154,17 +154,23 @@ impl Bundle {
             .arg("--root")
             .arg(self.host("state"))
             .args(args)
-            .current_dir(&self.directory);
-        command.stdin(Stdio::null());
+            .current_dir(&self.directory)
+            .stdin(Stdio::null());
         command
     }
 
-    /// Runs a command of the runtime. Its output goes to files: a container that stays would keep a
-    /// pipe open.
+    /// Runs a command of the runtime.
     pub(crate) fn runtime(&self, args: &[&str]) -> Said {
+        self.said(&mut self.command(args))
+    }
+
+    /// Runs a command in the bundle's directory. Its output goes to files: a container that stays would
+    /// keep a pipe open.
+    pub(crate) fn said(&self, command: &mut Command) -> Said {
         let (out, err) = (self.host("out"), self.host("err"));
-        let mut command = self.command(args);
         command
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
             .stdout(fs::File::create(&out).unwrap())
             .stderr(fs::File::create(&err).unwrap());
         let status = command.status().unwrap();

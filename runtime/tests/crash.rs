@@ -194,20 +194,16 @@ fn a_create_with_systemd_killed_at_any_step_can_be_deleted_and_done_again() {
     kill_create(&Bundle::new("sleep 1000"), SYSTEMD, &points);
 }
 
-/// Without filter and id maps its process gets as far as it can without its maker.
+/// Without filter and id maps its process gets as far as it can without its maker, who gives it the time.
 fn a_create_without_a_cgroup_killed_at_any_step_can_be_deleted_and_done_again() {
     let mut bundle = Bundle::new("sleep 1000");
     bundle.set("/linux/resources", json!({}));
     bundle.set("/linux/seccomp", json!(null));
+    let of_cgroups = ["cgroup-made", "cgroup-marked", "cgroup-limited"];
     let made = CREATE.iter().chain(&CREATED);
-    let points: Vec<&str> = made
-        .filter(|point| !point.starts_with("cgroup-m"))
-        .copied()
-        .collect();
-    let points: Vec<&str> = points
-        .into_iter()
-        .filter(|point| *point != "cgroup-limited")
-        .collect();
+    let points = made.filter(|point| !of_cgroups.contains(point));
+    let points: Vec<String> = points.map(|point| format!("{point}+50")).collect();
+    let points: Vec<&str> = points.iter().map(String::as_str).collect();
     kill_create(&bundle, NO_CGROUP, &points);
 }
 

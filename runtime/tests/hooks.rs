@@ -152,18 +152,26 @@ fn a_start_container_hook_has_the_rights_of_the_process() {
 /// Before its program is executed the container's process can't be traced, by those in its user namespace
 /// neither.
 fn a_start_container_hook_enters_a_user_namespace() {
-    let mut bundle = Bundle::new("cat /tmp/seen; readlink /proc/self/ns/cgroup");
+    let links = "readlink /proc/self/ns/user; readlink /proc/self/ns/cgroup";
+    let mut bundle = Bundle::new(&format!("{links}; cat /tmp/seen"));
     let listed = bundle.config["linux"]["namespaces"].as_array().unwrap();
     assert!(listed.iter().any(|namespace| namespace["type"] == "cgroup"));
     bundle.push("/linux/namespaces", json!({"type": "user"}));
     let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
     bundle.set("/linux/uidMappings", map.clone());
     bundle.set("/linux/gidMappings", map);
-    let script = "readlink /proc/self/ns/cgroup > /tmp/seen";
-    bundle.config["hooks"] = json!({"startContainer": [shell("startContainer", script)]});
+    let script = format!("{{ {links}; }} > /tmp/seen");
+    bundle.config["hooks"] = json!({"startContainer": [shell("startContainer", &script)]});
     let seen = bundle.run().success();
-    let (hooks, own) = seen.split_once('\n').unwrap();
-    assert_eq!(hooks, own);
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[..2], lines[2..]);
+    assert_ne!(
+        lines[0],
+        fs::read_link("/proc/self/ns/user")
+            .unwrap()
+            .to_str()
+            .unwrap()
+    );
 }
 
 fn a_failing_create_hook_undoes_the_container_and_runs_poststop() {

@@ -1,38 +1,40 @@
 //! Containers of an ordinary user, and of root in somebody's user namespace.
 
+mod cgroups;
+mod ids;
+
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use berth_runtime::spec;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, Said};
 use crate::machine::runtime;
 
-crate::tests! {
-    an_ordinary_user_runs_a_container;
-    an_ordinary_users_container_lives_and_is_deleted;
-    an_ordinary_users_hooks_run;
-    an_ordinary_user_needs_a_user_namespace;
-    an_ordinary_users_container_is_not_saved;
-    an_ordinary_users_bad_configuration_leaves_nothing;
-    a_limit_without_a_delegated_cgroup_is_refused_with_what_to_do;
-    a_delegated_cgroup_is_used;
-    a_cgroup_of_others_is_refused;
-    one_group_is_all_that_one_group_is;
-    subordinate_ids_are_mapped needs "newuidmap";
-    ids_of_others_are_refused needs "newuidmap";
-    the_users_copy_of_the_runtime_can_not_be_written;
-    the_hosts_root_enters_without_its_groups;
-    root_of_a_user_namespace_runs_a_container;
-    ids_that_an_engine_did_not_map_are_refused;
-    the_users_systemd_makes_the_cgroup needs "systemd", "user 54321", "memory";
-    a_cgroup_is_made_below_the_users_systemd needs "systemd", "user 54321", "memory";
+pub(crate) fn tests() -> Vec<crate::Test> {
+    let mut all = lives();
+    all.extend(cgroups::tests());
+    all.extend(ids::tests());
+    all
+}
+
+fn lives() -> Vec<crate::Test> {
+    crate::tests! {
+        an_ordinary_user_runs_a_container;
+        an_ordinary_users_container_lives_and_is_deleted;
+        an_ordinary_users_hooks_run;
+        an_ordinary_user_needs_a_user_namespace;
+        an_ordinary_users_container_is_not_saved;
+        an_ordinary_users_bad_configuration_leaves_nothing;
+        the_users_copy_of_the_runtime_can_not_be_written;
+        root_of_a_user_namespace_runs_a_container;
+    }
+    tests()
 }
 
 /// An id that no user of a Debian has. Where systemd is tested, it has been given to one.
@@ -68,26 +70,7 @@ fn hand_over(path: &Path) {
 fn by_user(bundle: &Bundle, args: &[&str]) -> Said {
     let mut command = Command::new(program(bundle));
     command.arg("--root").arg(bundle.host("state")).args(args);
-    said(bundle, command.uid(USER).gid(USER))
-}
-
-/// Output goes to files: a container that stays would keep a pipe open.
-fn said(bundle: &Bundle, command: &mut Command) -> Said {
-    let file = |name| fs::File::create(bundle.host(name)).unwrap();
-    let status = command
-        .current_dir(&bundle.directory)
-        .stdin(Stdio::null())
-        .stdout(file("out"))
-        .stderr(file("err"))
-        .status()
-        .unwrap();
-    let read = |name| fs::read(bundle.host(name)).unwrap();
-    Output {
-        status,
-        stdout: read("out"),
-        stderr: read("err"),
-    }
-    .into()
+    bundle.said(command.uid(USER).gid(USER))
 }
 
 fn state(bundle: &Bundle) -> Value {
@@ -216,185 +199,6 @@ fn an_ordinary_users_bad_configuration_leaves_nothing() {
     assert_gone(&bundle);
 }
 
-fn a_limit_without_a_delegated_cgroup_is_refused_with_what_to_do() {
-    let mut bundle = users("true");
-    bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}}));
-    bundle.write();
-    let refused = by_user(&bundle, &["run", &bundle.id]).failure();
-    for part in ["memory.max", "Delegate=yes", "--systemd-cgroup"] {
-        assert!(refused.contains(part), "{refused}");
-    }
-    let said = by_user(&bundle, &["--limits", "best-effort", "run", &bundle.id]);
-    assert_eq!(said.code, 0, "{said:?}");
-    assert!(said.stderr.contains("memory.max"), "{said:?}");
-    assert_gone(&bundle);
-}
-
-/// A cgroup in the user's hands, and in it one that commands are run in; gone when dropped.
-struct Delegated(PathBuf);
-
-impl Delegated {
-    fn make(bundle: &Bundle) -> Self {
-        let path = Path::new("/sys/fs/cgroup").join(format!("delegated-{}", bundle.id));
-        for directory in [path.clone(), path.join("inner")] {
-            fs::create_dir(&directory).unwrap();
-            chown(&directory, Some(USER), Some(USER)).unwrap();
-            for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
-                chown(directory.join(file), Some(USER), Some(USER)).unwrap();
-            }
-        }
-        Self(path)
-    }
-
-    /// Runs a command of the runtime in it, as the user.
-    fn run(&self, bundle: &Bundle, args: &[&str]) -> Said {
-        let mut command = Command::new(program(bundle));
-        command.arg("--root").arg(bundle.host("state")).args(args);
-        let procs = self.0.join("inner/cgroup.procs");
-        let file = fs::OpenOptions::new().write(true).open(procs).unwrap();
-        let enter = move || {
-            // "0" is whoever writes it.
-            nix::unistd::write(&file, b"0")
-                .map(drop)
-                .map_err(Into::into)
-        };
-        // SAFETY: one system call, between fork and exec.
-        #[allow(unsafe_code)]
-        unsafe {
-            command.pre_exec(enter)
-        };
-        said(bundle, command.uid(USER).gid(USER))
-    }
-}
-
-impl Drop for Delegated {
-    fn drop(&mut self) {
-        for path in [self.0.join("inner"), self.0.clone()] {
-            fs::remove_dir(path).unwrap();
-        }
-    }
-}
-
-fn a_delegated_cgroup_is_used() {
-    let bundle = users("while true; do sleep 0.1; done");
-    bundle.write();
-    let id = &bundle.id;
-    let delegated = Delegated::make(&bundle);
-    delegated.run(&bundle, &["run", "--detach", id]).success();
-    let own = delegated.0.join(format!("berth-runtime-{id}"));
-    let frozen = || fs::read_to_string(own.join("cgroup.events")).unwrap();
-    delegated.run(&bundle, &["exec", id, "true"]).success();
-    delegated.run(&bundle, &["pause", id]).success();
-    assert!(frozen().contains("frozen 1"));
-    assert_eq!(state(&bundle)["status"], "paused");
-    delegated.run(&bundle, &["resume", id]).success();
-    let stats = delegated.run(&bundle, &["events", "--stats", id]).success();
-    assert!(stats.contains("\"type\":\"stats\""), "{stats}");
-    delegated.run(&bundle, &["delete", "--force", id]).success();
-    assert!(!own.exists());
-    assert_gone(&bundle);
-}
-
-fn a_cgroup_of_others_is_refused() {
-    let mut bundle = users("true");
-    bundle.set(
-        "/linux/cgroupsPath",
-        json!(format!("/others-{}", bundle.id)),
-    );
-    bundle.write();
-    let refused = by_user(&bundle, &["run", &bundle.id]).failure();
-    assert!(refused.contains("mkdir cgroup others-"), "{refused}");
-    assert_gone(&bundle);
-}
-
-fn one_group_is_all_that_one_group_is() {
-    let mut bundle = users("true");
-    bundle.set("/process/user/additionalGids", json!([0]));
-    bundle.write();
-    let refused = by_user(&bundle, &["run", &bundle.id]).failure();
-    assert!(refused.contains("process.user.additionalGids"), "{refused}");
-    assert_gone(&bundle);
-}
-
-/// A file of the tests in the place of one of the host's, in the tests' mount namespace; gone when dropped.
-struct Covered(&'static str);
-
-impl Covered {
-    fn with(bundle: &Bundle, place: &'static str, text: &str) -> Self {
-        let file = bundle.host(place.rsplit('/').next().unwrap());
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        let none = None::<&str>;
-        mount(Some(&file), place, none, MsFlags::MS_BIND, none).unwrap();
-        Self(place)
-    }
-}
-
-impl Drop for Covered {
-    fn drop(&mut self) {
-        umount2(self.0, MntFlags::MNT_DETACH).unwrap();
-    }
-}
-
-/// The user has a name and a thousand subordinate ids from 700000 on.
-fn with_subordinate_ids(bundle: &Bundle) -> Vec<Covered> {
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let users = format!("{users}berth-test:x:{USER}:{USER}::/:/bin/sh\n");
-    let ids = "berth-test:700000:1000\n";
-    vec![
-        Covered::with(bundle, "/etc/passwd", &users),
-        Covered::with(bundle, "/etc/subuid", ids),
-        Covered::with(bundle, "/etc/subgid", ids),
-    ]
-}
-
-/// Maps the container's root to the user, and a thousand ids from 1 on to others of the host.
-fn map(bundle: &mut Bundle, first: u32) {
-    let maps = json!([
-        {"containerID": 0, "hostID": USER, "size": 1},
-        {"containerID": 1, "hostID": first, "size": 1000},
-    ]);
-    bundle.set("/linux/uidMappings", maps.clone());
-    bundle.set("/linux/gidMappings", maps);
-}
-
-fn subordinate_ids_are_mapped() {
-    let mut bundle =
-        users("touch /file; chown 5:6 /file; stat -c %u:%g /file; grep Groups /proc/self/status");
-    std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/chown")).unwrap();
-    map(&mut bundle, 700_000);
-    bundle.set("/process/user/additionalGids", json!([10, 20]));
-    bundle.capabilities(&["CAP_CHOWN"]);
-    bundle.write();
-    let _files = with_subordinate_ids(&bundle);
-    let said = by_user(&bundle, &["run", &bundle.id]).success();
-    assert_eq!(
-        said.split_whitespace().collect::<Vec<_>>(),
-        ["5:6", "Groups:", "10", "20"]
-    );
-    let made = fs::metadata(bundle.rootfs().join("file")).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 700_004);
-    bundle.script("sleep 1000");
-    bundle.write();
-    by_user(&bundle, &["run", "--detach", &bundle.id]).success();
-    let exec = ["exec", "--user", "7:8", &bundle.id, "id", "-u"];
-    assert_eq!(by_user(&bundle, &exec).success(), "7");
-    by_user(&bundle, &["delete", "--force", &bundle.id]).success();
-    assert_gone(&bundle);
-}
-
-fn ids_of_others_are_refused() {
-    let mut bundle = users("true");
-    map(&mut bundle, 100);
-    bundle.write();
-    let _files = with_subordinate_ids(&bundle);
-    let refused = by_user(&bundle, &["run", &bundle.id]).failure();
-    for part in ["linux.uidMappings", "100 to 1099", "/etc/subuid"] {
-        assert!(refused.contains(part), "{refused}");
-    }
-    assert_gone(&bundle);
-}
-
 /// The user may write the file, and so may root in the container: but not through the process.
 fn the_users_copy_of_the_runtime_can_not_be_written() {
     let bundle = users("true");
@@ -404,25 +208,6 @@ fn the_users_copy_of_the_runtime_can_not_be_written() {
     let exe = format!("/proc/{}/exe", state(&bundle)["pid"]);
     let flags = statvfs(exe.as_str()).unwrap().flags();
     assert!(flags.contains(FsFlags::ST_RDONLY));
-    by_user(&bundle, &["delete", "--force", &bundle.id]).success();
-}
-
-fn the_hosts_root_enters_without_its_groups() {
-    let bundle = users("sleep 1000");
-    bundle.write();
-    by_user(&bundle, &["run", "--detach", &bundle.id]).success();
-    let mut command = bundle.command(&["exec", &bundle.id, "grep", "Groups", "/proc/self/status"]);
-    let join_a_group = || {
-        let disks = nix::unistd::Gid::from_raw(6);
-        nix::unistd::setgroups(&[disks]).map_err(Into::into)
-    };
-    // SAFETY: one system call, between fork and exec.
-    #[allow(unsafe_code)]
-    unsafe {
-        command.pre_exec(join_a_group)
-    };
-    let entered = said(&bundle, &mut command).success();
-    assert_eq!(entered.split_whitespace().collect::<Vec<_>>(), ["Groups:"]);
     by_user(&bundle, &["delete", "--force", &bundle.id]).success();
 }
 
@@ -441,102 +226,7 @@ fn root_of_a_user_namespace_runs_a_container() {
     command.args(["-U", "-r", "-m"]).arg(program(&bundle));
     command.arg("--root").arg(bundle.host("state"));
     command.args(["run", &bundle.id]);
-    let said = said(&bundle, command.uid(USER).gid(USER)).success();
+    let said = bundle.said(command.uid(USER).gid(USER)).success();
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["0", "1:5"]);
     assert_gone(&bundle);
-}
-
-/// What the parent can't do for the child must not leave it waiting.
-fn ids_that_an_engine_did_not_map_are_refused() {
-    let mut bundle = users("true");
-    for maps in ["/linux/uidMappings", "/linux/gidMappings"] {
-        bundle.set(maps, json!([{"containerID": 0, "hostID": 0, "size": 2}]));
-    }
-    bundle.write();
-    let mut command = Command::new("unshare");
-    command.args(["-U", "-r", "-m"]).arg(program(&bundle));
-    command.arg("--root").arg(bundle.host("state"));
-    command.args(["run", &bundle.id]);
-    let refused = said(&bundle, command.uid(USER).gid(USER)).failure();
-    assert!(
-        refused.contains("linux.uidMappings") && refused.contains("0 to 1"),
-        "{refused}"
-    );
-    assert_gone(&bundle);
-}
-
-/// The user's systemd, which is there until this is dropped.
-struct UsersSystemd(String);
-
-impl UsersSystemd {
-    fn start() -> Self {
-        let unit = format!("user@{USER}.service");
-        let status = Command::new("systemctl").args(["start", &unit]).status();
-        assert!(status.unwrap().success(), "{unit} doesn't start");
-        Self(unit)
-    }
-
-    /// Runs a command of the runtime in a scope of it, as the user: where systemd mounts what it does,
-    /// which the tests' mount namespace doesn't see.
-    fn run(&self, bundle: &Bundle, args: &[&str]) -> Said {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", "1", "--mount"])
-            .args([format!("--setuid={USER}"), format!("--setgid={USER}")])
-            .args(["env", "--chdir"])
-            .arg(&bundle.directory)
-            .arg(format!("XDG_RUNTIME_DIR=/run/user/{USER}"))
-            .args(["systemd-run", "--user", "--scope", "--quiet"])
-            .arg(program(bundle))
-            .arg("--root")
-            .arg(bundle.host("state"))
-            .args(args);
-        said(bundle, &mut command)
-    }
-}
-
-impl Drop for UsersSystemd {
-    fn drop(&mut self) {
-        let status = Command::new("systemctl").args(["stop", &self.0]).status();
-        assert!(status.unwrap().success());
-    }
-}
-
-/// A container with a limit lives in a cgroup below the user's systemd, which has the limit, and leaves
-/// none.
-fn has_its_limit(global: &[&str], name: &str) {
-    let mut bundle = users("while true; do sleep 0.1; done");
-    bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}}));
-    bundle.write();
-    let id = bundle.id.clone();
-    let systemd = UsersSystemd::start();
-    let run = |args: &[&str]| systemd.run(&bundle, &[global, args].concat());
-    run(&["run", "--detach", &id]).success();
-    let memberships =
-        fs::read_to_string(format!("/proc/{}/cgroup", state(&bundle)["pid"])).unwrap();
-    let path = memberships.trim_end().strip_prefix("0::/").unwrap();
-    let above = format!("user.slice/user-{USER}.slice/user@{USER}.service/");
-    assert!(path.starts_with(&above) && path.contains(name), "{path}");
-    let cgroup = Path::new("/sys/fs/cgroup").join(path);
-    assert_eq!(
-        fs::read_to_string(cgroup.join("memory.max")).unwrap(),
-        "67108864\n"
-    );
-    run(&["exec", &id, "true"]).success();
-    run(&["update", "--memory", "32m", &id]).success();
-    assert_eq!(
-        fs::read_to_string(cgroup.join("memory.max")).unwrap(),
-        "33554432\n"
-    );
-    run(&["delete", "--force", &id]).success();
-    assert!(!cgroup.exists());
-    assert_gone(&bundle);
-}
-
-fn the_users_systemd_makes_the_cgroup() {
-    has_its_limit(&["--systemd-cgroup"], ".scope");
-}
-
-fn a_cgroup_is_made_below_the_users_systemd() {
-    has_its_limit(&[], "app.slice/berth-runtime-");
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use berth_runtime::cgroup::{Cgroup, Mark, Unit};
+use berth_runtime::config::makes_namespace;
 use berth_runtime::hooks::Subject;
 use berth_runtime::{Container, ContainerId, failpoint, start_socket};
 use nix::errno::Errno;
@@ -289,12 +290,7 @@ impl State {
 
 fn has_own_pid_namespace(config: &Spec) -> bool {
     let linux = config.linux().as_ref();
-    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
-    listed.into_iter().flatten().any(|namespace| {
-        let path = namespace.path().as_ref();
-        let is_new = path.is_none_or(|path| path.as_os_str().is_empty());
-        namespace.typ() == LinuxNamespaceType::Pid && is_new
-    })
+    linux.is_some_and(|linux| makes_namespace(linux, LinuxNamespaceType::Pid))
 }
 
 /// The cgroup at a path, unless it is gone.

@@ -26,6 +26,7 @@ use crate::cgroup::{self, Driver};
 use crate::seccomp;
 
 pub(crate) use linux::validate_schemata;
+pub use namespaces::makes_namespace;
 pub use process::validate_process;
 
 /// The largest configuration that is read, in bytes: engines write a hundredth of it.

@@ -16,6 +16,11 @@ pub(super) fn validate(spec: &Spec, linux: &Linux) -> Result<(), Error> {
     validate_network_devices(linux, listed)
 }
 
+/// Whether a container gets a new namespace of this kind, rather than none or one by path.
+pub fn makes_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
+    Listed(linux.namespaces().as_deref().unwrap_or_default()).has_new(kind)
+}
+
 /// The configuration's list of namespaces.
 #[derive(Clone, Copy)]
 struct Listed<'a>(&'a [LinuxNamespace]);

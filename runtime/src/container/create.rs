@@ -200,15 +200,16 @@ impl Creating<'_> {
             before_pivot: Some(&before_pivot),
             subject: Some(subject),
         };
-        let Launched { child, channel } = self
-            .launching
-            .finish(&self.plan, &answers)
+        let launched = self.launching.finish(&self.plan, &answers);
+        let let_go = |launched: Launched| match self.plan.gate {
+            Gate::SocketOnceOnRecord(_) => launch::go_on(&launched.channel).map(|()| launched),
+            _ => Ok(launched),
+        };
+        let Launched { child, channel } = launched
+            .and_then(let_go)
             .map_err(|error| error.and_then(subject.run_poststop()))?;
         if let Some(cgroup) = &mut self.cgroup {
             cgroup.taken();
-        }
-        if let Gate::SocketOnceOnRecord(_) = self.plan.gate {
-            launch::go_on(&channel)?;
         }
         Ok(Created {
             container: Container {

@@ -12,7 +12,7 @@ use crate::cgroup::{
     Cgroup, Driver, Limits, Mark, Placeholder, Started, Unit, Wanted, Warning, go_without, path_of,
     start_scope,
 };
-use crate::{ContainerId, Error, failpoint, user_namespace};
+use crate::{ContainerId, Error, cgroup, failpoint, user_namespace};
 
 /// A container's cgroup. It is removed again, unless the container gets as far as being started.
 #[derive(Debug)]
@@ -58,7 +58,8 @@ pub(super) fn make(options: &CreateOptions) -> Result<(Option<OwnCgroup>, Vec<Wa
 fn is_undelegated(error: &Error) -> bool {
     use Errno::{EACCES, ENOENT, EPERM, EROFS};
     match error {
-        Error::Cgroup(crate::cgroup::Error::NotUnifiedRoot) => true,
+        // Ours lies outside of what is mounted, or nothing is.
+        Error::Cgroup(cgroup::Error::NotUnifiedRoot | cgroup::Error::Path { .. }) => true,
         error => matches!(error.errno(), Some(EACCES | ENOENT | EPERM | EROFS)),
     }
 }

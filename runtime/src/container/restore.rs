@@ -174,7 +174,7 @@ impl<'a> Restoring<'a> {
 
     /// CRIU makes a network namespace with nothing in it.
     fn set_up_network(&mut self, linux: &Linux, pid: Pid) -> Result<(), Error> {
-        if makes_network_namespace(linux) {
+        if config::makes_namespace(linux, LinuxNamespaceType::Network) {
             let namespace = network_namespace(linux, pid)?;
             net_devices::bring_loopback_up(namespace.as_fd())?;
             net_devices::write_sysctls(&network_sysctls(linux), namespace.as_fd())?;
@@ -232,12 +232,6 @@ fn must_have_no_new_privileges(subject: &Subject, pid: Pid) -> Result<(), Error>
 
 fn no_process() -> Error {
     criu::Error::Answer("a container without a process".to_owned()).into()
-}
-
-fn makes_network_namespace(linux: &Linux) -> bool {
-    let listed = linux.namespaces().iter().flatten();
-    let mut network = listed.filter(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-    network.any(|namespace| plan::path_of(namespace).is_none())
 }
 
 fn network_sysctls(linux: &Linux) -> Vec<(String, &str)> {

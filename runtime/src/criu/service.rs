@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,12 +19,10 @@ use crate::child::Child;
 use crate::error::Error as RuntimeError;
 use crate::init::restoration::{Criu, Directory, become_criu};
 use crate::init::step::{Failure, Step};
+use crate::spec::DEFAULT_PATH;
 use crate::sys::clone::{CloneArgs, Cloned, clone3};
 use crate::sys::process::{CStrings, ignored_signals};
 use crate::sys::socket;
-
-/// Where a program is looked for when `$PATH` isn't set.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The largest packet that CRIU sends, in bytes: it has a buffer of ten pages itself.
 const PACKET: usize = 40 << 10;
@@ -81,7 +79,7 @@ impl Service {
         let failed = |call| move |errno| RuntimeError::system(call, errno, "start criu");
         let (ours, childs) = socket::packet_pair().map_err(failed("socketpair"))?;
         let program = find(OsStr::new("criu")).ok_or(Error::NotInstalled)?;
-        let (args, env) = arguments(&ours);
+        let (args, env) = (arguments(&ours), CStrings::of_environment());
         let criu = Criu {
             program: &program,
             args: &args,
@@ -259,18 +257,12 @@ fn text_of(version: &Version) -> String {
     }
 }
 
-/// `criu swrk` with the number of its socket, and our variables.
-fn arguments(socket: &OwnedFd) -> (CStrings, CStrings) {
+/// `criu swrk` with the number of its socket.
+fn arguments(socket: &OwnedFd) -> CStrings {
     let number = socket.as_raw_fd().to_string();
     let args = ["criu", "swrk", &number].into_iter();
     let args = args.filter_map(|arg| CString::new(arg).ok());
-    let variables = env::vars_os().filter_map(|(name, value)| {
-        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-    });
-    (
-        args.collect::<Vec<_>>().into(),
-        variables.collect::<Vec<_>>().into(),
-    )
+    args.collect::<Vec<_>>().into()
 }
 
 /// The program of this name, in the first directory of `$PATH` that has it.

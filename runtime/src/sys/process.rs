@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use libc::{c_int, c_uint};
@@ -24,6 +25,17 @@ impl From<Vec<std::ffi::CString>> for CStrings {
             _strings: strings,
             pointers,
         }
+    }
+}
+
+impl CStrings {
+    /// This process's own variables.
+    pub(crate) fn of_environment() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let text = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            std::ffi::CString::new(text).ok()
+        });
+        Self::from(variables.collect::<Vec<_>>())
     }
 }
 
