@@ -49,7 +49,7 @@ impl Drop for Moved {
         for interface in self.interfaces.iter().rev() {
             // The error that brought us here is the one to be reported.
             let _back = interface
-                .come_back(self.container.as_fd(), self.host.as_fd())
+                .come_back(&interface.target, self.container.as_fd(), self.host.as_fd())
                 .is_ok();
         }
     }
@@ -150,25 +150,31 @@ impl Interface {
             failed(&self.name, &act, errno)
         };
         let netlink = Netlink::open().map_err(failed)?;
-        move_link(&netlink, self.index, namespace, &self.target).map_err(failed)?;
+        if let Err(errno) = move_link(&netlink, self.index, namespace, &self.target) {
+            // The kernel moves it first and renames it then, as to a name that is taken there.
+            if look_up(&netlink, &self.name).is_err() {
+                self.come_back(&self.name, namespace, host)?;
+            }
+            return Err(failed(errno));
+        }
         let set = within(namespace, || {
             self.set_up(&Netlink::open()?, &self.target, true)
         });
         match set {
             Ok(()) => Ok(()),
             Err(errno) => {
-                self.come_back(namespace, host)?;
+                self.come_back(&self.target, namespace, host)?;
                 Err(failed(errno))
             }
         }
     }
 
-    /// Back to the host, as it was there.
-    fn come_back(&self, namespace: BorrowedFd, host: BorrowedFd) -> Result<(), Error> {
+    /// Back to the host, as it was there, from the namespace where it has this name.
+    fn come_back(&self, name: &str, namespace: BorrowedFd, host: BorrowedFd) -> Result<(), Error> {
         let failed = |errno| failed(&self.name, "bring back", errno);
         within(namespace, || {
             let netlink = Netlink::open()?;
-            let (index, _) = look_up(&netlink, &self.target)?;
+            let (index, _) = look_up(&netlink, name)?;
             move_link(&netlink, index, host, &self.name)
         })
         .map_err(failed)?;

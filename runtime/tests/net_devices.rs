@@ -80,6 +80,8 @@ fn when_one_interface_cannot_move_none_has_moved() {
             said.contains("veth0") && said.contains("linux.netDevices"),
             "{said}"
         );
+        // Left in the container, it would end with that, and its peer with it.
+        assert!(ip("link show dev veth0").contains("UP"));
         assert_is_as_it_was();
     });
 }
