@@ -93,6 +93,20 @@ impl Launching {
         &self.launched.child
     }
 
+    /// What to say of an error of ours in what was to be done beside the child: that may have failed first,
+    /// and then ours is the consequence.
+    pub(crate) fn or_its_own(self, plan: &Plan, error: Error) -> Error {
+        let unhelped = Self {
+            launched: self.launched,
+            helped: Err(error),
+        };
+        match unhelped.finish(plan, &Answers::default()) {
+            Err(error) => error,
+            // Can't be: without help nothing is launched.
+            Ok(Launched { child, .. }) => died(&child),
+        }
+    }
+
     /// Answers the child until it is ready.
     pub(crate) fn finish(self, plan: &Plan, answers: &Answers) -> Result<Launched, Error> {
         let Self {
@@ -275,6 +289,8 @@ fn attend(
     loop {
         match next_report(launched)? {
             Some(Report::Console(master)) => launched.child.set_console(master),
+            // Nobody is told of a container that comes to nothing.
+            Some(Report::SeccompListener(_)) if filter.is_none() => {}
             Some(Report::SeccompListener(listener)) => {
                 let pid = launched.child.pid();
                 seccomp::notify(answers.seccomp, answers.subject, pid, &listener)?;

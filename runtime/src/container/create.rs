@@ -133,16 +133,19 @@ pub fn begin(options: CreateOptions<'_>) -> Result<Creating<'_>, Error> {
         oom_score_adj: process.oom_score_adj(),
     };
     let launching = launch::begin(&mut plan, &assistance)?;
-    if let Some(cgroup) = &cgroup {
-        // The kernel takes its time to check and translate the program that decides.
-        warnings.extend(cgroup.allow_devices(linux, limits)?);
-    }
-    let pid = launching.child().pid();
-    let class = resctrl.map(|resctrl| resctrl.assign(pid)).transpose()?;
-    let devices = linux.net_devices().as_ref().filter(|d| !d.is_empty());
-    let devices = devices
-        .map(|devices| net_devices::move_all(devices, network_namespace(linux, pid)?.into()));
-    let devices = devices.transpose()?;
+    let equip = || {
+        if let Some(cgroup) = &cgroup {
+            // The kernel takes its time to check and translate the program that decides.
+            warnings.extend(cgroup.allow_devices(linux, limits)?);
+        }
+        let pid = launching.child().pid();
+        let class = resctrl.map(|resctrl| resctrl.assign(pid)).transpose()?;
+        Ok((class, move_devices(linux, pid)?))
+    };
+    let (class, devices) = match equip() {
+        Ok(equipped) => equipped,
+        Err(error) => return Err(launching.or_its_own(&plan, error)),
+    };
     Ok(Creating {
         launching,
         devices,
@@ -224,6 +227,14 @@ impl Creating<'_> {
             warnings: self.warnings,
         })
     }
+}
+
+/// Moves the configuration's interfaces into the container's network namespace.
+pub(super) fn move_devices(linux: &Linux, pid: Pid) -> Result<Option<Moved>, Error> {
+    let devices = linux.net_devices().as_ref().filter(|d| !d.is_empty());
+    let moved = devices
+        .map(|devices| net_devices::move_all(devices, network_namespace(linux, pid)?.into()));
+    moved.transpose()
 }
 
 /// The one that the container's configuration names, or that its process was made in.

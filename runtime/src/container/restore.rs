@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use super::Container;
-use super::create::{CreateOptions, network_namespace, root_path};
+use super::create::{CreateOptions, move_devices, network_namespace, root_path};
 use super::own_cgroup::{self, OwnCgroup};
 use crate::cgroup::{Cgroup, Limits, Unit, Warning};
 use crate::child::Child;
@@ -179,11 +179,7 @@ impl<'a> Restoring<'a> {
             net_devices::bring_loopback_up(namespace.as_fd())?;
             net_devices::write_sysctls(&network_sysctls(linux), namespace.as_fd())?;
         }
-        let devices = linux.net_devices().as_ref().filter(|d| !d.is_empty());
-        if let Some(devices) = devices {
-            let namespace = network_namespace(linux, pid)?.into();
-            self.devices = Some(net_devices::move_all(devices, namespace)?);
-        }
+        self.devices = move_devices(linux, pid)?;
         Ok(())
     }
 
