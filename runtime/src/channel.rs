@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::init::step::{Failure, Step};
 use crate::sys::socket;
@@ -68,7 +69,12 @@ pub(crate) fn report(socket: BorrowedFd, report: &Report) -> nix::Result<()> {
 /// Receives the child's next report; `None` when it has closed its end.
 pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
     let mut bytes = [0; 16];
-    let (length, descriptor) = socket::receive(socket, &mut bytes)?;
+    let (length, descriptor) = match socket::receive(socket, &mut bytes) {
+        // It has closed its end before it had read all that we sent, which is told once (unix_release_sock()
+        // of the kernel), ahead of what it has said.
+        Err(Errno::ECONNRESET) => socket::receive(socket, &mut bytes)?,
+        received => received?,
+    };
     if length == 0 {
         return Ok(None);
     }
@@ -94,6 +100,19 @@ pub(crate) fn next_report(socket: BorrowedFd) -> nix::Result<Option<Report>> {
         _ => return Err(Errno::EPROTO),
     };
     Ok(Some(report))
+}
+
+/// Waits until the child has closed its end: by executing its program, or by ending. What it says until then
+/// doesn't wake us, and is there to be received.
+pub(crate) fn await_end(socket: BorrowedFd) -> nix::Result<()> {
+    // That the other end is closed is told unasked (poll(2)).
+    let mut wait = [PollFd::new(socket, PollFlags::empty())];
+    loop {
+        match poll(&mut wait, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// Tells the child to go on. What comes next is fixed, so the packet says nothing more.

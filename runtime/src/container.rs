@@ -32,6 +32,8 @@ pub use restore::{Restoring, restore};
 pub struct Created {
     container: Container,
     channel: OwnedFd,
+    /// Whether it has been told to run its program.
+    is_started: bool,
     /// The program's, for messages.
     name: String,
     warnings: Vec<Warning>,
@@ -91,9 +93,11 @@ impl Created {
             let subject = hooks.map(|hooks| hooks.subject(Some(self.pid())));
             subject.map_or(Ok(()), |subject| subject.run(stage))
         };
-        run(Stage::StartContainer)?;
-        channel::go_on(self.channel.as_fd())
-            .map_err(|errno| Error::system("sendmsg", errno, "start the container"))?;
+        if !self.is_started {
+            run(Stage::StartContainer)?;
+            channel::go_on(self.channel.as_fd())
+                .map_err(|errno| Error::system("sendmsg", errno, "start the container"))?;
+        }
         await_exec(self.channel.as_fd(), &self.name)?;
         run(Stage::Poststart)
     }

@@ -12,7 +12,7 @@ use crate::child::Child;
 use crate::error::{Error, InitError};
 use crate::hooks::Subject;
 use crate::init::{self, Channel};
-use crate::plan::Plan;
+use crate::plan::{Gate, Plan};
 use crate::seccomp::Filter;
 use crate::sys::clone::{CloneArgs, Cloned, adopt_descriptor, clone3};
 use crate::sys::seccomp::Instruction;
@@ -56,6 +56,8 @@ pub(crate) struct Launching {
     launched: Launched,
     /// The program of its filter, unless helping it failed.
     helped: Result<Vec<Instruction>, Error>,
+    /// Whether it executes its program once it is ready, without a word of ours.
+    passes_its_gate: bool,
 }
 
 /// Clones the child of the plan and helps it until it is ready.
@@ -85,7 +87,11 @@ pub(crate) fn begin(plan: &mut Plan, assistance: &Assistance) -> Result<Launchin
     failpoint::pass("process-cloned");
     let helped = assist(plan, &launched, assistance, program);
     failpoint::pass("process-helped");
-    Ok(Launching { launched, helped })
+    Ok(Launching {
+        launched,
+        helped,
+        passes_its_gate: matches!(plan.gate, Gate::Open),
+    })
 }
 
 impl Launching {
@@ -97,8 +103,8 @@ impl Launching {
     /// and then ours is the consequence.
     pub(crate) fn or_its_own(self, plan: &Plan, error: Error) -> Error {
         let unhelped = Self {
-            launched: self.launched,
             helped: Err(error),
+            ..self
         };
         match unhelped.finish(plan, &Answers::default()) {
             Err(error) => error,
@@ -107,12 +113,30 @@ impl Launching {
         }
     }
 
+    /// Has the child pass its gate as soon as it gets there, if it can do all before by itself.
+    pub(crate) fn open_gate(&mut self, plan: &Plan) {
+        let can = matches!(plan.gate, Gate::Channel) && plan.is_set_up_unanswered();
+        // A child that is gone can't be told, nor need it be.
+        self.passes_its_gate = can && self.helped.is_ok() && go_on(&self.launched.channel).is_ok();
+    }
+
+    /// Whether the child was told to pass its gate.
+    pub(crate) fn passes_its_gate(&self) -> bool {
+        self.passes_its_gate
+    }
+
     /// Answers the child until it is ready.
     pub(crate) fn finish(self, plan: &Plan, answers: &Answers) -> Result<Launched, Error> {
         let Self {
             mut launched,
             helped,
+            passes_its_gate,
         } = self;
+        if helped.is_ok() && passes_its_gate && plan.is_set_up_unanswered() {
+            // Until then it has nothing to say that we would act upon, and to be woken costs it time.
+            channel::await_end(launched.channel.as_fd())
+                .map_err(|errno| Error::system("poll", errno, HEAR))?;
+        }
         if helped.is_err() {
             // A child that is gone can't be told, nor need it be.
             let _told = channel::give_up(launched.channel.as_fd()).is_ok();
@@ -265,8 +289,11 @@ fn send_filter(launched: &Launched, program: &[Instruction]) -> Result<(), Error
 
 fn next_report(launched: &Launched) -> Result<Option<Report>, Error> {
     channel::next_report(launched.channel.as_fd())
-        .map_err(|errno| Error::system("recvmsg", errno, "hear from the container's process"))
+        .map_err(|errno| Error::system("recvmsg", errno, HEAR))
 }
+
+/// What is tried with the channel.
+const HEAR: &str = "hear from the container's process";
 
 fn died(child: &Child) -> Error {
     let pid = child.pid();
@@ -322,10 +349,6 @@ pub(crate) fn await_exec(channel: BorrowedFd, name: &str) -> Result<(), Error> {
             failpoint::pass("program-executed");
             Ok(())
         }
-        Err(errno) => Err(Error::system(
-            "recvmsg",
-            errno,
-            "hear from the container's process",
-        )),
+        Err(errno) => Err(Error::system("recvmsg", errno, HEAR)),
     }
 }

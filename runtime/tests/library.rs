@@ -7,8 +7,8 @@ use std::path::Path;
 
 use berth_runtime::cgroup::Cgroup;
 use berth_runtime::{
-    Container, ContainerId, CreateOptions, Created, ExecOptions, ExitStatus, Root, create, exec,
-    spec,
+    Container, ContainerId, CreateOptions, Created, ExecOptions, ExitStatus, Root, begin, create,
+    exec, spec,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -21,6 +21,8 @@ crate::tests! {
     dropping_a_created_container_undoes_it;
     a_command_that_is_missing_is_told_apart;
     a_failed_start_undoes_the_container;
+    a_container_may_start_by_itself;
+    a_container_with_start_hooks_does_not_start_by_itself;
     a_container_dies_with_the_thread_that_made_it;
     a_detached_mount_serves_as_the_root;
     a_process_is_executed_in_a_container;
@@ -53,6 +55,13 @@ fn id(bundle: &Bundle) -> ContainerId {
 
 fn created(bundle: &Bundle, config: &Spec) -> Created {
     create(CreateOptions::new(&id(bundle), config, Path::new("/"))).unwrap()
+}
+
+fn started_by_itself(bundle: &Bundle, config: &Spec) -> Created {
+    let id = id(bundle);
+    let mut creating = begin(CreateOptions::new(&id, config, Path::new("/"))).unwrap();
+    creating.start_when_ready();
+    creating.finish().unwrap()
 }
 
 fn started(bundle: &Bundle, script: &str) -> Container {
@@ -111,11 +120,35 @@ fn a_failed_start_undoes_the_container() {
         .as_mut()
         .unwrap()
         .set_args(Some(vec!["garbage".to_owned()]));
-    let created = created(&bundle, &config);
-    let path = created.cgroup().unwrap().path().to_owned();
-    let error = created.start().unwrap_err().to_string();
-    assert!(error.contains("exec format error"), "{error}");
-    assert!(Cgroup::open(path).is_err());
+    for created in [created, started_by_itself] {
+        let created = created(&bundle, &config);
+        let path = created.cgroup().unwrap().path().to_owned();
+        let error = created.start().unwrap_err().to_string();
+        assert!(error.contains("exec format error"), "{error}");
+        assert!(Cgroup::open(path).is_err());
+    }
+}
+
+fn a_container_may_start_by_itself() {
+    let bundle = Bundle::new("");
+    let config = config(&bundle, "exec sleep 1000");
+    let created = started_by_itself(&bundle, &config);
+    let program = std::fs::read_link(format!("/proc/{}/exe", created.pid())).unwrap();
+    assert!(program.ends_with("busybox"), "{program:?}");
+    let container = created.start().unwrap();
+    container.kill(Signal::SIGKILL).unwrap();
+    container.wait().unwrap();
+    container.delete().unwrap();
+}
+
+fn a_container_with_start_hooks_does_not_start_by_itself() {
+    let bundle = Bundle::new("");
+    let mut config = config(&bundle, "test -e /tmp/hooked");
+    let hook = r#"{"startContainer": [{"path": "/bin/touch", "args": ["touch", "/tmp/hooked"]}]}"#;
+    config.set_hooks(serde_json::from_str(hook).unwrap());
+    let container = started_by_itself(&bundle, &config).start().unwrap();
+    assert_eq!(container.wait().unwrap(), ExitStatus::Code(0));
+    container.delete().unwrap();
 }
 
 fn a_container_dies_with_the_thread_that_made_it() {

@@ -47,12 +47,23 @@ pub(crate) struct Create {
     no_new_keyring: bool,
 }
 
+/// What starts a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartedBy {
+    /// Another command, through the socket of its state.
+    Start,
+    /// This command, which has something to do between creating and starting it.
+    This,
+    /// Itself, as soon as it is ready.
+    Itself,
+}
+
 /// Creates a container and leaves it waiting for `start`.
 pub(crate) fn create(global: &Global, options: &Create) -> Result<()> {
     gain_rights(global, options)?;
     let directory = StateDirectory::make(global, &options.id)?;
     let made = Bundle::load(options, &directory).and_then(|bundle| {
-        let mut created = prepare(global, options, &directory, &bundle, true)?;
+        let mut created = prepare(global, options, &directory, &bundle, StartedBy::Start)?;
         hand_over_console(&mut created, options)?;
         publish(&created, options)?;
         created.detach();
@@ -102,6 +113,14 @@ pub(crate) struct Bundle {
     activation: Activation,
 }
 
+impl Create {
+    /// Whether someone is to be told of the container before it is started.
+    pub(crate) fn tells_someone(&self) -> bool {
+        let told = [&self.console_socket, &self.pid_file, &self.pidfd_socket];
+        told.into_iter().any(Option::is_some)
+    }
+}
+
 impl Bundle {
     pub(crate) fn load(options: &Create, directory: &StateDirectory) -> Result<Self> {
         let path = directory_of(options)?;
@@ -122,7 +141,7 @@ pub(crate) fn prepare(
     options: &Create,
     directory: &StateDirectory,
     bundle: &Bundle,
-    start_later: bool,
+    started_by: StartedBy,
 ) -> Result<Created> {
     let Bundle {
         path,
@@ -139,14 +158,17 @@ pub(crate) fn prepare(
     create.preserve_fds = activation.with(options.preserve_fds);
     create.no_pivot = options.no_pivot;
     create.no_new_keyring = options.no_new_keyring;
-    if start_later {
+    if started_by == StartedBy::Start {
         create.start_socket = Some(start_socket::listen(directory.path())?);
         failpoint::pass("socket-listening");
     }
-    let creating = berth_runtime::begin(create)?;
+    let mut creating = berth_runtime::begin(create)?;
     // While the process sets itself up. If it fails, what it has to say counts first.
     let noted = state_of(&creating, options, path, spec, mark.clone())
         .and_then(|state| directory.save(&state));
+    if started_by == StartedBy::Itself && noted.is_ok() {
+        creating.start_when_ready();
+    }
     let created = creating.finish()?;
     noted?;
     for warning in created.warnings() {

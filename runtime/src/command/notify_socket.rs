@@ -29,9 +29,14 @@ const NAME: &str = "notify.sock";
 /// What a program says when it is ready. One message may say more, a line each.
 const READY: &str = "READY=1";
 
-/// Gives the container a socket, if a service manager waits for one of its services to be ready.
+/// Whether a service manager waits for one of its services to be ready.
+pub(crate) fn is_asked_for() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// Gives the container a socket, if a service manager waits for it to be ready.
 pub(crate) fn announce(directory: &StateDirectory, spec: &mut Spec) -> Result<()> {
-    if std::env::var_os(VARIABLE).is_none() {
+    if !is_asked_for() {
         return Ok(());
     }
     let outside = directory.path().join(OUTSIDE);

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::create::{self, Bundle, Create, undo_on_error};
+use super::create::{self, Bundle, Create, StartedBy, undo_on_error};
 use super::notify_socket::Relay;
 use super::state::StateDirectory;
 use super::{Global, console, notify_socket};
@@ -38,9 +38,15 @@ pub(crate) fn run(global: &Global, options: &Run) -> Result<u8> {
     } else {
         Some(forwarded_signals()?)
     };
+    let has_more_to_do = options.create.tells_someone() || notify_socket::is_asked_for();
+    let started_by = match has_more_to_do {
+        true => StartedBy::This,
+        false => StartedBy::Itself,
+    };
     let directory = StateDirectory::make(global, &options.create.id)?;
     let started = Bundle::load(&options.create, &directory).and_then(|bundle| {
-        let mut created = create::prepare(global, &options.create, &directory, &bundle, false)?;
+        let mut created =
+            create::prepare(global, &options.create, &directory, &bundle, started_by)?;
         let own_terminal = !options.detach && options.create.console_socket.is_none();
         let console = if own_terminal {
             created.take_console()

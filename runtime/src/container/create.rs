@@ -192,6 +192,17 @@ impl Creating<'_> {
         self.cgroup.as_ref()?.unit.as_ref()
     }
 
+    /// Has the process run its program as soon as it is ready, so that [`Created::start`] finds it running:
+    /// it saves the way to us and back, in which two processes wake each other up. What is to be on record
+    /// of the container is so by now. Nothing changes for one with hooks that come first, a terminal, or a
+    /// listener of its filter.
+    pub fn start_when_ready(&mut self) {
+        let hooks = Stage::StartContainer.hooks(self.subject.spec);
+        if hooks.is_empty() {
+            self.launching.open_gate(&self.plan);
+        }
+    }
+
     /// Waits until only the program is missing. What is to be on record of the container is so by now: one
     /// without a cgroup is let go to its start socket only here. On failure the container is gone, as if this had been
     /// dropped, and its poststop hooks have been run.
@@ -203,6 +214,7 @@ impl Creating<'_> {
             before_pivot: Some(&before_pivot),
             subject: Some(subject),
         };
+        let is_started = self.launching.passes_its_gate();
         let launched = self.launching.finish(&self.plan, &answers);
         let let_go = |launched: Launched| match self.plan.gate {
             Gate::SocketOnceOnRecord(_) => launch::go_on(&launched.channel).map(|()| launched),
@@ -223,6 +235,7 @@ impl Creating<'_> {
                 hooks: Later::of(&subject),
             },
             channel,
+            is_started,
             name: self.name,
             warnings: self.warnings,
         })

@@ -76,6 +76,16 @@ pub(crate) struct Plan {
     pub(crate) ignored_signals: u64,
 }
 
+impl Plan {
+    /// Whether its process gets ready without saying anything that is to be acted upon.
+    pub(crate) fn is_set_up_unanswered(&self) -> bool {
+        let has_turns = self.filesystem.as_ref().is_some_and(|fs| fs.parents_turn);
+        let filter = self.process.seccomp.as_ref();
+        let has_listener = filter.is_some_and(|filter| filter.flags.has_listener());
+        !has_turns && !has_listener && self.process.terminal.is_none()
+    }
+}
+
 /// The namespaces to make and to join.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
