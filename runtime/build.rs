@@ -6,7 +6,8 @@
 //! address would guard against has no way in; stack, heap and the kernel's own mappings are random as
 //! before. The agent, which does talk to others, stays position-independent.
 //!
-//! The functions that run lie side by side (`hot.ld`), where the program is meant to be fast.
+//! The functions that run lie side by side (`hot.ld`), where the program is meant to be fast, and constants in
+//! one mapping with them, for the same reasons: a mapping less, twice for a container, is 4 % of a minimal run.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -18,6 +19,7 @@ fn main() {
         arguments.push("-Wl,--entry=berth_runtime_start".to_owned());
     }
     if is("PROFILE", "release") {
+        arguments.push("-Wl,--no-rosegment".to_owned());
         let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         arguments.push(format!("-Wl,-T,{folder}/hot.ld"));
     }
