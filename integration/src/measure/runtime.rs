@@ -115,6 +115,15 @@ fn debian_13() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Whose turn it is: the order is rotated from one pair of turns to the next, and reversed in every second.
+fn place_in_order(turn: usize, step: usize, count: usize) -> usize {
+    let step = match turn % 2 {
+        0 => step,
+        _ => count - 1 - step,
+    };
+    (turn / 2 + step) % count
+}
+
 /// Measures everyone at everything, with one configuration.
 fn table(configuration: &Configuration, runs: usize) -> anyhow::Result<Table> {
     let contestants = [
@@ -130,11 +139,12 @@ fn table(configuration: &Configuration, runs: usize) -> anyhow::Result<Table> {
     let floor = Floor::new(configuration, sleepers.first().context("a container")?)?;
     let mut lowest = Row::new("floor");
     let pairs: Vec<_> = contestants.iter().zip(&sleepers).collect();
-    // In turn, and each time another begins: a disturbance meets all of them alike.
+    // In turn, and each time another begins, forwards and backwards: what one leaves to the kernel (the end of
+    // its network namespace, for one) disturbs the next, so each must come after each as often.
     for turn in 0..WARM_UP + runs {
         let counts = turn >= WARM_UP;
         for step in 0..pairs.len() {
-            let index = (turn + step) % pairs.len();
+            let index = place_in_order(turn, step, pairs.len());
             let (Some((contestant, sleeper)), Some(row)) = (pairs.get(index), rows.get_mut(index))
             else {
                 continue;
