@@ -23,28 +23,28 @@ pub(crate) struct Create {
     pub(crate) id: ContainerId,
     /// The bundle's directory
     #[arg(short, long, value_name = "DIR", default_value = ".")]
-    bundle: PathBuf,
+    pub(super) bundle: PathBuf,
     /// The configuration, instead of the bundle's config.json
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Send the terminal's master to this socket
     #[arg(long, value_name = "SOCKET")]
     pub(crate) console_socket: Option<PathBuf>,
     /// Write the process id to this file
     #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    pub(super) pid_file: Option<PathBuf>,
     /// Send a pidfd of the container's process to this socket
     #[arg(long, value_name = "SOCKET")]
-    pidfd_socket: Option<PathBuf>,
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// Pass so many descriptors from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
-    preserve_fds: u32,
+    pub(super) preserve_fds: u32,
     /// Change the root without pivot_root: for a host whose root is a RAM disk. Less safe
     #[arg(long)]
-    no_pivot: bool,
+    pub(super) no_pivot: bool,
     /// Stay in the caller's session keyring
     #[arg(long)]
-    no_new_keyring: bool,
+    pub(super) no_new_keyring: bool,
 }
 
 /// What starts a container.

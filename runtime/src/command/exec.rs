@@ -18,61 +18,61 @@ use super::{Global, console};
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     /// The container's id
-    id: ContainerId,
+    pub(super) id: ContainerId,
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    pub(super) command: Vec<String>,
     /// The process, in the form of the configuration's, instead of a command
     #[arg(short, long, value_name = "FILE")]
-    process: Option<PathBuf>,
+    pub(super) process: Option<PathBuf>,
     /// The working directory
     #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
+    pub(super) cwd: Option<PathBuf>,
     /// Set a variable
     #[arg(short, long, value_name = "NAME=VALUE")]
-    env: Vec<String>,
+    pub(super) env: Vec<String>,
     /// The user and group, by number
     #[arg(short, long, value_name = "UID[:GID]")]
-    user: Option<String>,
+    pub(super) user: Option<String>,
     /// A further group, by number
     #[arg(short = 'g', long = "additional-gids", value_name = "GID")]
-    additional_gids: Vec<u32>,
+    pub(super) additional_gids: Vec<u32>,
     /// Give it a terminal
     #[arg(short, long)]
-    tty: bool,
+    pub(super) tty: bool,
     /// Send the terminal's master to this socket
     #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
+    pub(super) console_socket: Option<PathBuf>,
     /// Return once it runs
     #[arg(short, long)]
-    detach: bool,
+    pub(super) detach: bool,
     /// Write the process id to this file
     #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    pub(super) pid_file: Option<PathBuf>,
     /// Pass so many descriptors from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
-    preserve_fds: u32,
+    pub(super) preserve_fds: u32,
     /// It can't gain rights by executing programs
     #[arg(long)]
-    no_new_privs: bool,
+    pub(super) no_new_privs: bool,
     /// The AppArmor profile
     #[arg(long, value_name = "PROFILE")]
-    apparmor: Option<String>,
+    pub(super) apparmor: Option<String>,
     /// The SELinux context
     #[arg(long, value_name = "LABEL")]
-    process_label: Option<String>,
+    pub(super) process_label: Option<String>,
     /// Run it in a cgroup below the container's, which must exist
     #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
+    pub(super) cgroup: Option<PathBuf>,
     /// Send a pidfd of the process to this socket
     #[arg(long, value_name = "SOCKET")]
-    pidfd_socket: Option<PathBuf>,
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// Enter a paused container: the process waits until it is resumed
     #[arg(long)]
-    ignore_paused: bool,
+    pub(super) ignore_paused: bool,
     /// Add a capability
     #[arg(short, long, value_name = "CAP_NAME")]
-    cap: Vec<String>,
+    pub(super) cap: Vec<String>,
 }
 
 /// Runs a process in a container, and waits for it unless detached.

@@ -83,17 +83,17 @@ fn end(state: &State) -> Result<()> {
 #[derive(Debug, Args)]
 pub(crate) struct Kill {
     /// The container's id
-    id: ContainerId,
+    pub(super) id: ContainerId,
     /// The signal: TERM, SIGTERM or 15
     #[arg(default_value = "SIGTERM", value_parser = parse_signal)]
-    signal: i32,
+    pub(super) signal: i32,
     /// Send it to every process of the container
     #[arg(short, long)]
-    all: bool,
+    pub(super) all: bool,
 }
 
 /// Signals by number, or by name with or without SIG.
-fn parse_signal(text: &str) -> Result<i32, String> {
+pub(super) fn parse_signal(text: &str) -> Result<i32, String> {
     if let Ok(number) = text.parse::<i32>() {
         return match (0..=64).contains(&number) {
             true => Ok(number),
@@ -140,10 +140,10 @@ fn kill_all(state: &State, signal: i32) -> Result<()> {
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
     /// The container's id
-    id: ContainerId,
+    pub(super) id: ContainerId,
     /// Kill the container if it runs; do nothing if it doesn't exist
     #[arg(short, long)]
-    force: bool,
+    pub(super) force: bool,
 }
 
 /// Deletes a container: what is left of its processes, its cgroup, its state. Then its poststop hooks

@@ -11,6 +11,7 @@ mod lifecycle;
 pub(crate) mod log;
 mod notify_socket;
 mod pause;
+mod plain;
 mod ps;
 mod restore;
 mod run;
@@ -199,10 +200,9 @@ const COMMANDS: [Known; 17] = [
     known!("features", "Print what this runtime can do", Nothing, Command::Features),
 ];
 
-/// The command line with the commands that are wanted. The options of a command are defined once it is known
-/// to be the one: to define all of them takes 50 pages of memory, which is a tenth of a small container's
-/// start.
-fn command_line(is_wanted: impl Fn(&str) -> bool) -> clap::Command {
+/// The command line. The options of a command are defined once it is known to be the one: to define
+/// all of them takes 50 pages of memory, which is a tenth of a small container's start.
+fn command_line() -> clap::Command {
     let line = clap::Command::new("berth-runtime")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Runs containers from OCI bundles")
@@ -210,24 +210,28 @@ fn command_line(is_wanted: impl Fn(&str) -> bool) -> clap::Command {
         .subcommand_required(true)
         .arg_required_else_help(true);
     // One by one: an array of them would be seven pages of stack.
-    let wanted = COMMANDS.into_iter().filter(|(name, ..)| is_wanted(name));
-    let wanted = wanted.map(|(name, about, define, _)| {
+    let known = COMMANDS.into_iter().map(|(name, about, define, _)| {
         let command = clap::Command::new(name).about(about);
         // A flag may be said twice, as with runc: Podman does (checkpoint --leave-running).
         command.args_override_self(true).defer(define)
     });
-    Global::augment_args(line).subcommands(wanted)
+    Global::augment_args(line).subcommands(known)
 }
 
 impl Arguments {
     /// This process's own. If they are wrong, or ask for help, this process ends here.
     pub(crate) fn parse() -> Self {
         let words = with_two_dashes(std::env::args_os().collect());
-        let matches = matches(&words).unwrap_or_else(|error| {
-            say_as_runc(&error);
-            error.exit()
-        });
-        Self::of(matches).unwrap_or_else(|error| error.exit())
+        plain::read(&words).unwrap_or_else(|| {
+            Self::by_clap(words).unwrap_or_else(|error| {
+                say_as_runc(&error);
+                error.exit()
+            })
+        })
+    }
+
+    fn by_clap(words: Vec<OsString>) -> clap::error::Result<Self> {
+        Self::of(command_line().try_get_matches_from(words)?)
     }
 
     /// What is read is taken out: to read from copies costs as much as to parse.
@@ -245,24 +249,9 @@ impl Arguments {
     }
 }
 
-/// Tries with the one command whose name stands first, which saves a hundredth of a small container's start.
-/// If that is not the command after all, or help is due, it is all of them.
-fn matches(words: &[OsString]) -> clap::error::Result<ArgMatches> {
-    let with = |line: clap::Command| line.try_get_matches_from(words);
-    if let Some(first) = words.iter().find(is_command)
-        && let Ok(matches) = with(command_line(|name| first == name))
-    {
-        return Ok(matches);
-    }
-    with(command_line(|_| true))
-}
-
-fn is_command(word: &&OsString) -> bool {
-    COMMANDS.iter().any(|(name, ..)| *word == name)
-}
-
 /// containerd gives `restore` one flag with a single dash, which runc reads like two.
 fn with_two_dashes(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is_command = |word: &&OsString| COMMANDS.iter().any(|(name, ..)| *word == name);
     if words
         .iter()
         .find(is_command)

@@ -17,16 +17,16 @@ use super::{Global, console, notify_socket};
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     #[command(flatten)]
-    create: Create,
+    pub(super) create: Create,
     /// Return once the container runs
     #[arg(short, long)]
-    detach: bool,
+    pub(super) detach: bool,
     /// Keep the container's state after it has ended
     #[arg(long)]
-    keep: bool,
+    pub(super) keep: bool,
     /// Accepted: this command is no subreaper
     #[arg(long)]
-    no_subreaper: bool,
+    pub(super) no_subreaper: bool,
 }
 
 /// Creates a container, starts it, and waits for it unless detached.
