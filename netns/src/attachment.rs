@@ -30,7 +30,7 @@ use crate::netlink::{
     add_neighbour, add_route, bring_port_up, bring_up,
 };
 use crate::network::{Bridge, Network};
-use crate::security_group::{self, SecurityGroupId};
+use crate::security_group::SecurityGroupId;
 use crate::subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS, SubnetId};
 use crate::sysctls;
 
@@ -69,7 +69,7 @@ impl Network {
     /// fails, nothing is left.
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> {
         let bridge = self.bridge(&request.subnet)?;
-        let groups = security_group::resolve(&request.security_groups)?;
+        let groups = self.firewall().groups_of(&request.security_groups)?;
         let eni = self
             .addresses()
             .reserve(&bridge.subnet, &request.eni, &request.netns, groups)?;

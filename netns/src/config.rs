@@ -1,8 +1,9 @@
-//! What a host's network is made of: folders, subnets and the port of the metadata endpoint.
+//! What a host's network is made of: folders, subnets, security groups and the port of the metadata endpoint.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 
+use crate::security_group::SecurityGroup;
 use crate::subnet::Subnet;
 
 /// The port, on 169.254.170.2, that the metadata endpoint listens on: tasks connect to port 80 and
@@ -18,17 +19,20 @@ pub struct NetworkConfig {
     pub run_dir: PathBuf,
     /// The subnets. Without any other wish, [`Subnet::default_subnet`].
     pub subnets: Vec<Subnet>,
+    /// The security groups; an interface that names none is in the default one.
+    pub security_groups: Vec<SecurityGroup>,
     /// The port of the metadata endpoint, on 169.254.170.2.
     pub metadata_port: u16,
 }
 
 impl NetworkConfig {
-    /// The default subnet and port, in the given folders.
+    /// The default subnet, security group and port, in the given folders.
     pub fn new(state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
             run_dir: run_dir.into(),
             subnets: vec![Subnet::default_subnet()],
+            security_groups: vec![SecurityGroup::default_group()],
             metadata_port: METADATA_PORT,
         }
     }

@@ -2,30 +2,80 @@
 //!
 //! The rules are in [`crate::ruleset`] and never change while the host runs. What a task may do is
 //! in sets: bridges, the addresses of the host on them, which port may send from which MAC and IPv4
-//! address, and which addresses are members of a security group.
+//! address, which policy an address has, and who is a member of which group. What policies let pass is in
+//! chains of theirs ([`crate::policy`]).
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use crate::eni::Eni;
-use crate::error::{Doing, Result};
-use crate::nftables::{Batch, Element, NftSocket, Table};
+use crate::error::{Doing, Error, Result};
+use crate::nftables::{Batch, Element, Field, Name, NftSocket, Set, Table, Verdict};
+use crate::policy::{self, Direction, Policies, Policy};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
+use crate::security_group::{SecurityGroup, SecurityGroupId};
 use crate::subnet::{METADATA_ADDRESS, Subnet};
 
 /// How many elements one batch changes at most: the kernel limits a message's size.
 const BATCH_SIZE: usize = 500;
 
-/// The two tables, and the socket to them.
+/// Sets have numbers in the batch that makes them; those of the rules have the first.
+const FIRST_NUMBER_OF_A_GROUP: u32 = 1000;
+
+/// The two tables, the socket to them, and the policies that are in them.
 #[derive(Debug)]
 pub(crate) struct Firewall {
     socket: NftSocket,
+    policies: Policies,
 }
 
 impl Firewall {
-    pub(crate) fn open() -> Result<Self> {
+    /// Opens the socket, for these security groups.
+    pub(crate) fn open(groups: &[SecurityGroup]) -> Result<Self> {
+        let policies = Policies::new(groups)?;
         let socket = NftSocket::open().doing(|| "open the socket of nftables".into())?;
-        Ok(Self { socket })
+        Ok(Self { socket, policies })
+    }
+
+    /// The groups of an interface: the default one if it names none.
+    pub(crate) fn groups_of(&self, named: &[SecurityGroupId]) -> Result<Vec<SecurityGroupId>> {
+        let groups = match named {
+            [] => vec![SecurityGroupId::default_group()],
+            named => named.to_vec(),
+        };
+        match groups.iter().find(|group| !self.policies.has(group)) {
+            Some(unknown) => Err(Error::UnknownSecurityGroup(unknown.clone())),
+            None => Ok(groups),
+        }
+    }
+
+    /// Replaces the security groups, at once for all packets.
+    pub(crate) fn set_groups(&mut self, groups: &[SecurityGroup]) -> Result<()> {
+        self.policies.replace(groups)?;
+        let mut batch = Batch::default();
+        self.write_policies(&mut batch);
+        self.socket
+            .commit(batch)
+            .doing(|| "replace the security groups' rules in nftables".into())
+    }
+
+    /// The chains of all policies, as they are to be, and the sets that they look at.
+    fn write_policies(&self, batch: &mut Batch) {
+        write_groups(batch, self.policies.all_groups());
+        for policy in self.policies.all() {
+            self.write_policy(batch, policy);
+        }
+    }
+
+    fn write_policy(&self, batch: &mut Batch, policy: &Policy) {
+        for direction in Direction::BOTH {
+            let chain = policy.chain(direction);
+            batch.ensure_empty_chain(INET_TABLE, &chain);
+            for rule in self.policies.rules(policy, direction) {
+                batch.add_rule(INET_TABLE, &chain, &rule);
+            }
+        }
     }
 
     /// Puts the rules there unless they are there, with the elements of the subnets and of the
@@ -54,6 +104,8 @@ impl Firewall {
         }
         let elements = subnets.iter().flat_map(subnet_elements);
         elements.for_each(|element| batch.add_element(&element));
+        self.policies.keep_only(enis);
+        self.write_policies(&mut batch);
         if !present {
             enis.iter()
                 .flat_map(eni_elements)
@@ -64,9 +116,14 @@ impl Firewall {
             .doing(|| "load the firewall's rules into nftables".into())
     }
 
-    /// Lets an interface send and be reached.
+    /// Lets an interface send and be reached, as its security groups have it.
     pub(crate) fn admit(&mut self, eni: &Eni) -> Result<()> {
         let mut batch = Batch::default();
+        if self.policies.enter(eni) {
+            let policy = Policy::of(eni);
+            write_groups(&mut batch, policy.groups());
+            self.write_policy(&mut batch, &policy);
+        }
         eni_elements(eni)
             .iter()
             .for_each(|element| batch.add_element(element));
@@ -77,46 +134,42 @@ impl Firewall {
 
     /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more.
     pub(crate) fn expel(&mut self, eni: &Eni) -> Result<()> {
+        let policy = Policy::of(eni);
+        let is_last = self.policies.leave(eni);
         let mut batch = Batch::default();
+        if is_last {
+            // It may never have been there, and an element can't be taken out of nothing.
+            write_groups(&mut batch, policy.groups());
+            for direction in Direction::BOTH {
+                batch.ensure_empty_chain(INET_TABLE, &policy.chain(direction));
+            }
+        }
         eni_elements(eni)
             .iter()
             .for_each(|element| batch.delete_element(element));
+        if is_last {
+            for direction in Direction::BOTH {
+                batch.delete_chain(INET_TABLE, &policy.chain(direction));
+            }
+        }
         self.socket
             .commit(batch)
             .doing(|| format!("remove {} from the firewall's sets", eni.id))
     }
 
-    /// Makes the interfaces' elements exactly those of `enis`; how many were removed.
+    /// Makes the interfaces' elements exactly those of `enis`, and the policies those that they have; how many
+    /// elements were removed.
     pub(crate) fn reconcile(&mut self, enis: &[Eni]) -> Result<usize> {
+        self.policies.keep_only(enis);
+        let mut batch = Batch::default();
+        self.write_policies(&mut batch);
+        self.socket
+            .commit(batch)
+            .doing(|| "write the security groups' rules".into())?;
         let wanted: Vec<Element> = enis.iter().flat_map(eni_elements).collect();
         let mut removed = 0;
-        for (table, set) in ruleset::SETS_OF_INTERFACES {
-            let keys = self
-                .socket
-                .keys(table, set)
-                .doing(|| format!("list the set {set}"))?;
-            let stale: Vec<&Vec<u8>> = keys
-                .iter()
-                .filter(|key| {
-                    !wanted
-                        .iter()
-                        .any(|element| element.set == set && element.key == **key)
-                })
-                .collect();
-            removed += stale.len();
-            for some in stale.chunks(BATCH_SIZE) {
-                let mut batch = Batch::default();
-                for key in some {
-                    batch.delete_element(&Element {
-                        table,
-                        set,
-                        key: (*key).clone(),
-                    });
-                }
-                self.socket
-                    .commit(batch)
-                    .doing(|| format!("remove what is stale from the set {set}"))?;
-            }
+        for (table, set) in self.sets_of_interfaces() {
+            removed += self.remove_stale(table, &set, &wanted)?;
         }
         for some in wanted.chunks(BATCH_SIZE) {
             let mut batch = Batch::default();
@@ -125,7 +178,65 @@ impl Firewall {
                 .commit(batch)
                 .doing(|| "add what is missing to the firewall's sets".into())?;
         }
+        self.remove_stale_policies()?;
         Ok(removed)
+    }
+
+    /// The sets whose elements are the interfaces'.
+    fn sets_of_interfaces(&self) -> Vec<(Table, Name)> {
+        let mut sets = vec![
+            (BRIDGE_TABLE, ruleset::SOURCES.into()),
+            (INET_TABLE, ruleset::INGRESS.into()),
+            (INET_TABLE, ruleset::EGRESS.into()),
+        ];
+        let groups = self.policies.all_groups().into_iter();
+        sets.extend(groups.map(|group| (INET_TABLE, ruleset::members(group))));
+        sets
+    }
+
+    fn remove_stale(&mut self, table: Table, set: &Name, wanted: &[Element]) -> Result<usize> {
+        let keys = self
+            .socket
+            .keys(table, set)
+            .doing(|| format!("list the set {set}"))?;
+        let is_wanted = |key: &Vec<u8>| {
+            let mut wanted = wanted.iter();
+            wanted.any(|element| element.set == *set && element.key == *key)
+        };
+        let stale: Vec<Vec<u8>> = keys.into_iter().filter(|key| !is_wanted(key)).collect();
+        for some in stale.chunks(BATCH_SIZE) {
+            let mut batch = Batch::default();
+            for key in some {
+                batch.remove_element(&Element::new(table, set.clone(), key.clone()));
+            }
+            self.socket
+                .commit(batch)
+                .doing(|| format!("remove what is stale from the set {set}"))?;
+        }
+        Ok(stale.len())
+    }
+
+    /// Removes the chains of policies that no interface has.
+    fn remove_stale_policies(&mut self) -> Result<()> {
+        let policies = self.policies.all();
+        let both = policies
+            .iter()
+            .flat_map(|policy| Direction::BOTH.map(|way| policy.chain(way)));
+        let wanted: BTreeSet<Name> = both.collect();
+        let chains = self
+            .socket
+            .chains(INET_TABLE)
+            .doing(|| "list the chains of the firewall".into())?;
+        let mut batch = Batch::default();
+        for chain in chains.into_iter().map(Name::from) {
+            if policy::is_chain(&chain) && !wanted.contains(&chain) {
+                batch.ensure_empty_chain(INET_TABLE, &chain);
+                batch.delete_chain(INET_TABLE, &chain);
+            }
+        }
+        self.socket
+            .commit(batch)
+            .doing(|| "remove the rules that no interface has".into())
     }
 
     /// Removes both tables.
@@ -167,22 +278,33 @@ fn eni_elements(eni: &Eni) -> Vec<Element> {
     source.extend_from_slice(&eni.mac().0);
     source.extend_from_slice(&[0, 0]);
     source.extend_from_slice(&address);
-    vec![
-        Element {
-            table: BRIDGE_TABLE,
-            set: ruleset::SOURCES,
-            key: source,
-        },
-        inet(ruleset::MEMBERS, address.to_vec()),
-    ]
+    let policy = Policy::of(eni);
+    let judged = |map, direction| {
+        let chain = Verdict::Goto(policy.chain(direction));
+        Element::of_map(INET_TABLE, map, address.to_vec(), chain)
+    };
+    let mut elements = vec![
+        Element::new(BRIDGE_TABLE, ruleset::SOURCES, source),
+        judged(ruleset::INGRESS, Direction::Ingress),
+        judged(ruleset::EGRESS, Direction::Egress),
+    ];
+    let groups = policy.groups();
+    elements.extend(
+        groups.map(|group| Element::new(INET_TABLE, ruleset::members(group), address.to_vec())),
+    );
+    elements
+}
+
+/// The sets of groups' members, where they are missing.
+fn write_groups<'a>(batch: &mut Batch, groups: impl IntoIterator<Item = &'a SecurityGroupId>) {
+    for (id, group) in (1..).zip(groups) {
+        let set = Set::of_keys(ruleset::members(group), &[Field::Ipv4Address]);
+        batch.ensure_set(INET_TABLE, &set, FIRST_NUMBER_OF_A_GROUP + id);
+    }
 }
 
 fn inet(set: &'static str, key: Vec<u8>) -> Element {
-    Element {
-        table: INET_TABLE,
-        set,
-        key,
-    }
+    Element::new(INET_TABLE, set, key)
 }
 
 /// A link's name as a key: sixteen bytes, the rest of them zero.
@@ -213,5 +335,6 @@ mod tests {
         ];
         assert_eq!(elements[0].key, golden.concat());
         assert_eq!(elements[1].key, [10, 231, 0, 4]);
+        assert_eq!(elements[1].set, ruleset::INGRESS);
     }
 }

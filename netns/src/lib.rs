@@ -46,12 +46,14 @@ mod eni;
 mod error;
 mod failpoint;
 mod firewall;
+mod hash;
 mod namespace;
 // Public for the tests of this crate only.
 #[doc(hidden)]
 pub mod netlink;
 mod network;
 mod nftables;
+mod policy;
 mod reconcile;
 mod ruleset;
 mod security_group;
@@ -67,5 +69,5 @@ pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
 pub use network::Network;
 pub use reconcile::Report;
-pub use security_group::SecurityGroupId;
+pub use security_group::{Peer, Protocol, Rule, SecurityGroup, SecurityGroupId};
 pub use subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS, Subnet, SubnetId};

@@ -18,6 +18,7 @@ use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
 use crate::firewall::Firewall;
 use crate::netlink::{Link, LinkWatch, NewBridge, RouteSocket, add_address};
+use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
 use crate::sysctls::{self, Sysctls};
 use crate::{namespace, uplink};
@@ -57,7 +58,7 @@ impl Network {
             uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
         }
         let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
-        let mut firewall = Firewall::open()?;
+        let mut firewall = Firewall::open(&config.security_groups)?;
         firewall.ensure(&config.subnets, &addresses.all(), config.metadata_port)?;
         reached(failpoint::OPEN_FIREWALL)?;
         for subnet in missing {
@@ -101,7 +102,7 @@ impl Network {
                     .doing(|| format!("remove the bridge {}", subnet.bridge()))?;
             }
         }
-        Firewall::open()?.remove()?;
+        Firewall::open(&[])?.remove()?;
         Sysctls::new(&config.state_dir).restore()?;
         drop(lock);
         for path in [config.state_dir.join("addresses"), netns_dir(config)] {
@@ -118,6 +119,12 @@ impl Network {
     /// The subnet with this id.
     pub fn subnet(&self, id: &SubnetId) -> Option<&Subnet> {
         self.config.subnets.iter().find(|subnet| subnet.id() == id)
+    }
+
+    /// Replaces the security groups. Connections that are open go on; new ones are judged by the new rules. An
+    /// interface stays in its groups; one that is gone lets nothing pass.
+    pub fn set_security_groups(&self, groups: &[SecurityGroup]) -> Result<()> {
+        self.firewall().set_groups(groups)
     }
 
     /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::attributes::Writer;
-use super::{Expression, Family, Table, expression_list};
+use super::{Expression, Family, Name, Table, Verdict, expression_list};
 use crate::netlink::{Frame, flags};
 
 const SUBSYSTEM: u16 = 10;
@@ -13,7 +13,10 @@ pub(super) const NEW_TABLE: u16 = SUBSYSTEM << 8;
 pub(super) const GET_TABLE: u16 = NEW_TABLE | 1;
 const DELETE_TABLE: u16 = NEW_TABLE | 2;
 const NEW_CHAIN: u16 = NEW_TABLE | 3;
+pub(super) const GET_CHAIN: u16 = NEW_TABLE | 4;
+const DELETE_CHAIN: u16 = NEW_TABLE | 5;
 const NEW_RULE: u16 = NEW_TABLE | 6;
+const DELETE_RULE: u16 = NEW_TABLE | 8;
 const NEW_SET: u16 = NEW_TABLE | 9;
 const NEW_ELEMENT: u16 = NEW_TABLE | 12;
 pub(super) const GET_ELEMENT: u16 = NEW_TABLE | 13;
@@ -31,28 +34,86 @@ pub(crate) enum Hook {
 
 /// A chain: of rules that others jump to, or, with a hook, a base chain that packets enter. What
 /// reaches the end of a base chain is accepted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Chain {
-    pub(crate) name: &'static str,
+    pub(crate) name: Name,
     /// The type (`filter`, `nat`), the hook and the priority.
     pub(crate) base: Option<(&'static str, Hook, i32)>,
 }
 
-/// A set of keys.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Set {
-    pub(crate) name: &'static str,
-    /// What the key's fields are, by the numbers that the `nft` command shows them by.
-    pub(crate) key_type: u32,
-    pub(crate) key_length: u32,
+/// What a field of a key is, by the number that the `nft` command shows it by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Ipv4Address = 7,
+    EtherAddress = 9,
+    LinkName = 41,
 }
 
-/// A key of a set.
+impl Field {
+    /// How many bytes it takes in a key, where it is padded to a multiple of four.
+    fn length(self) -> u32 {
+        match self {
+            Self::Ipv4Address => 4,
+            Self::EtherAddress => 8,
+            Self::LinkName => 16,
+        }
+    }
+}
+
+/// A set of keys, or a map of keys to verdicts.
+#[derive(Debug, Clone)]
+pub(crate) struct Set {
+    pub(crate) name: Name,
+    fields: Vec<Field>,
+    has_verdicts: bool,
+}
+
+impl Set {
+    /// A set of keys of these fields.
+    pub(crate) fn of_keys(name: impl Into<Name>, fields: &[Field]) -> Self {
+        Self {
+            name: name.into(),
+            fields: fields.to_vec(),
+            has_verdicts: false,
+        }
+    }
+
+    /// A map of such keys to verdicts.
+    pub(crate) fn of_verdicts(name: impl Into<Name>, fields: &[Field]) -> Self {
+        Self {
+            has_verdicts: true,
+            ..Self::of_keys(name, fields)
+        }
+    }
+
+    fn write(&self, table: Table, id: u32) -> Writer {
+        const MAP: u32 = 8;
+        const VERDICT: u32 = 0xffff_ff00;
+        let flags = if self.has_verdicts { MAP } else { 0 };
+        // Six bits for each field.
+        let fields = self.fields.iter();
+        let key_type = fields.fold(0, |all, field| all << 6 | *field as u32);
+        let mut attributes = Writer::default()
+            .text(1, table.name)
+            .text(2, &self.name)
+            .number(3, flags)
+            .number(4, key_type)
+            .number(5, self.fields.iter().map(|field| field.length()).sum());
+        if self.has_verdicts {
+            attributes = attributes.number(6, VERDICT);
+        }
+        attributes.number(10, id)
+    }
+}
+
+/// An element of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) table: Table,
-    pub(crate) set: &'static str,
+    pub(crate) set: Name,
     pub(crate) key: Vec<u8>,
+    /// What a map has for the key.
+    pub(crate) verdict: Option<Verdict>,
 }
 
 /// Changes that are made together.
@@ -83,8 +144,8 @@ impl Batch {
         );
     }
 
-    pub(crate) fn add_chain(&mut self, table: Table, chain: Chain) {
-        let mut attributes = Writer::default().text(1, table.name).text(3, chain.name);
+    pub(crate) fn add_chain(&mut self, table: Table, chain: &Chain) {
+        let mut attributes = Writer::default().text(1, table.name).text(3, &chain.name);
         if let Some((kind, hook, priority)) = chain.base {
             let place = Writer::default()
                 .number(1, hook as u32)
@@ -113,20 +174,32 @@ impl Batch {
         );
     }
 
-    pub(crate) fn add_set(&mut self, table: Table, set: Set, id: u32) {
-        let attributes = Writer::default()
-            .text(1, table.name)
-            .text(2, set.name)
-            .number(3, 0)
-            .number(4, set.key_type)
-            .number(5, set.key_length)
-            .number(10, id);
+    pub(crate) fn add_set(&mut self, table: Table, set: &Set, id: u32) {
         self.push(
             NEW_SET,
             flags::CREATE | flags::EXCL,
             table.family,
-            attributes,
+            set.write(table, id),
         );
+    }
+
+    /// Makes a set unless it is there. Its number is one that no other in the batch has.
+    pub(crate) fn ensure_set(&mut self, table: Table, set: &Set, id: u32) {
+        self.push(NEW_SET, flags::CREATE, table.family, set.write(table, id));
+    }
+
+    /// Makes a chain that others go to, unless it is there, and leaves it without rules.
+    pub(crate) fn ensure_empty_chain(&mut self, table: Table, name: &Name) {
+        let chain = Writer::default().text(1, table.name).text(3, name);
+        self.push(NEW_CHAIN, flags::CREATE, table.family, chain);
+        let rules = Writer::default().text(1, table.name).text(2, name);
+        self.push(DELETE_RULE, 0, table.family, rules);
+    }
+
+    /// Removes a chain that has no rules, and to which nothing goes any more.
+    pub(crate) fn delete_chain(&mut self, table: Table, name: &str) {
+        let chain = Writer::default().text(1, table.name).text(3, name);
+        self.push(DELETE_CHAIN, 0, table.family, chain);
     }
 
     /// Adds an element. Nothing happens if it is there.
@@ -143,6 +216,11 @@ impl Batch {
     /// before 6.3 can't be told to remove what may be missing, and the whole batch would fail.
     pub(crate) fn delete_element(&mut self, element: &Element) {
         self.add_element(element);
+        self.remove_element(element);
+    }
+
+    /// Removes an element that is there. Of a map's, the key is enough.
+    pub(crate) fn remove_element(&mut self, element: &Element) {
         self.push(DELETE_ELEMENT, 0, element.table.family, element.write());
     }
 
@@ -180,12 +258,33 @@ impl Batch {
 }
 
 impl Element {
+    /// A key of a set.
+    pub(crate) fn new(table: Table, set: impl Into<Name>, key: Vec<u8>) -> Self {
+        Self {
+            table,
+            set: set.into(),
+            key,
+            verdict: None,
+        }
+    }
+
+    /// A key of a map, with what it has there.
+    pub(crate) fn of_map(table: Table, map: &'static str, key: Vec<u8>, verdict: Verdict) -> Self {
+        Self {
+            verdict: Some(verdict),
+            ..Self::new(table, map, key)
+        }
+    }
+
     fn write(&self) -> Writer {
-        let element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
+        let mut element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
+        if let Some(verdict) = &self.verdict {
+            element = element.nested(2, verdict.write());
+        }
         let list = Writer::default().nested(1, element);
         Writer::default()
             .text(1, self.table.name)
-            .text(2, self.set)
+            .text(2, &self.set)
             .nested(3, list)
     }
 }
@@ -212,11 +311,7 @@ mod tests {
 
     #[test]
     fn an_element_is_encoded_as_the_kernel_reads_it() {
-        let element = Element {
-            table: TABLE,
-            set: "s",
-            key: vec![10, 0, 0, 1],
-        };
+        let element = Element::new(TABLE, "s", vec![10, 0, 0, 1]);
         let mut batch = Batch::default();
         batch.add_element(&element);
         let golden = [

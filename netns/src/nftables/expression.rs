@@ -4,6 +4,7 @@
 //! ends the rule. Sixteen registers of four bytes can be had one by one or four at a time.
 #![forbid(unsafe_code)]
 
+use super::Name;
 use super::attributes::Writer;
 
 /// A register of four bytes: 0 to 15. A longer value takes those that follow too.
@@ -42,14 +43,12 @@ pub(crate) enum Comparison {
 }
 
 /// What happens to a packet that a rule matches.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Drop,
     Accept,
-    /// Goes on in another chain, and comes back from its end.
-    Jump(&'static str),
     /// Goes on in another chain; at its end, the base chain's policy decides.
-    Goto(&'static str),
+    Goto(Name),
 }
 
 /// One instruction of a rule.
@@ -85,10 +84,23 @@ pub(crate) enum Expression {
     },
     /// Whether a set has the key in the registers; if inverted, whether it has not.
     InSet {
-        set: &'static str,
+        set: Name,
         key: Register,
         inverted: bool,
     },
+    /// What a map has for the key in the registers. A key that it hasn't ends the rule.
+    VerdictOf {
+        map: &'static str,
+        key: Register,
+    },
+    /// Whether a register's value is one of these or between them.
+    Range {
+        register: Register,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
+    /// Counts the packets that come this far.
+    Counter,
     Immediate {
         into: Register,
         value: Vec<u8>,
@@ -110,7 +122,9 @@ impl Expression {
             Self::ConnectionState { .. } => "ct",
             Self::Mask { .. } => "bitwise",
             Self::Compare { .. } | Self::NotZero { .. } => "cmp",
-            Self::InSet { .. } => "lookup",
+            Self::InSet { .. } | Self::VerdictOf { .. } => "lookup",
+            Self::Range { .. } => "range",
+            Self::Counter => "counter",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -143,6 +157,9 @@ impl Expression {
                 .text(1, set)
                 .number(2, key.number())
                 .number(5, u32::from(*inverted)),
+            Self::VerdictOf { map, key } => empty.text(1, map).number(2, key.number()).number(3, 0),
+            Self::Range { register, from, to } => range(*register, from, to),
+            Self::Counter => empty,
             Self::Immediate { into, value } => {
                 empty.number(1, into.number()).nested(2, data(value))
             }
@@ -154,11 +171,11 @@ impl Expression {
 }
 
 impl Verdict {
-    fn write(self) -> Writer {
+    /// The verdict as a value.
+    pub(super) fn write(&self) -> Writer {
         let (code, chain) = match self {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
-            Self::Jump(chain) => (-3, Some(chain)),
             Self::Goto(chain) => (-4, Some(chain)),
         };
         let mut verdict = Writer::default().number(1, i32::cast_unsigned(code));
@@ -188,6 +205,15 @@ fn mask_register(register: Register, mask: &[u8]) -> Writer {
         .number(3, length)
         .nested(4, data(mask))
         .nested(5, data(&vec![0; mask.len()]))
+}
+
+fn range(register: Register, from: &[u8], to: &[u8]) -> Writer {
+    const WITHIN: u32 = 0;
+    Writer::default()
+        .number(1, register.number())
+        .number(2, WITHIN)
+        .nested(3, data(from))
+        .nested(4, data(to))
 }
 
 fn destination_nat(address: Register, port: Register) -> Writer {
@@ -236,8 +262,8 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_names_its_chain() {
-        let jump = Expression::Verdict(Verdict::Jump("x"));
+    fn a_goto_names_its_chain() {
+        let jump = Expression::Verdict(Verdict::Goto("x".into()));
         let golden = [
             52, 0, 1, 0x80, // element
             14, 0, 1, 0, b'i', b'm', b'm', b'e', b'd', b'i', b'a', b't', b'e', 0, 0,
@@ -245,7 +271,7 @@ mod tests {
             32, 0, 2, 0x80, // data
             8, 0, 1, 0, 0, 0, 0, 0, // the verdict's register
             20, 0, 2, 0x80, 16, 0, 2, 0x80, // value, verdict
-            8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfd, // jump
+            8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfc, // goto
         ];
         let bytes = expression_list(&[jump]);
         assert_eq!(bytes[4..20], golden[4..20]);

@@ -14,11 +14,14 @@ mod batch;
 mod expression;
 mod socket;
 
-pub(crate) use batch::{Batch, Chain, Element, Hook, Set};
+pub(crate) use batch::{Batch, Chain, Element, Field, Hook, Set};
 pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };
 pub(crate) use socket::NftSocket;
+
+/// The name of a chain or set.
+pub(crate) type Name = std::borrow::Cow<'static, str>;
 
 /// A family of packets that a table is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

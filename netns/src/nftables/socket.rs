@@ -6,7 +6,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::Table;
 use super::attributes::Writer;
-use super::batch::{Batch, GET_ELEMENT, GET_TABLE, frame};
+use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_TABLE, frame};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
@@ -52,6 +52,19 @@ impl NftSocket {
         Ok(Some(text))
     }
 
+    /// The names of a table's chains.
+    pub(crate) fn chains(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
+        let request = frame(GET_CHAIN, flags::DUMP, table.family, Vec::new());
+        let messages = self.0.request(&[request])?;
+        let name = |payload: &[u8]| {
+            let attributes = payload.get(FAMILY_HEADER..)?;
+            let is_ours = text(find(attributes, 1)?) == table.name;
+            is_ours.then(|| find(attributes, 3).map(text))?
+        };
+        let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
+        Ok(payloads.filter_map(name).collect())
+    }
+
     /// The keys of a set of ours.
     pub(crate) fn keys(&mut self, table: Table, set: &str) -> Result<Vec<Vec<u8>>, NetlinkError> {
         const ELEMENTS: u16 = 3;
@@ -66,6 +79,12 @@ impl NftSocket {
             .filter_map(|(_, element)| key(element))
             .collect())
     }
+}
+
+/// A text without the zero at its end.
+fn text(bytes: &[u8]) -> String {
+    let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    String::from_utf8_lossy(text).into_owned()
 }
 
 fn key(element: &[u8]) -> Option<Vec<u8>> {

@@ -29,6 +29,11 @@ pub fn check(world: &World) {
             "firewall elements are left: {}",
             nft(&["list", "ruleset"])
         );
+        let chains = nft(&["list", "chains"]);
+        assert!(
+            !chains.contains("ingress-") && !chains.contains("egress-"),
+            "rules of security groups are left: {chains}"
+        );
     }
     Network::undo(&world.config()).expect("the network can be taken down");
     check_nothing(world);
@@ -135,7 +140,7 @@ pub fn nft(arguments: &[&str]) -> String {
 fn task_elements() -> usize {
     let tables = nft(&["list", "tables"]);
     let sets = [
-        ("set inet berth default_group", "inet berth"),
+        ("map inet berth ingress", "inet berth"),
         ("set bridge berth sources", "bridge berth"),
     ];
     let present = sets.into_iter().filter(|(_, table)| tables.contains(table));

@@ -16,6 +16,7 @@ mod leaks;
 mod lifecycle;
 mod packet;
 mod reach;
+mod security_groups;
 mod spoofing;
 mod world;
 
@@ -41,8 +42,9 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 5] = [
+    let groups: [(&str, Vec<Case>); 6] = [
         ("reach", reach::cases()),
+        ("security_groups", security_groups::cases()),
         ("spoofing", spoofing::cases()),
         ("lifecycle", lifecycle::cases()),
         ("host", host::cases()),
@@ -53,9 +55,12 @@ fn main() -> ExitCode {
             .into_iter()
             .map(move |(name, case)| trial(&format!("{group}::{name}"), case))
     });
-    let needs_nft = "crashes::nft_agrees_that_the_tables_are_ours_and_whole";
+    let needs_nft = [
+        "crashes::nft_agrees_that_the_tables_are_ours_and_whole",
+        "security_groups::nft_shows_the_rules_of_groups",
+    ];
     let trials = trials.map(|trial| {
-        let skip = trial.name() == needs_nft && !leaks::nft_is_installed();
+        let skip = needs_nft.contains(&trial.name()) && !leaks::nft_is_installed();
         trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()

@@ -1,0 +1,155 @@
+//! The rules of the firewall, as a list that reads like the policy it is.
+//!
+//! They are loaded once, all at once, and are the same for one task as for a thousand. A drop here is
+//! final; an accept can't override a drop in another's table. Only packets that come from our bridges
+//! and ports, or go to them, or to the addresses that the host has on them, are looked at.
+#![forbid(unsafe_code)]
+
+mod admission;
+mod rules;
+mod sets;
+mod words;
+
+pub(crate) use admission::{admission, members, nothing_more};
+use rules::rules;
+use sets::sets;
+
+use crate::hash;
+use crate::nftables::{Batch, Chain, Family, Hook, Name, Table};
+
+/// The table that IP packets pass.
+pub(crate) const INET_TABLE: Table = Table {
+    family: Family::Inet,
+    name: "berth",
+};
+/// The table that frames on bridges pass.
+pub(crate) const BRIDGE_TABLE: Table = Table {
+    family: Family::Bridge,
+    name: "berth",
+};
+
+/// Offsets of the addresses in an IPv4 header.
+const SOURCE: u32 = 12;
+const DESTINATION: u32 = 16;
+
+/// The bridges of the subnets, by name.
+pub(crate) const BRIDGES: &str = "bridges";
+/// The addresses that the host has on them.
+pub(crate) const HOST_ADDRESSES: &str = "host_addresses";
+/// Those of them that are resolvers.
+pub(crate) const RESOLVERS: &str = "resolvers";
+/// Where a new connection to an address is judged, and one from it: by the rules of the interface's security
+/// groups ([`crate::policy`]).
+pub(crate) const INGRESS: &str = "ingress";
+pub(crate) const EGRESS: &str = "egress";
+/// Where a connection goes on that the groups of its source let pass.
+pub(crate) const ADMITTED: &str = "admitted";
+/// From which MAC and IPv4 address a port may send.
+pub(crate) const SOURCES: &str = "sources";
+
+/// What the tables are recognised by: a hash of all they consist of.
+pub(crate) fn version(metadata_port: u16) -> String {
+    let mut batch = Batch::default();
+    write_contents(&mut batch, metadata_port);
+    let hash = hash::fnv1a(batch.payloads().flatten().copied());
+    format!("Berth's rules, {hash:016x}")
+}
+
+/// Writes both tables into a batch.
+pub(crate) fn write(batch: &mut Batch, metadata_port: u16) {
+    let comment = version(metadata_port);
+    batch.add_table(INET_TABLE, &comment);
+    batch.add_table(BRIDGE_TABLE, &comment);
+    write_contents(batch, metadata_port);
+}
+
+fn write_contents(batch: &mut Batch, metadata_port: u16) {
+    for (id, (table, set)) in (1..).zip(sets()) {
+        batch.add_set(table, &set, id);
+    }
+    for (table, chain) in chains() {
+        batch.add_chain(table, &chain);
+    }
+    for (table, chain, rule) in rules(metadata_port) {
+        batch.add_rule(table, chain, &rule);
+    }
+}
+
+fn chains() -> Vec<(Table, Chain)> {
+    let base = |table, name, kind, hook, priority| {
+        (
+            table,
+            Chain {
+                name: Name::Borrowed(name),
+                base: Some((kind, hook, priority)),
+            },
+        )
+    };
+    let inner = |table, name| {
+        let name = Name::Borrowed(name);
+        (table, Chain { name, base: None })
+    };
+    vec![
+        base(
+            INET_TABLE,
+            "ports_are_silent",
+            "filter",
+            Hook::Prerouting,
+            -300,
+        ),
+        base(INET_TABLE, "metadata", "nat", Hook::Prerouting, -100),
+        base(
+            INET_TABLE,
+            "metadata_for_the_host",
+            "nat",
+            Hook::Output,
+            -100,
+        ),
+        base(INET_TABLE, "masquerade", "nat", Hook::Postrouting, 100),
+        base(INET_TABLE, "input", "filter", Hook::Input, 0),
+        base(INET_TABLE, "forward", "filter", Hook::Forward, 0),
+        base(INET_TABLE, "output", "filter", Hook::Output, 0),
+        inner(INET_TABLE, "task_to_host"),
+        inner(INET_TABLE, "from_task"),
+        inner(INET_TABLE, "from_elsewhere"),
+        inner(INET_TABLE, ADMITTED),
+        base(BRIDGE_TABLE, "ports", "filter", Hook::Prerouting, -300),
+        inner(BRIDGE_TABLE, "port"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nftables::Expression;
+
+    #[test]
+    fn every_rule_is_in_a_chain_that_exists_and_ends_in_a_decision() {
+        let chains = chains();
+        for (table, chain, rule) in rules(51679) {
+            assert!(
+                chains
+                    .iter()
+                    .any(|(of, known)| *of == table && known.name == chain),
+                "{chain}"
+            );
+            let last = rule.last().expect("a rule does something");
+            assert!(
+                matches!(
+                    last,
+                    Expression::Verdict(_)
+                        | Expression::VerdictOf { .. }
+                        | Expression::Masquerade
+                        | Expression::DestinationNat { .. }
+                ),
+                "{chain}: {last:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_version_follows_the_contents() {
+        assert_eq!(version(51679), version(51679));
+        assert_ne!(version(51679), version(51680));
+    }
+}
