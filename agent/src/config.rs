@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use berth_netns::{InvalidVpc, Vpc};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::id::Place;
 
 const FILE: &str = "/etc/berth/agent.json";
+const NETWORK_FILE: &str = "/etc/berth/network.json";
 
 /// What to do about a limit that this host can't apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
@@ -52,6 +54,9 @@ pub struct Given {
     /// Where sockets and what doesn't outlive a reboot are kept [default: /run/berth]
     #[arg(long, global = true, env = "BERTH_RUN", value_name = "DIR")]
     run: Option<PathBuf>,
+    /// The file that defines subnets and security groups [default: /etc/berth/network.json, if it is there]
+    #[arg(long, global = true, env = "BERTH_NETWORK", value_name = "FILE")]
+    network: Option<PathBuf>,
     /// Where the ECS API listens [default: 127.0.0.1:8088]
     #[arg(long, global = true, env = "BERTH_API", value_name = "ADDR")]
     api: Option<SocketAddr>,
@@ -78,6 +83,7 @@ pub struct Given {
 pub struct Config {
     pub root: PathBuf,
     pub run: PathBuf,
+    pub network: Option<PathBuf>,
     pub api: SocketAddr,
     pub api_auth: ApiAuth,
     pub place: Place,
@@ -101,6 +107,7 @@ impl Config {
                 .run
                 .or(file.run)
                 .unwrap_or_else(|| "/run/berth".into()),
+            network: given.network.or(file.network),
             api: given
                 .api
                 .or(file.api)
@@ -157,6 +164,19 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// The VPC that the network's file defines.
+    pub fn vpc(&self) -> anyhow::Result<Vpc> {
+        let path = self.network.as_deref().unwrap_or(Path::new(NETWORK_FILE));
+        match Vpc::load(path) {
+            Err(InvalidVpc::Read(error))
+                if self.network.is_none() && error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(Vpc::default())
+            }
+            outcome => outcome.with_context(|| format!("the network's file {}", path.display())),
+        }
     }
 
     /// The socket on which the local API answers.
@@ -216,6 +236,17 @@ mod tests {
         );
         assert!(error.unwrap_err().to_string().contains("would be root"));
         assert!(Config::complete(file(r#"{"api": "0.0.0.0:8088"}"#), Given::default()).is_ok());
+    }
+
+    #[test]
+    fn a_network_file_that_was_asked_for_must_be_there() {
+        let given = file(r#"{"network": "/nonexistent/network.json"}"#);
+        let config = Config::complete(given, Given::default()).unwrap();
+        let error = format!("{:#}", config.vpc().unwrap_err());
+        assert!(
+            error.contains("the network's file /nonexistent/network.json: it can't be read"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::security_group::SecurityGroup;
 use crate::subnet::Subnet;
+use crate::vpc::Vpc;
 
 /// The port, on 169.254.170.2, that the metadata endpoint listens on: tasks connect to port 80 and
 /// are translated. A listener on port 80 would collide with a web server on all addresses.
@@ -26,13 +27,18 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// The default subnet, security group and port, in the given folders.
+    /// The default VPC and port, in the given folders.
     pub fn new(state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
+        Self::of_vpc(&Vpc::default(), state_dir, run_dir)
+    }
+
+    /// The network of a VPC, in the given folders.
+    pub fn of_vpc(vpc: &Vpc, state_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
             run_dir: run_dir.into(),
-            subnets: vec![Subnet::default_subnet()],
-            security_groups: vec![SecurityGroup::default_group()],
+            subnets: vpc.subnets().to_vec(),
+            security_groups: vpc.security_groups().to_vec(),
             metadata_port: METADATA_PORT,
         }
     }

@@ -61,6 +61,7 @@ mod subnet;
 mod sys;
 mod sysctls;
 mod uplink;
+mod vpc;
 
 pub use attachment::{AttachRequest, Attachment};
 pub use config::{METADATA_PORT, NetworkConfig};
@@ -71,3 +72,4 @@ pub use network::Network;
 pub use reconcile::Report;
 pub use security_group::{Peer, Protocol, Rule, SecurityGroup, SecurityGroupId};
 pub use subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS, Subnet, SubnetId};
+pub use vpc::{InvalidVpc, Vpc};

@@ -121,6 +121,12 @@ impl Network {
         self.config.subnets.iter().find(|subnet| subnet.id() == id)
     }
 
+    /// Whether there was such a security group when the network was opened.
+    pub fn has_security_group(&self, id: &str) -> bool {
+        let mut groups = self.config.security_groups.iter();
+        groups.any(|group| group.id().as_str() == id)
+    }
+
     /// Replaces the security groups. Connections that are open go on; new ones are judged by the new rules. An
     /// interface stays in its groups; one that is gone lets nothing pass.
     pub fn set_security_groups(&self, groups: &[SecurityGroup]) -> Result<()> {

@@ -13,6 +13,9 @@ use crate::task_definition::{LaunchType, Status, TaskDefinition, container_overr
 /// The most tasks that one RunTask starts, as on ECS.
 const MOST_TASKS: i64 = 10;
 
+/// The most security groups that an interface is in, as on ECS.
+const MOST_SECURITY_GROUPS: usize = 5;
+
 /// Where a task's interface goes.
 struct Placement {
     subnet: String,
@@ -123,17 +126,35 @@ impl Api {
                 "subnets can not be empty. awsvpcConfiguration.subnets lists none.",
             ));
         };
-        let default_group = berth_netns::SecurityGroupId::default_group().to_string();
-        if let Some(unknown) = groups.iter().find(|group| **group != default_group) {
-            return Err(ApiError::invalid(format!(
-                "Error retrieving security group information for [{unknown}]: The security group '{unknown}' does \
-                 not exist (ErrorCode: InvalidGroup.NotFound)"
-            )));
-        }
         Ok(Placement {
             subnet,
-            security_groups: vec![default_group],
+            security_groups: self.security_groups(groups)?,
         })
+    }
+
+    /// The groups of an interface: those that are named, or the default one.
+    fn security_groups(&self, named: Vec<String>) -> Result<Vec<String>, ApiError> {
+        if named.len() > MOST_SECURITY_GROUPS {
+            return Err(ApiError::invalid(format!(
+                "securityGroups can have at most {MOST_SECURITY_GROUPS} items. awsvpcConfiguration.securityGroups \
+                 lists {}.",
+                named.len()
+            )));
+        }
+        let network = self.engine.network();
+        match named
+            .iter()
+            .find(|group| !network.has_security_group(group))
+        {
+            Some(unknown) => Err(ApiError::invalid(format!(
+                "Error retrieving security group information for [{unknown}]: The security group '{unknown}' does \
+                 not exist (ErrorCode: InvalidGroup.NotFound)"
+            ))),
+            None if named.is_empty() => Ok(vec![
+                berth_netns::SecurityGroupId::default_group().to_string(),
+            ]),
+            None => Ok(named),
+        }
     }
 
     fn new_task(

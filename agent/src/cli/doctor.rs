@@ -233,7 +233,7 @@ fn file_system(config: &Config) -> Check {
 }
 
 fn undo(config: &Config) -> anyhow::Result<()> {
-    Network::undo(&network_config(config)).context("removing the network")?;
+    Network::undo(&network_config(config)?).context("removing the network")?;
     ["berth", "berth-supervisors"]
         .into_iter()
         .try_for_each(remove_cgroup)?;

@@ -88,7 +88,8 @@ impl Run {
             [] => json!([]),
             ports => json!([{"key": PUBLISH_TAG, "value": ports.join(",")}]),
         };
-        let subnet = berth_netns::Subnet::default_subnet().id().to_string();
+        let vpc = config.vpc()?;
+        let subnet = vpc.subnets().first().map(|subnet| subnet.id().to_string());
         let input = json!({
             "taskDefinition": name,
             "networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}},

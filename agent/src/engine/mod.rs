@@ -245,7 +245,7 @@ impl Inner {
         files::make_folders(&config)?;
         let store = open_store(&config)?;
         let images = Images::open(&config.root)?;
-        let network = Network::open(network_config(&config)).context("preparing the network")?;
+        let network = Network::open(network_config(&config)?).context("preparing the network")?;
         let instance = store.identity("container-instance", id::random_128)?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("reading the boot id")?;
@@ -313,9 +313,10 @@ fn open_store(config: &Config) -> Result<Store, StoreError> {
     Store::open(&path)
 }
 
-/// Where the network keeps its files.
-pub fn network_config(config: &Config) -> NetworkConfig {
-    NetworkConfig::new(config.root.join("network"), config.run.clone())
+/// The network of the VPC that is configured, and where it keeps its files.
+pub fn network_config(config: &Config) -> anyhow::Result<NetworkConfig> {
+    let state = config.root.join("network");
+    Ok(NetworkConfig::of_vpc(&config.vpc()?, state, &config.run))
 }
 
 /// Refuses paths that overlayfs' options or a unix socket's address couldn't hold.

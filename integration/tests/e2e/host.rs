@@ -84,7 +84,19 @@ impl Host {
             )
             .env_remove("BERTH_FAILPOINT")
             .stdin(Stdio::null());
+        if self.network_file().exists() {
+            command.env("BERTH_NETWORK", self.network_file());
+        }
         command
+    }
+
+    /// Has the network be this one, in the words of its file.
+    pub fn network(&self, definition: &Value) {
+        std::fs::write(self.network_file(), definition.to_string()).unwrap();
+    }
+
+    fn network_file(&self) -> PathBuf {
+        self.folder.join("network.json")
     }
 
     /// Runs the command; it must succeed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::host::{Host, script};
+use super::host::{Host, run_task, script};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
@@ -41,6 +41,11 @@ pub const CASES: &[Case] = &[
         "a_port_that_is_taken_fails_the_task",
         Needs::Kernel,
         port_taken,
+    ),
+    Case(
+        "security_groups_decide_who_reaches_a_task",
+        Needs::Kernel,
+        security_groups,
     ),
     Case(
         "a_task_reaches_neither_the_api_nor_its_socket",
@@ -295,4 +300,55 @@ fn no_api(host: &Host) {
             .collect::<Vec<_>>(),
         ["end"]
     );
+}
+
+/// Starts a task of the definition in a subnet of the host's file and in this group.
+fn start_in(host: &Host, group: &str, definition: &Value) -> String {
+    let registered = host
+        .call("RegisterTaskDefinition", definition.clone())
+        .unwrap();
+    let name = registered["taskDefinition"]["taskDefinitionArn"].as_str();
+    let mut request = run_task(name.unwrap());
+    request["networkConfiguration"]["awsvpcConfiguration"] =
+        json!({"subnets": [FILES_SUBNET], "securityGroups": [group]});
+    let started = host.call("RunTask", request).unwrap();
+    started["tasks"][0]["taskArn"].as_str().unwrap().to_owned()
+}
+
+const FILES_SUBNET: &str = "subnet-00000000000000007";
+
+fn security_groups(host: &Host) {
+    let (web, friend, stranger) = (
+        "sg-00000000000000002",
+        "sg-00000000000000003",
+        "sg-00000000000000004",
+    );
+    let open = json!({"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80,
+        "UserIdGroupPairs": [{"GroupId": friend}]});
+    host.network(&json!({
+        "Subnets": [{"SubnetId": FILES_SUBNET, "CidrBlock": "10.77.0.0/24", "Bridge": "files0"}],
+        "SecurityGroups": [
+            {"GroupId": web, "GroupName": "web", "IpPermissions": [open]},
+            {"GroupId": friend},
+            {"GroupId": stranger},
+        ],
+    }));
+    host.image();
+    host.agent();
+    let server = script("httpd -p 80 -h /www; echo serving; exec sleep 60");
+    let server = start_in(host, web, &server);
+    let task = host.wait_status(&server, "RUNNING");
+    let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
+    assert_eq!(address, Some("10.77.0.4"), "{task}");
+    // It may take a moment to serve; who is let in gets there in the end.
+    let asks = script(
+        "i=0; while [ $i -lt 20 ]; do timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; i=$((i+1)); done; exit 9",
+    );
+    let task = host.wait_status(&start_in(host, friend, &asks), "STOPPED");
+    assert_eq!(task["containers"][0]["exitCode"], 0, "{task}");
+    let asks = script("timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; exit 9");
+    let task = host.wait_status(&start_in(host, stranger, &asks), "STOPPED");
+    assert_eq!(task["containers"][0]["exitCode"], 9, "{task}");
+    host.call("StopTask", json!({"task": server})).unwrap();
+    host.wait_status(&server, "STOPPED");
 }

@@ -118,7 +118,11 @@ impl Rule {
         };
         let wrong = || InvalidName {
             what: "range of ports",
-            text: format!("fromPort {from_port:?} and toPort {to_port:?} of {protocol}"),
+            text: format!(
+                "fromPort {} and toPort {} of {protocol}",
+                shown(from_port),
+                shown(to_port)
+            ),
             expected: match protocol.has_types() {
                 true => "a type and a code from 0 to 255, or -1 for any".into(),
                 false if protocol.has_ports() => {
@@ -149,6 +153,10 @@ impl Rule {
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
+}
+
+fn shown(port: Option<i64>) -> String {
+    port.map_or_else(|| "absent".to_owned(), |port| port.to_string())
 }
 
 fn ports(from: i64, to: i64) -> Option<RangeInclusive<u16>> {
