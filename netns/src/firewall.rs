@@ -9,6 +9,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use nix::errno::Errno;
+
 use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
 use crate::nftables::{Batch, Element, Field, Name, NftSocket, Set, Table, Verdict};
@@ -134,27 +136,26 @@ impl Firewall {
 
     /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more.
     pub(crate) fn expel(&mut self, eni: &Eni) -> Result<()> {
-        let policy = Policy::of(eni);
+        let doing = || format!("remove {} from the firewall's sets", eni.id);
         let is_last = self.policies.leave(eni);
-        let mut batch = Batch::default();
-        if is_last {
-            // It may never have been there, and an element can't be taken out of nothing.
-            write_groups(&mut batch, policy.groups());
-            for direction in Direction::BOTH {
-                batch.ensure_empty_chain(INET_TABLE, &policy.chain(direction));
-            }
+        let elements = eni_elements(eni);
+        match self.socket.commit(removal(eni, &elements, is_last)) {
+            // It was never admitted, or someone has emptied the tables.
+            Err(error) if error.errno == Errno::ENOENT => {}
+            outcome => return outcome.doing(doing),
         }
-        eni_elements(eni)
-            .iter()
-            .for_each(|element| batch.delete_element(element));
-        if is_last {
-            for direction in Direction::BOTH {
-                batch.delete_chain(INET_TABLE, &policy.chain(direction));
+        let mut there = Vec::new();
+        for element in elements {
+            if self
+                .keys(element.table, &element.set)?
+                .contains(&element.key)
+            {
+                there.push(element);
             }
         }
         self.socket
-            .commit(batch)
-            .doing(|| format!("remove {} from the firewall's sets", eni.id))
+            .commit(removal(eni, &there, is_last))
+            .doing(doing)
     }
 
     /// Makes the interfaces' elements exactly those of `enis`, and the policies those that they have; how many
@@ -169,14 +170,8 @@ impl Firewall {
         let wanted: Vec<Element> = enis.iter().flat_map(eni_elements).collect();
         let mut removed = 0;
         for (table, set) in self.sets_of_interfaces() {
-            removed += self.remove_stale(table, &set, &wanted)?;
-        }
-        for some in wanted.chunks(BATCH_SIZE) {
-            let mut batch = Batch::default();
-            some.iter().for_each(|element| batch.add_element(element));
-            self.socket
-                .commit(batch)
-                .doing(|| "add what is missing to the firewall's sets".into())?;
+            let of_set = wanted.iter().filter(|element| element.set == set);
+            removed += self.reconcile_set(table, &set, &of_set.collect::<Vec<_>>())?;
         }
         self.remove_stale_policies()?;
         Ok(removed)
@@ -194,26 +189,37 @@ impl Firewall {
         sets
     }
 
-    fn remove_stale(&mut self, table: Table, set: &Name, wanted: &[Element]) -> Result<usize> {
-        let keys = self
-            .socket
-            .keys(table, set)
-            .doing(|| format!("list the set {set}"))?;
-        let is_wanted = |key: &Vec<u8>| {
-            let mut wanted = wanted.iter();
-            wanted.any(|element| element.set == *set && element.key == *key)
-        };
-        let stale: Vec<Vec<u8>> = keys.into_iter().filter(|key| !is_wanted(key)).collect();
-        for some in stale.chunks(BATCH_SIZE) {
+    /// Makes a set's elements those that are wanted; how many were removed.
+    fn reconcile_set(&mut self, table: Table, set: &Name, wanted: &[&Element]) -> Result<usize> {
+        let keys = self.keys(table, set)?;
+        let is_wanted = |key: &Vec<u8>| wanted.iter().any(|element| element.key == *key);
+        let stale: Vec<&Vec<u8>> = keys.iter().filter(|key| !is_wanted(key)).collect();
+        let missing = wanted.iter().filter(|element| !keys.contains(&element.key));
+        let changes = stale
+            .iter()
+            .map(|key| Change::Remove(Element::new(table, set.clone(), (*key).clone())))
+            .chain(missing.map(|element| Change::Add((*element).clone())));
+        for some in changes.collect::<Vec<_>>().chunks(BATCH_SIZE) {
             let mut batch = Batch::default();
-            for key in some {
-                batch.remove_element(&Element::new(table, set.clone(), key.clone()));
+            for change in some {
+                match change {
+                    Change::Add(element) => batch.add_element(element),
+                    Change::Remove(element) => batch.remove_element(element),
+                }
             }
-            self.socket
-                .commit(batch)
-                .doing(|| format!("remove what is stale from the set {set}"))?;
+            self.socket.commit(batch).doing(|| {
+                format!("remove what is stale from the set {set}, and add what is missing")
+            })?;
         }
         Ok(stale.len())
+    }
+
+    /// The keys of a set; none if there is no such set.
+    fn keys(&mut self, table: Table, set: &Name) -> Result<Vec<Vec<u8>>> {
+        match self.socket.keys(table, set) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(Vec::new()),
+            outcome => outcome.doing(|| format!("list the set {set}")),
+        }
     }
 
     /// Removes the chains of policies that no interface has.
@@ -293,6 +299,32 @@ fn eni_elements(eni: &Eni) -> Vec<Element> {
         groups.map(|group| Element::new(INET_TABLE, ruleset::members(group), address.to_vec())),
     );
     elements
+}
+
+/// What is done to a set.
+enum Change {
+    Add(Element),
+    Remove(Element),
+}
+
+/// Removes elements of an interface that are there, and its policy if it was the last that had it.
+fn removal(eni: &Eni, there: &[Element], is_last: bool) -> Batch {
+    let chains = Direction::BOTH.map(|direction| Policy::of(eni).chain(direction));
+    let mut batch = Batch::default();
+    if is_last {
+        for chain in &chains {
+            batch.ensure_empty_chain(INET_TABLE, chain);
+        }
+    }
+    there
+        .iter()
+        .for_each(|element| batch.remove_element(element));
+    if is_last {
+        for chain in &chains {
+            batch.delete_chain(INET_TABLE, chain);
+        }
+    }
+    batch
 }
 
 /// The sets of groups' members, where they are missing.

@@ -202,7 +202,8 @@ impl Batch {
         self.push(DELETE_CHAIN, 0, table.family, chain);
     }
 
-    /// Adds an element. Nothing happens if it is there.
+    /// Adds an element. Nothing happens if it is there, but that kernels from before the summer of 2023 may then
+    /// refuse the batch if it is a map's: they compare a verdict with what its padding happens to hold.
     pub(crate) fn add_element(&mut self, element: &Element) {
         self.push(
             NEW_ELEMENT,
@@ -212,14 +213,8 @@ impl Batch {
         );
     }
 
-    /// Removes an element. Nothing happens if it is not there: it is added first, since kernels
-    /// before 6.3 can't be told to remove what may be missing, and the whole batch would fail.
-    pub(crate) fn delete_element(&mut self, element: &Element) {
-        self.add_element(element);
-        self.remove_element(element);
-    }
-
-    /// Removes an element that is there. Of a map's, the key is enough.
+    /// Removes an element that is there, or the batch fails: not to, can only kernels from 6.3 on be told. Of a
+    /// map's, the key is enough.
     pub(crate) fn remove_element(&mut self, element: &Element) {
         self.push(DELETE_ELEMENT, 0, element.table.family, element.write());
     }
