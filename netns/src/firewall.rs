@@ -52,32 +52,21 @@ impl Firewall {
         }
     }
 
-    /// Replaces the security groups, at once for all packets.
+    /// Whether there is such a security group.
+    pub(crate) fn has_group(&self, group: &SecurityGroupId) -> bool {
+        self.policies.has(group)
+    }
+
+    /// Replaces the security groups, at once for all packets; or, if that fails, not at all.
     pub(crate) fn set_groups(&mut self, groups: &[SecurityGroup]) -> Result<()> {
-        self.policies.replace(groups)?;
+        let policies = self.policies.with_groups(groups)?;
         let mut batch = Batch::default();
-        self.write_policies(&mut batch);
+        write_policies(&mut batch, &policies);
         self.socket
             .commit(batch)
-            .doing(|| "replace the security groups' rules in nftables".into())
-    }
-
-    /// The chains of all policies, as they are to be, and the sets that they look at.
-    fn write_policies(&self, batch: &mut Batch) {
-        write_groups(batch, self.policies.all_groups());
-        for policy in self.policies.all() {
-            self.write_policy(batch, policy);
-        }
-    }
-
-    fn write_policy(&self, batch: &mut Batch, policy: &Policy) {
-        for direction in Direction::BOTH {
-            let chain = policy.chain(direction);
-            batch.ensure_empty_chain(INET_TABLE, &chain);
-            for rule in self.policies.rules(policy, direction) {
-                batch.add_rule(INET_TABLE, &chain, &rule);
-            }
-        }
+            .doing(|| "replace the security groups' rules in nftables".into())?;
+        self.policies = policies;
+        Ok(())
     }
 
     /// Puts the rules there unless they are there, with the elements of the subnets and of the
@@ -107,7 +96,7 @@ impl Firewall {
         let elements = subnets.iter().flat_map(subnet_elements);
         elements.for_each(|element| batch.add_element(&element));
         self.policies.keep_only(enis);
-        self.write_policies(&mut batch);
+        write_policies(&mut batch, &self.policies);
         if !present {
             enis.iter()
                 .flat_map(eni_elements)
@@ -124,7 +113,7 @@ impl Firewall {
         if self.policies.enter(eni) {
             let policy = Policy::of(eni);
             write_groups(&mut batch, policy.groups());
-            self.write_policy(&mut batch, &policy);
+            write_policy(&mut batch, &self.policies, &policy);
         }
         eni_elements(eni)
             .iter()
@@ -163,7 +152,7 @@ impl Firewall {
     pub(crate) fn reconcile(&mut self, enis: &[Eni]) -> Result<usize> {
         self.policies.keep_only(enis);
         let mut batch = Batch::default();
-        self.write_policies(&mut batch);
+        write_policies(&mut batch, &self.policies);
         self.socket
             .commit(batch)
             .doing(|| "write the security groups' rules".into())?;
@@ -325,6 +314,24 @@ fn removal(eni: &Eni, there: &[Element], is_last: bool) -> Batch {
         }
     }
     batch
+}
+
+/// The chains of all policies, as they are to be, and the sets that they look at.
+fn write_policies(batch: &mut Batch, policies: &Policies) {
+    write_groups(batch, policies.all_groups());
+    for policy in policies.all() {
+        write_policy(batch, policies, policy);
+    }
+}
+
+fn write_policy(batch: &mut Batch, policies: &Policies, policy: &Policy) {
+    for direction in Direction::BOTH {
+        let chain = policy.chain(direction);
+        batch.ensure_empty_chain(INET_TABLE, &chain);
+        for rule in policies.rules(policy, direction) {
+            batch.add_rule(INET_TABLE, &chain, &rule);
+        }
+    }
 }
 
 /// The sets of groups' members, where they are missing.

@@ -121,10 +121,9 @@ impl Network {
         self.config.subnets.iter().find(|subnet| subnet.id() == id)
     }
 
-    /// Whether there was such a security group when the network was opened.
+    /// Whether there is a security group with this id.
     pub fn has_security_group(&self, id: &str) -> bool {
-        let mut groups = self.config.security_groups.iter();
-        groups.any(|group| group.id().as_str() == id)
+        id.parse().is_ok_and(|id| self.firewall().has_group(&id))
     }
 
     /// Replaces the security groups. Connections that are open go on; new ones are judged by the new rules. An

@@ -98,10 +98,12 @@ impl Policies {
         self.groups.keys().chain(of_interfaces).collect()
     }
 
-    /// Replaces the groups. Interfaces stay in theirs; one that is gone lets nothing pass.
-    pub(crate) fn replace(&mut self, groups: &[SecurityGroup]) -> Result<()> {
-        self.groups = Self::new(groups)?.groups;
-        Ok(())
+    /// These policies with other groups. Interfaces stay in theirs; one that is gone lets nothing pass.
+    pub(crate) fn with_groups(&self, groups: &[SecurityGroup]) -> Result<Self> {
+        Ok(Self {
+            interfaces: self.interfaces.clone(),
+            ..Self::new(groups)?
+        })
     }
 
     /// Notes an interface; whether its policy was nobody's before.

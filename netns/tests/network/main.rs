@@ -58,6 +58,7 @@ fn main() -> ExitCode {
     let needs_nft = [
         "crashes::nft_agrees_that_the_tables_are_ours_and_whole",
         "security_groups::nft_shows_the_rules_of_groups",
+        "security_groups::groups_that_can_not_be_replaced_stay",
     ];
     let trials = trials.map(|trial| {
         let skip = needs_nft.contains(&trial.name()) && !leaks::nft_is_installed();

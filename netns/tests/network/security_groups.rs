@@ -58,6 +58,10 @@ pub fn cases() -> Vec<Case> {
             nft_shows_the_rules_of_groups,
         ),
         (
+            "groups_that_can_not_be_replaced_stay",
+            groups_that_can_not_be_replaced_stay,
+        ),
+        (
             "groups_that_are_not_there_are_refused",
             unknown_groups_are_refused,
         ),
@@ -341,6 +345,16 @@ fn nft_shows_the_rules_of_groups(world: &World) {
         assert!(table.contains(line), "{line} is not in\n{table}");
     }
     task.detach(&network);
+}
+
+fn groups_that_can_not_be_replaced_stay(world: &World) {
+    let network = network(world, vec![group(2, vec![])]);
+    crate::leaks::nft(&["delete", "table", "inet", "berth"]);
+    network
+        .set_security_groups(&[group(3, vec![])])
+        .expect_err("there is no table");
+    let has = |number| network.has_security_group(id(number).as_str());
+    assert_eq!((has(2), has(3)), (true, false));
 }
 
 fn unknown_groups_are_refused(world: &World) {

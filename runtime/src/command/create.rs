@@ -47,6 +47,14 @@ pub(crate) struct Create {
     pub(super) no_new_keyring: bool,
 }
 
+impl Create {
+    /// Whether someone is to be told of the container before it is started.
+    pub(crate) fn tells_someone(&self) -> bool {
+        let told = [&self.console_socket, &self.pid_file, &self.pidfd_socket];
+        told.into_iter().any(Option::is_some)
+    }
+}
+
 /// What starts a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StartedBy {
@@ -111,14 +119,6 @@ pub(crate) struct Bundle {
     path: PathBuf,
     spec: Spec,
     activation: Activation,
-}
-
-impl Create {
-    /// Whether someone is to be told of the container before it is started.
-    pub(crate) fn tells_someone(&self) -> bool {
-        let told = [&self.console_socket, &self.pid_file, &self.pidfd_socket];
-        told.into_iter().any(Option::is_some)
-    }
 }
 
 impl Bundle {
