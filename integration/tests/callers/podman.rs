@@ -10,6 +10,7 @@ mod run;
 
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Case;
 use crate::place::{self, CGROUPS, DATA, SLICE};
@@ -26,9 +27,12 @@ pub const CASES: [&[Case<Podman>]; 7] = [
     checkpoint::CASES,
 ];
 
+/// With systemd the log would go through journald, and what that doesn't take is printed nowhere.
+const CONFIG: &str = "[network]\nnetwork_backend = \"netavark\"\n\
+    [containers]\nlog_driver = \"k8s-file\"\n";
+
 /// Without CAP_SYS_RESOURCE, root can't raise limits above its own.
-const LIMITS: &str =
-    "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
+const LIMITS: &str = "default_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
 
 /// Podman with the tests' image.
 pub struct Podman;
@@ -37,7 +41,7 @@ pub struct Podman;
 pub fn engine() -> &'static Podman {
     static ENGINE: OnceLock<Podman> = OnceLock::new();
     ENGINE.get_or_init(|| {
-        let mut config = "[network]\nnetwork_backend = \"netavark\"\n".to_owned();
+        let mut config = CONFIG.to_owned();
         if !place::in_machine() {
             config.push_str(LIMITS);
         }
@@ -96,10 +100,20 @@ impl Podman {
         words
     }
 
-    /// Runs a container to its end.
+    /// Runs a container to its end. What it printed is read from its log: on a busy machine conmon has been
+    /// seen to hand on nothing of it.
     pub fn run(&self, options: &[&str], args: &[&str]) -> Ran {
-        let options = [&["--rm"], options].concat();
-        self.does(&self.words("run", &options, args))
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let log = format!("{DATA}/podman-run-{number}.log");
+        let path = format!("path={log}");
+        let options = [&["--rm", "--log-opt", &path], options].concat();
+        let mut ran = self.does(&self.words("run", &options, args));
+        if let Ok(lines) = std::fs::read_to_string(&log) {
+            ran.stdout = printed(&lines);
+            std::fs::remove_file(log).unwrap();
+        }
+        ran
     }
 
     /// Starts a container that goes on.
@@ -111,6 +125,20 @@ impl Podman {
             name: name.to_owned(),
         }
     }
+}
+
+/// What a container's log has of its standard output. Each line is a time, the stream, `F` or, where it has no
+/// end, `P`, and the text.
+fn printed(log: &str) -> String {
+    let parts = log.lines().map(|line| line.splitn(4, ' '));
+    let lines = parts.filter_map(
+        |mut part| match (part.nth(1)?, part.next()?, part.next()?) {
+            ("stdout", "F", text) => Some(format!("{text}\n")),
+            ("stdout", "P", text) => Some(text.to_owned()),
+            _ => None,
+        },
+    );
+    lines.collect()
 }
 
 /// The parent of the containers' cgroups.
