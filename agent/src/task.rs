@@ -4,7 +4,7 @@
 //! is accepted, before any of it exists. So one write to disk comes before the first step, each
 //! step can be done again under the same name, and a crash leaves nothing that nobody knows.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,6 +98,18 @@ pub struct AttachedEni {
     pub subnet_cidr: String,
     pub gateway: Ipv4Addr,
     pub private_dns_name: String,
+    /// In a subnet that has a range of it.
+    #[serde(default)]
+    pub ipv6: Option<AttachedIpv6>,
+}
+
+/// The same of IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the API's names of the same things say it")]
+pub struct AttachedIpv6 {
+    pub address: Ipv6Addr,
+    pub subnet_cidr: String,
+    pub gateway: Ipv6Addr,
 }
 
 /// One container of a task.
@@ -218,13 +230,11 @@ impl Container {
                 .map(|m| m.to_string()),
         );
         if let Some(eni) = &task.eni.attached {
-            set(
-                &mut value,
-                "networkInterfaces",
-                Some(
-                    json!([{"attachmentId": task.eni.attachment, "privateIpv4Address": eni.address}]),
-                ),
-            );
+            let mut interface =
+                json!({"attachmentId": task.eni.attachment, "privateIpv4Address": eni.address});
+            let ipv6 = eni.ipv6.as_ref().map(|ipv6| ipv6.address.to_string());
+            set(&mut interface, "ipv6Address", ipv6);
+            set(&mut value, "networkInterfaces", Some(json!([interface])));
         }
         value
     }

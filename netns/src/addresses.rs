@@ -82,7 +82,9 @@ impl Addresses {
             let eni = Eni {
                 id: id.clone(),
                 address,
+                ipv6_address: subnet.ipv6_of(address),
                 subnet: subnet.id().clone(),
+                mode: subnet.mode(),
                 security_groups: security_groups.clone(),
                 netns: netns.clone(),
             };

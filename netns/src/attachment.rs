@@ -8,17 +8,16 @@
 //! | the address is reserved, on disk | … released, last |
 //! | the namespace is made and mounted | … unmounted; it ends, and the links with it |
 //! | the veth pair is made, its other end inside | with the namespace |
-//! | the interface inside gets its address and routes | with the namespace |
-//! | the firewall admits port, MAC and address | … expels them, first |
-//! | the port comes up, with its neighbour entry | … which is removed |
+//! | the interface inside gets its addresses and routes | with the namespace |
+//! | the firewall admits link, MAC and addresses | … expels them, first |
+//! | the link comes up, with its neighbours, or its routes too | … which are removed |
 #![forbid(unsafe_code)]
 
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
 use crate::eni::{Eni, EniId, NetnsName};
@@ -26,12 +25,15 @@ use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{
-    LinkWatch, NetlinkError, NewVeth, add_address, add_blackhole, add_forwarding_entry,
-    add_neighbour, add_route, bring_port_up, bring_up,
+    LinkWatch, NetlinkError, NewVeth, Request, add_address, add_blackhole, add_forwarding_entry,
+    add_link_route, add_neighbour, add_route, bring_port_up, bring_up, bring_up_without_link_local,
 };
 use crate::network::{Bridge, Network};
 use crate::security_group::SecurityGroupId;
-use crate::subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS, SubnetId};
+use crate::subnet::{
+    AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
+    SubnetId,
+};
 use crate::sysctls;
 
 /// The name of a task's interface, as on ECS.
@@ -96,7 +98,8 @@ impl Network {
 
     fn build(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
         reached(failpoint::ATTACH_ADDRESS)?;
-        let mut namespace = Namespace::create(&self.netns_path(&eni.netns))?;
+        let path = self.netns_path(&eni.netns);
+        let mut namespace = Namespace::create(&path, eni.ipv6_address.is_some())?;
         reached(failpoint::ATTACH_NAMESPACE)?;
         self.make_veth(eni, bridge, &namespace)?;
         reached(failpoint::ATTACH_VETH)?;
@@ -104,7 +107,7 @@ impl Network {
         reached(failpoint::ATTACH_INTERFACE)?;
         self.firewall().admit(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
-        self.open_port(eni, bridge)?;
+        self.open_way(eni, bridge)?;
         self.wait_until_operational(eni, bridge, &mut namespace)?;
         reached(failpoint::ATTACH_PORT)
     }
@@ -124,7 +127,7 @@ impl Network {
         let mut problems = Problems::default();
         problems.note(self.firewall().expel(eni));
         problems.note(reached(failpoint::DETACH_FIREWALL));
-        problems.note(self.forget_neighbour(eni));
+        problems.note(self.close_way(eni));
         problems.note(reached(failpoint::DETACH_NEIGHBOUR));
         problems.note(namespace::remove(&self.netns_path(&eni.netns)));
         problems.note(reached(failpoint::DETACH_NAMESPACE));
@@ -137,9 +140,12 @@ impl Network {
     /// namespace costs 16 ms.
     fn make_veth(&self, eni: &Eni, bridge: &Bridge, namespace: &Namespace) -> Result<()> {
         let name = eni.id.host_link();
+        // A routed link is the task's router itself.
+        let is_routed = eni.mode == AttachmentMode::Routed;
         let veth = NewVeth {
             name: &name,
-            bridge: Some(bridge.index),
+            mac: is_routed.then(|| bridge.subnet.router_mac()),
+            bridge: (!is_routed).then_some(bridge.index),
             peer_name: INTERFACE,
             peer_mac: eni.mac(),
             peer_netns: namespace.as_fd(),
@@ -157,16 +163,26 @@ impl Network {
         }
     }
 
-    fn open_port(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
+    /// Brings the link up, and tells the host where the interface is.
+    fn open_way(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
         let name = eni.id.host_link();
-        let doing = || format!("bring up the port {name} of {}", bridge.subnet.bridge());
+        let doing = || format!("bring up the link {name} of {}", eni.subnet);
         let mut routes = self.routes();
-        let port = routes.index_of(&name).doing(doing)?;
-        let requests = [
-            bring_port_up(port, sysctls::exists("net/ipv6")),
-            add_forwarding_entry(port, eni.mac()),
-            add_neighbour(bridge.index, eni.address, eni.mac()),
-        ];
+        let link = routes.index_of(&name).doing(doing)?;
+        let mut requests = match eni.mode {
+            AttachmentMode::Bridged => vec![
+                bring_port_up(link, sysctls::exists("net/ipv6")),
+                add_forwarding_entry(link, eni.mac()),
+            ],
+            AttachmentMode::Routed => {
+                prepare_routed_link(&name, eni)?;
+                vec![match eni.ipv6_address {
+                    Some(_) => bring_up_without_link_local(link),
+                    None => bring_up(link),
+                }]
+            }
+        };
+        requests.extend(ways(eni, bridge.index, link));
         routes.send(&requests).doing(doing)
     }
 
@@ -180,9 +196,13 @@ impl Network {
         bridge: &Bridge,
         namespace: &mut Namespace,
     ) -> Result<()> {
-        let port = eni.id.host_link();
-        let doing = || format!("wait until the port {port} carries packets");
-        for name in [port.as_str(), bridge.subnet.bridge()] {
+        let link = eni.id.host_link();
+        let doing = || format!("wait until the link {link} carries packets");
+        let mut names = vec![link.as_str()];
+        if eni.mode == AttachmentMode::Bridged {
+            names.push(bridge.subnet.bridge());
+        }
+        for name in names {
             let link = self.routes().link(name).doing(doing)?;
             if link.is_some_and(|link| link.operational) {
                 continue;
@@ -201,32 +221,85 @@ impl Network {
         Ok(())
     }
 
-    fn forget_neighbour(&self, eni: &Eni) -> Result<()> {
-        let Ok(bridge) = self.bridge(&eni.subnet) else {
-            return Ok(());
-        };
-        let outcome = self.routes().delete_neighbour(bridge.index, eni.address);
-        outcome.doing(|| format!("remove the neighbour entry of {}", eni.address))
+    /// The undo of [`Network::open_way`], but for the link itself.
+    fn close_way(&self, eni: &Eni) -> Result<()> {
+        let name = eni.id.host_link();
+        let doing = || format!("remove the host's ways to {}", eni.id);
+        let mut routes = self.routes();
+        if eni.mode == AttachmentMode::Bridged {
+            let Ok(bridge) = self.bridge(&eni.subnet) else {
+                return Ok(());
+            };
+            for address in eni.addresses() {
+                routes
+                    .delete_neighbour(bridge.index, address)
+                    .doing(doing)?;
+            }
+        } else if let Some(link) = routes.link(&name).doing(doing)? {
+            for address in eni.addresses() {
+                routes.delete_route(link.index, address).doing(doing)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// How the host finds an interface, given its bridge and its link: who has its addresses, and where those are.
+pub(crate) fn ways(eni: &Eni, bridge: u32, link: u32) -> Vec<Request> {
+    let addresses = eni.addresses();
+    match eni.mode {
+        AttachmentMode::Bridged => addresses
+            .map(|address| add_neighbour(bridge, address, eni.mac()))
+            .collect(),
+        AttachmentMode::Routed => addresses
+            .flat_map(|address| {
+                let neighbour = add_neighbour(link, address, eni.mac());
+                [add_link_route(link, address), neighbour]
+            })
+            .collect(),
+    }
+}
+
+/// A link that is no port takes part in the host's IP itself: nobody beyond it is believed a router.
+fn prepare_routed_link(name: &str, eni: &Eni) -> Result<()> {
+    if eni.ipv6_address.is_some() {
+        sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+        sysctls::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+    }
+    Ok(())
 }
 
 /// Configures the interface from inside: everything but itself is behind the router, also what is in
 /// the same subnet.
 fn configure_interface(eni: &Eni, bridge: &Bridge, namespace: &mut Namespace) -> Result<()> {
-    let router = bridge.subnet.router();
-    let address = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
-    let address = address.unwrap_or_else(|_| Ipv4Net::from(eni.address));
-    let everywhere = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
     let doing = || format!("configure {INTERFACE} of {}", eni.id);
     // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
     let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
-    let requests = [
-        bring_up(index),
+    let mut requests = ipv4_configuration(eni, bridge, index);
+    if let (Some(address), Some(router)) = (eni.ipv6_address, bridge.subnet.ipv6_router()) {
+        let mac = bridge.subnet.router_mac();
+        requests.insert(0, bring_up_without_link_local(index));
+        requests.extend([
+            add_address(index, Ipv6Net::new_assert(address, 64), false),
+            add_neighbour(index, router, mac),
+            add_route(index, Ipv6Net::default(), router),
+            add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
+        ]);
+    } else {
+        requests.insert(0, bring_up(index));
+    }
+    namespace.inside.send(&requests).doing(doing)
+}
+
+fn ipv4_configuration(eni: &Eni, bridge: &Bridge, index: u32) -> Vec<Request> {
+    let router = bridge.subnet.router();
+    let address = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
+    let address = address.unwrap_or_else(|_| Ipv4Net::from(eni.address));
+    vec![
         add_address(index, address, false),
         add_neighbour(index, router, bridge.subnet.router_mac()),
-        add_route(index, everywhere, router),
-        add_route(index, METADATA_ADDRESS.into(), router),
-        add_blackhole(INSTANCE_METADATA_ADDRESS.into()),
-    ];
-    namespace.inside.send(&requests).doing(doing)
+        add_route(index, Ipv4Net::default(), router),
+        add_route(index, Ipv4Net::from(METADATA_ADDRESS), router),
+        add_blackhole(Ipv4Net::from(INSTANCE_METADATA_ADDRESS)),
+    ]
 }

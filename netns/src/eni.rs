@@ -7,14 +7,14 @@
 
 use std::fmt;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::InvalidName;
 use crate::security_group::SecurityGroupId;
-use crate::subnet::SubnetId;
+use crate::subnet::{AttachmentMode, SubnetId};
 
 /// How many hexadecimal digits a VPC's ids have after their prefix.
 pub(crate) const ID_DIGITS: usize = 17;
@@ -193,8 +193,14 @@ pub struct Eni {
     pub id: EniId,
     /// Its private IPv4 address.
     pub address: Ipv4Addr,
-    /// The subnet that the address is from.
+    /// Its IPv6 address, if the subnet has a range of them.
+    #[serde(default)]
+    pub ipv6_address: Option<Ipv6Addr>,
+    /// The subnet that the addresses are from.
     pub subnet: SubnetId,
+    /// How it is joined to the subnet: as that was when it was attached.
+    #[serde(default)]
+    pub mode: AttachmentMode,
     /// The security groups that it is a member of.
     pub security_groups: Vec<SecurityGroupId>,
     /// The network namespace that holds it.
@@ -205,6 +211,12 @@ impl Eni {
     /// Its MAC address.
     pub fn mac(&self) -> MacAddress {
         self.id.mac()
+    }
+
+    /// All its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv6 = self.ipv6_address.map(IpAddr::V6);
+        [IpAddr::V4(self.address)].into_iter().chain(ipv6)
     }
 }
 

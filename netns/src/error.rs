@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::eni::EniId;
 use crate::netlink::NetlinkError;
@@ -45,7 +45,8 @@ pub enum Error {
 
     /// A bridge takes no more ports.
     #[error(
-        "the bridge of {subnet} takes no more than 1023 interfaces; place the task in another subnet"
+        "the bridge of {subnet} takes no more than 1023 interfaces; place the task in another subnet, \
+         or make its AttachmentMode \"routed\""
     )]
     BridgeFull {
         /// The subnet.
@@ -72,9 +73,9 @@ pub enum Error {
         /// The subnet.
         subnet: SubnetId,
         /// Its range.
-        cidr: Ipv4Net,
+        cidr: IpNet,
         /// The address or route of the host.
-        other: Ipv4Net,
+        other: IpNet,
         /// The link that has it.
         link: String,
     },

@@ -1,23 +1,23 @@
 //! The firewall of the tasks: our two nftables tables, and the elements that each task has in them.
 //!
 //! The rules are in [`crate::ruleset`] and never change while the host runs. What a task may do is
-//! in sets: bridges, the addresses of the host on them, which port may send from which MAC and IPv4
+//! in sets: bridges, the addresses of the host on them, which port may send from which MAC and IP
 //! address, which policy an address has, and who is a member of which group. What policies let pass is in
 //! chains of theirs ([`crate::policy`]).
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 
 use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
-use crate::nftables::{Batch, Element, Field, Name, NftSocket, Set, Table, Verdict};
+use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, Verdict};
 use crate::policy::{self, Direction, Policies, Policy};
-use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
+use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, octets};
 use crate::security_group::{SecurityGroup, SecurityGroupId};
-use crate::subnet::{METADATA_ADDRESS, Subnet};
+use crate::subnet::{AttachmentMode, METADATA_ADDRESS, Subnet};
 
 /// How many elements one batch changes at most: the kernel limits a message's size.
 const BATCH_SIZE: usize = 500;
@@ -168,13 +168,15 @@ impl Firewall {
 
     /// The sets whose elements are the interfaces'.
     fn sets_of_interfaces(&self) -> Vec<(Table, Name)> {
-        let mut sets = vec![
-            (BRIDGE_TABLE, ruleset::SOURCES.into()),
-            (INET_TABLE, ruleset::INGRESS.into()),
-            (INET_TABLE, ruleset::EGRESS.into()),
-        ];
-        let groups = self.policies.all_groups().into_iter();
-        sets.extend(groups.map(|group| (INET_TABLE, ruleset::members(group))));
+        let mut sets = Vec::new();
+        for family in IpFamily::BOTH {
+            sets.push((BRIDGE_TABLE, family.set(ruleset::SOURCES)));
+            for set in [ruleset::PORT_SOURCES, ruleset::INGRESS, ruleset::EGRESS] {
+                sets.push((INET_TABLE, family.set(set)));
+            }
+            let groups = self.policies.all_groups().into_iter();
+            sets.extend(groups.map(|group| (INET_TABLE, ruleset::members(group, family))));
+        }
         sets
     }
 
@@ -255,39 +257,66 @@ impl Firewall {
 }
 
 fn subnet_elements(subnet: &Subnet) -> Vec<Element> {
-    let bridge = interface_name(subnet.bridge());
-    let address = |set, address: Ipv4Addr| inet(set, address.octets().to_vec());
-    vec![
-        inet(ruleset::BRIDGES, bridge),
-        address(ruleset::HOST_ADDRESSES, subnet.router()),
-        address(ruleset::HOST_ADDRESSES, subnet.resolver()),
-        address(ruleset::HOST_ADDRESSES, METADATA_ADDRESS),
-        address(ruleset::RESOLVERS, subnet.resolver()),
-    ]
+    let host = |address: IpAddr| of_address(ruleset::HOST_ADDRESSES, address);
+    let mut elements = vec![
+        Element::new(
+            INET_TABLE,
+            ruleset::BRIDGES,
+            interface_name(subnet.bridge()),
+        ),
+        host(subnet.router().into()),
+        host(subnet.resolver().into()),
+        host(METADATA_ADDRESS.into()),
+        of_address(ruleset::RESOLVERS, subnet.resolver().into()),
+    ];
+    elements.extend(subnet.ipv6_router().map(|router| host(router.into())));
+    elements
+}
+
+/// The element of an address in its family's set of that name.
+fn of_address(set: &str, address: IpAddr) -> Element {
+    let set = IpFamily::of(address).set(set);
+    Element::new(INET_TABLE, set, octets(address))
 }
 
 fn eni_elements(eni: &Eni) -> Vec<Element> {
-    let address = eni.address.octets();
-    // Fields of a key are padded to four bytes.
-    let mut source = interface_name(&eni.id.host_link());
-    source.extend_from_slice(&eni.mac().0);
-    source.extend_from_slice(&[0, 0]);
-    source.extend_from_slice(&address);
+    eni.addresses()
+        .flat_map(|address| address_elements(eni, address))
+        .collect()
+}
+
+/// What lets an interface send from an address, and be reached at it.
+fn address_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
+    let family = IpFamily::of(address);
     let policy = Policy::of(eni);
     let judged = |map, direction| {
         let chain = Verdict::Goto(policy.chain(direction));
-        Element::of_map(INET_TABLE, map, address.to_vec(), chain)
+        Element::of_map(INET_TABLE, family.set(map), octets(address), chain)
     };
     let mut elements = vec![
-        Element::new(BRIDGE_TABLE, ruleset::SOURCES, source),
+        source_element(eni, address),
         judged(ruleset::INGRESS, Direction::Ingress),
         judged(ruleset::EGRESS, Direction::Egress),
     ];
-    let groups = policy.groups();
-    elements.extend(
-        groups.map(|group| Element::new(INET_TABLE, ruleset::members(group), address.to_vec())),
-    );
+    elements.extend(policy.groups().map(|group| {
+        let set = ruleset::members(group, family);
+        Element::new(INET_TABLE, set, octets(address))
+    }));
     elements
+}
+
+/// Where packets with that source must come from, and with which MAC address.
+fn source_element(eni: &Eni, address: IpAddr) -> Element {
+    // Fields of a key are padded to four bytes.
+    let mac = eni.mac().0;
+    let mut key = interface_name(&eni.id.host_link());
+    key.extend(mac.into_iter().chain([0, 0]));
+    key.extend(octets(address));
+    let (table, set) = match eni.mode {
+        AttachmentMode::Bridged => (BRIDGE_TABLE, ruleset::SOURCES),
+        AttachmentMode::Routed => (INET_TABLE, ruleset::PORT_SOURCES),
+    };
+    Element::new(table, IpFamily::of(address).set(set), key)
 }
 
 /// What is done to a set.
@@ -336,14 +365,13 @@ fn write_policy(batch: &mut Batch, policies: &Policies, policy: &Policy) {
 
 /// The sets of groups' members, where they are missing.
 fn write_groups<'a>(batch: &mut Batch, groups: impl IntoIterator<Item = &'a SecurityGroupId>) {
-    for (id, group) in (1..).zip(groups) {
-        let set = Set::of_keys(ruleset::members(group), &[Field::Ipv4Address]);
+    let sets = groups
+        .into_iter()
+        .flat_map(|group| IpFamily::BOTH.map(|family| (group, family)));
+    for (id, (group, family)) in (1..).zip(sets) {
+        let set = Set::of_keys(ruleset::members(group, family), &[family.field()]);
         batch.ensure_set(INET_TABLE, &set, FIRST_NUMBER_OF_A_GROUP + id);
     }
-}
-
-fn inet(set: &'static str, key: Vec<u8>) -> Element {
-    Element::new(INET_TABLE, set, key)
 }
 
 /// A link's name as a key: sixteen bytes, the rest of them zero.
@@ -355,25 +383,39 @@ fn interface_name(name: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    #[test]
-    fn the_source_check_has_the_port_the_mac_and_the_address() {
-        let eni = Eni {
+    fn eni(mode: AttachmentMode) -> Eni {
+        Eni {
             id: "eni-00000000000000abc".parse().expect("valid"),
             address: Ipv4Addr::new(10, 231, 0, 4),
+            ipv6_address: Some("fd00::4".parse().expect("an address")),
             subnet: Subnet::default_subnet().id().clone(),
+            mode,
             security_groups: Vec::new(),
             netns: "task".parse().expect("valid"),
-        };
-        let elements = eni_elements(&eni);
-        let golden = [
-            &b"eni-00000000abc\0"[..],
-            &[2, 0, 0, 0, 0x0a, 0xbc, 0, 0],
-            &[10, 231, 0, 4],
-        ];
-        assert_eq!(elements[0].key, golden.concat());
+        }
+    }
+
+    #[test]
+    fn the_source_check_of_a_port_has_its_mac_and_address() {
+        let elements = eni_elements(&eni(AttachmentMode::Bridged));
+        let port = [&b"eni-00000000abc\0"[..], &[2, 0, 0, 0, 0x0a, 0xbc, 0, 0]].concat();
+        assert_eq!(elements[0].key, [&port[..], &[10, 231, 0, 4]].concat());
         assert_eq!(elements[1].key, [10, 231, 0, 4]);
         assert_eq!(elements[1].set, ruleset::INGRESS);
+        let ipv6 = [&[0xfd][..], &[0; 14], &[4]].concat();
+        assert_eq!(elements[3].key, [port, ipv6.clone()].concat());
+        assert_eq!((&*elements[3].set, &elements[4].key), ("sources6", &ipv6));
+    }
+
+    #[test]
+    fn a_routed_link_has_the_same_where_ip_is_looked_at() {
+        let [bridged, routed] = [AttachmentMode::Bridged, AttachmentMode::Routed]
+            .map(|mode| eni_elements(&eni(mode)).swap_remove(0));
+        assert_eq!(routed.key, bridged.key);
+        assert_eq!((bridged.table, routed.table), (BRIDGE_TABLE, INET_TABLE));
     }
 }

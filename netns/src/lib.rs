@@ -71,5 +71,8 @@ pub use failpoint::FAILPOINTS;
 pub use network::Network;
 pub use reconcile::Report;
 pub use security_group::{Peer, Protocol, Rule, SecurityGroup, SecurityGroupId};
-pub use subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS, Subnet, SubnetId};
+pub use subnet::{
+    AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
+    Subnet, SubnetId,
+};
 pub use vpc::{InvalidVpc, Vpc};

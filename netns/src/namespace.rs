@@ -27,9 +27,9 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/conf/default/accept_redirects", "0"),
 ];
 
-/// IPv6 is off on the interface until the subnet has a range of it; the loopback link keeps `::1`,
-/// which programs expect.
-const NO_IPV6: (&str, &str) = ("net/ipv6/conf/default/disable_ipv6", "1");
+/// IPv6 is off on the interface if the subnet has no range of it; the loopback link keeps `::1`, which programs
+/// expect. It is set either way: a host may have it off for every new link.
+const IPV6_IS_OFF: &str = "net/ipv6/conf/default/disable_ipv6";
 
 /// A network namespace with nothing but a loopback link, which is up.
 #[derive(Debug)]
@@ -41,13 +41,13 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     /// Makes a namespace and mounts it at `path`, which must not exist. [`remove`] is the undo.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path, with_ipv6: bool) -> Result<Self> {
         let doing = || format!("make the network namespace {}", path.display());
         File::create_new(path).map_err(|error| Error::io(doing(), error))?;
         let made = thread::scope(|scope| {
             let thread = thread::Builder::new().name("netns".into());
             let thread = thread
-                .spawn_scoped(scope, || enter_and_prepare(path))
+                .spawn_scoped(scope, || enter_and_prepare(path, with_ipv6))
                 .map_err(|error| Error::io(doing(), error))?;
             thread.join().unwrap_or_else(|_| {
                 Err(Error::io(doing(), io::Error::other("its thread panicked")))
@@ -70,7 +70,7 @@ impl AsFd for Namespace {
 }
 
 /// Runs on a thread that ends with it: the namespace that it enters is not left again.
-fn enter_and_prepare(path: &Path) -> Result<Namespace> {
+fn enter_and_prepare(path: &Path, with_ipv6: bool) -> Result<Namespace> {
     const OWN: &str = "/proc/thread-self/ns/net";
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNET)
@@ -81,9 +81,8 @@ fn enter_and_prepare(path: &Path) -> Result<Namespace> {
     for (key, value) in SYSCTLS {
         crate::sysctls::write(key, value)?;
     }
-    let (key, value) = NO_IPV6;
-    if crate::sysctls::exists(key) {
-        crate::sysctls::write(key, value)?;
+    if crate::sysctls::exists(IPV6_IS_OFF) {
+        crate::sysctls::write(IPV6_IS_OFF, if with_ipv6 { "0" } else { "1" })?;
     }
     let mut inside =
         RouteSocket::open().doing(|| "open a netlink socket in the namespace".into())?;

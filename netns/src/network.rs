@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -17,7 +17,9 @@ use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
 use crate::firewall::Firewall;
-use crate::netlink::{Link, LinkWatch, NewBridge, RouteSocket, add_address};
+use crate::netlink::{
+    Link, LinkWatch, NewBridge, RouteSocket, add_address, bring_up, bring_up_without_link_local,
+};
 use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
 use crate::sysctls::{self, Sysctls};
@@ -48,11 +50,15 @@ pub(crate) struct Bridge {
 impl Network {
     /// Makes what is missing of the network on the host, and takes over what is there. Nothing of a
     /// running task is disturbed.
-    pub fn open(config: NetworkConfig) -> Result<Self> {
+    pub fn open(mut config: NetworkConfig) -> Result<Self> {
         refuse_collisions(&config.subnets)?;
         let lock = lock(&config)?;
         let mut routes = open_socket()?;
         let mtu = uplink::mtu(&mut routes)?;
+        if !uplink::has_ipv6(mtu) {
+            let subnets = config.subnets.into_iter();
+            config.subnets = subnets.map(Subnet::without_ipv6).collect();
+        }
         let missing = missing_bridges(&mut routes, &config.subnets)?;
         for subnet in &missing {
             uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
@@ -70,7 +76,11 @@ impl Network {
             .map(|subnet| configure_bridge(&mut routes, subnet));
         let bridges = bridges.collect::<Result<Vec<Bridge>>>()?;
         reached(failpoint::OPEN_BRIDGE)?;
-        Sysctls::new(&config.state_dir).ensure()?;
+        let with_ipv6 = config
+            .subnets
+            .iter()
+            .any(|subnet| subnet.ipv6_cidr().is_some());
+        Sysctls::new(&config.state_dir).ensure(with_ipv6)?;
         reached(failpoint::OPEN_SYSCTLS)?;
         Ok(Self {
             config,
@@ -111,7 +121,7 @@ impl Network {
         Ok(())
     }
 
-    /// The subnets.
+    /// The subnets; without IPv6 on a host that has none, or whose uplink carries no packets as large as it needs.
     pub fn subnets(&self) -> &[Subnet] {
         &self.config.subnets
     }
@@ -228,7 +238,8 @@ fn refuse_collisions(subnets: &[Subnet]) -> Result<()> {
     for (index, one) in subnets.iter().enumerate() {
         for other in subnets.iter().skip(index + 1) {
             let (a, b) = (one.cidr(), other.cidr());
-            let same = one.id() == other.id() || one.bridge() == other.bridge();
+            let mut same = one.id() == other.id() || one.bridge() == other.bridge();
+            same |= one.ipv6_cidr().is_some() && one.ipv6_cidr() == other.ipv6_cidr();
             if same || a.contains(&b) || b.contains(&a) {
                 return Err(Error::SubnetsCollide(one.id().clone(), other.id().clone()));
             }
@@ -271,9 +282,8 @@ fn add_bridge(routes: &mut RouteSocket, subnet: &Subnet, mtu: u32) -> Result<()>
         mac: subnet.router_mac(),
         mtu,
     };
-    routes
-        .add_bridge(&bridge)
-        .doing(|| format!("make the bridge {}", subnet.bridge()))
+    let doing = || format!("make the bridge {}", subnet.bridge());
+    routes.add_bridge(&bridge).doing(doing)
 }
 
 /// Gives a bridge the addresses that tasks expect on it, and its sysctls.
@@ -284,20 +294,25 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
         name: name.into(),
         subnet: subnet.id().clone(),
     })?;
-    // A source that another way leads to is dropped, and no link-local IPv6 address is given.
-    let sysctls = [("ipv4", "rp_filter"), ("ipv6", "disable_ipv6")];
-    for key in sysctls.map(|(version, key)| format!("net/{version}/conf/{name}/{key}")) {
-        if sysctls::exists(&key) {
-            sysctls::write(&key, "1")?;
-        }
-    }
     let router = Ipv4Net::new(subnet.router(), subnet.cidr().prefix_len());
     let router = router.unwrap_or_else(|_| Ipv4Net::from(subnet.router()));
-    let requests = [
+    let mut requests = vec![
         add_address(link.index, router, true),
-        add_address(link.index, subnet.resolver().into(), true),
-        add_address(link.index, METADATA_ADDRESS.into(), true),
+        add_address(link.index, Ipv4Net::from(subnet.resolver()), true),
+        add_address(link.index, Ipv4Net::from(METADATA_ADDRESS), true),
     ];
+    let ipv6 = subnet
+        .ipv6_router()
+        .map(|router| Ipv6Net::new_assert(router, 64));
+    requests.insert(
+        0,
+        match ipv6 {
+            Some(_) => bring_up_without_link_local(link.index),
+            None => bring_up(link.index),
+        },
+    );
+    requests.extend(ipv6.map(|router| add_address(link.index, router, true)));
+    set_sysctls(subnet)?;
     routes
         .send(&requests)
         .doing(|| format!("give the bridge {name} its addresses"))?;
@@ -305,6 +320,24 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
         subnet: subnet.clone(),
         index: link.index,
     })
+}
+
+/// A source that another way leads to is dropped; nobody beyond the bridge is believed a router; and what has no
+/// range of IPv6 has no IPv6.
+fn set_sysctls(subnet: &Subnet) -> Result<()> {
+    let key = |version, key| format!("net/{version}/conf/{}/{key}", subnet.bridge());
+    sysctls::write(&key("ipv4", "rp_filter"), "1")?;
+    let is_off = key("ipv6", "disable_ipv6");
+    if sysctls::exists(&is_off) {
+        sysctls::write(&key("ipv6", "accept_ra"), "0")?;
+        let value = if subnet.ipv6_cidr().is_some() {
+            "0"
+        } else {
+            "1"
+        };
+        sysctls::write(&is_off, value)?;
+    }
+    Ok(())
 }
 
 fn remove_directory(path: &Path) -> Result<()> {

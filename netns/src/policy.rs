@@ -145,7 +145,7 @@ impl Policies {
             Direction::Egress => group.egress(),
         });
         let mut rules: Vec<_> = rules
-            .filter_map(|rule| ruleset::admission(rule, direction))
+            .flat_map(|rule| ruleset::admission(rule, direction))
             .collect();
         rules.push(ruleset::nothing_more());
         rules
@@ -155,11 +155,14 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subnet::AttachmentMode;
 
     fn eni(number: u8, groups: &[u32]) -> Eni {
         Eni {
             id: format!("eni-{number:017x}").parse().expect("valid"),
             address: Ipv4Addr::new(10, 231, 0, number),
+            ipv6_address: None,
+            mode: AttachmentMode::Bridged,
             subnet: "subnet-00000000000000001".parse().expect("valid"),
             security_groups: groups.iter().copied().map(id).collect(),
             netns: "task".parse().expect("valid"),

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use crate::attachment::ways;
 use crate::eni::{Eni, EniId, HOST_LINK_PREFIX};
 use crate::error::{Doing, Problems, Result};
 use crate::namespace;
-use crate::netlink::add_neighbour;
-use crate::network::{Network, namespaces, netns_dir};
+use crate::netlink::Link;
+use crate::network::{Bridge, Network, namespaces, netns_dir};
+use crate::subnet::AttachmentMode;
 
 /// What [`Network::reconcile`] did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -84,14 +86,17 @@ impl Network {
         let kept: BTreeSet<String> = kept.iter().map(|eni| eni.id.host_link()).collect();
         let mut routes = self.routes();
         let links = routes.links().doing(|| "list the host's links".into())?;
-        let on_our_bridges = |master: Option<u32>| {
-            self.bridges
-                .iter()
-                .any(|bridge| Some(bridge.index) == master)
+        // A port of ours is on a bridge of ours; a routed link has the address of one.
+        let is_ours = |link: &Link| {
+            let of_bridge = |bridge: &Bridge| {
+                let is_routed = link.mac == Some(bridge.subnet.router_mac());
+                link.bridge == Some(bridge.index) || is_routed
+            };
+            link.name.starts_with(HOST_LINK_PREFIX) && self.bridges.iter().any(of_bridge)
         };
         let stray: Vec<_> = links
             .into_iter()
-            .filter(|link| link.name.starts_with(HOST_LINK_PREFIX) && on_our_bridges(link.bridge))
+            .filter(is_ours)
             .filter(|link| !kept.contains(&link.name))
             .collect();
         let indexes: Vec<u32> = stray.iter().map(|link| link.index).collect();
@@ -110,8 +115,16 @@ impl Network {
                 .filter(|eni| eni.subnet == *bridge.subnet.id())
                 .collect();
             let doing = || format!("reconcile the neighbours of {}", bridge.subnet.bridge());
+            let is_members = |address| {
+                let bridged = members
+                    .iter()
+                    .filter(|eni| eni.mode == AttachmentMode::Bridged);
+                bridged
+                    .flat_map(|eni| eni.addresses())
+                    .any(|own| own == address)
+            };
             for address in routes.permanent_neighbours(bridge.index).doing(doing)? {
-                if !members.iter().any(|eni| eni.address == address) {
+                if !is_members(address) {
                     routes
                         .delete_neighbour(bridge.index, address)
                         .doing(doing)?;
@@ -119,9 +132,11 @@ impl Network {
                 }
             }
             for eni in members {
-                routes
-                    .send(&[add_neighbour(bridge.index, eni.address, eni.mac())])
-                    .doing(doing)?;
+                // Without its link, it is among the lost.
+                if let Some(link) = routes.link(&eni.id.host_link()).doing(doing)? {
+                    let requests = ways(eni, bridge.index, link.index);
+                    routes.send(&requests).doing(doing)?;
+                }
             }
         }
         Ok(removed)

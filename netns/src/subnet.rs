@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::eni::{HOST_LINK_PREFIX, MacAddress, check_id};
@@ -16,6 +16,10 @@ pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 
 /// The instance metadata service of EC2. There is none here, and no task may reach the host's.
 pub const INSTANCE_METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// The same of IPv6.
+pub const INSTANCE_METADATA_IPV6_ADDRESS: Ipv6Addr =
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// The first address that a task may have, counted from the subnet's own: as in a VPC, the network's
 /// address, the router, the resolver and one more are taken.
@@ -62,12 +66,25 @@ impl fmt::Display for SubnetId {
     }
 }
 
+/// How a task's link is joined to its subnet. To the task both are the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachmentMode {
+    /// As a port of the subnet's bridge, of which it has at most 1,023.
+    #[default]
+    Bridged,
+    /// By a route to each of the task's addresses: as many as there are addresses, each as fast as the first.
+    Routed,
+}
+
 /// A subnet: addresses and a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subnet {
     id: SubnetId,
     cidr: Ipv4Net,
+    ipv6_cidr: Option<Ipv6Net>,
     bridge: String,
+    mode: AttachmentMode,
 }
 
 impl Subnet {
@@ -95,20 +112,66 @@ impl Subnet {
         Ok(Self {
             id,
             cidr,
+            ipv6_cidr: None,
             bridge: bridge.to_owned(),
+            mode: AttachmentMode::default(),
         })
     }
 
-    /// The subnet that exists without any configuration: `subnet-00000000000000001`, `10.231.0.0/24`
-    /// on the bridge `berth0`. The range is private and in nobody's defaults: Docker takes
-    /// 172.17.0.0/16 and up, Podman 10.88.0.0/16, libvirt 192.168.122.0/24, Kubernetes 10.244.0.0/16
-    /// and 10.96.0.0/12, LXD 10.x.y.0/24 at random after looking.
-    pub fn default_subnet() -> Self {
-        let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 231, 0, 0), 24);
+    /// The same with a range of IPv6: a /64, as in a VPC.
+    pub fn with_ipv6(self, cidr: Ipv6Net) -> Result<Self, InvalidName> {
+        let address = cidr.network();
+        let is_unicast = !address.is_multicast() && !address.is_loopback();
+        let is_usable = is_unicast && !address.is_unicast_link_local();
+        if cidr.prefix_len() != 64 || cidr.trunc() != cidr || !is_usable {
+            return Err(InvalidName {
+                what: "subnet range",
+                text: cidr.to_string(),
+                expected:
+                    "a /64 of unicast addresses without host bits, such as fd12:3456:789a:1::/64"
+                        .into(),
+            });
+        }
+        Ok(Self {
+            ipv6_cidr: Some(cidr),
+            ..self
+        })
+    }
+
+    /// The same without IPv6, for a host that has none.
+    pub(crate) fn without_ipv6(self) -> Self {
         Self {
-            id: SubnetId("subnet-00000000000000001".into()),
-            cidr,
-            bridge: "berth0".into(),
+            ipv6_cidr: None,
+            ..self
+        }
+    }
+
+    /// The same with its tasks joined to it in this way.
+    pub fn with_mode(self, mode: AttachmentMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The first of those that exist without any configuration: `subnet-00000000000000001`, `10.231.0.0/24` and
+    /// `fd62:6572:7468::/64` on the bridge `berth0`.
+    pub fn default_subnet() -> Self {
+        Self::default_number(0)
+    }
+
+    /// Those that exist without any configuration. Their ranges are private and in nobody's defaults: Docker
+    /// takes 172.17.0.0/16 and up, Podman 10.88.0.0/16, libvirt 192.168.122.0/24, Kubernetes 10.244.0.0/16 and
+    /// 10.96.0.0/12, LXD 10.x.y.0/24 at random after looking.
+    pub fn defaults() -> [Self; 3] {
+        [0, 1, 2].map(Self::default_number)
+    }
+
+    fn default_number(number: u8) -> Self {
+        let prefix = Ipv6Addr::new(0xfd62, 0x6572, 0x7468, number.into(), 0, 0, 0, 0);
+        Self {
+            id: SubnetId(format!("subnet-{:017x}", u32::from(number) + 1)),
+            cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 231, number, 0), 24),
+            ipv6_cidr: Some(Ipv6Net::new_assert(prefix, 64)),
+            bridge: format!("berth{number}"),
+            mode: AttachmentMode::default(),
         }
     }
 
@@ -122,6 +185,16 @@ impl Subnet {
         self.cidr
     }
 
+    /// Its range of IPv6 addresses, if it has one.
+    pub fn ipv6_cidr(&self) -> Option<Ipv6Net> {
+        self.ipv6_cidr
+    }
+
+    /// How its tasks are joined to it.
+    pub fn mode(&self) -> AttachmentMode {
+        self.mode
+    }
+
     /// The name of its bridge on the host.
     pub fn bridge(&self) -> &str {
         &self.bridge
@@ -130,6 +203,11 @@ impl Subnet {
     /// The address of the subnet's router: the first after the network's own.
     pub fn router(&self) -> Ipv4Addr {
         self.nth(1)
+    }
+
+    /// The router's address of IPv6, the first too.
+    pub fn ipv6_router(&self) -> Option<Ipv6Addr> {
+        self.ipv6_nth(1)
     }
 
     /// The address of the subnet's resolver: the second.
@@ -162,6 +240,18 @@ impl Subnet {
         let offset = u32::from(address).checked_sub(u32::from(self.cidr.network()))?;
         let index = usize::try_from(offset.checked_sub(FIRST_FREE)?).ok()?;
         (index < self.capacity()).then_some(index)
+    }
+
+    /// The IPv6 address of the task that has this IPv4 address: as far from the beginning of its range. So
+    /// there is one thing to reserve for both.
+    pub(crate) fn ipv6_of(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let offset = u32::from(address).checked_sub(u32::from(self.cidr.network()))?;
+        self.ipv6_nth(offset)
+    }
+
+    fn ipv6_nth(&self, offset: u32) -> Option<Ipv6Addr> {
+        let network = u128::from(self.ipv6_cidr?.network());
+        Some(Ipv6Addr::from(network | u128::from(offset)))
     }
 
     fn nth(&self, offset: u32) -> Ipv4Addr {
@@ -212,6 +302,22 @@ mod tests {
     fn ranges_that_a_vpc_would_refuse_are_refused() {
         for cidr in ["10.0.0.0/15", "10.0.0.0/29", "10.0.0.1/24"] {
             assert!(subnet(cidr).is_err(), "{cidr}");
+        }
+    }
+
+    #[test]
+    fn ipv6_addresses_go_with_those_of_ipv4() {
+        let subnet = subnet("10.9.0.0/16").expect("valid");
+        assert_eq!(subnet.ipv6_of(Ipv4Addr::new(10, 9, 2, 3)), None);
+        let range = "fd00:1:2:3::/64".parse().expect("a network");
+        let subnet = subnet.with_ipv6(range).expect("valid");
+        let expected = "fd00:1:2:3::203".parse().ok();
+        assert_eq!(subnet.ipv6_of(Ipv4Addr::new(10, 9, 2, 3)), expected);
+        assert_eq!(subnet.ipv6_router(), "fd00:1:2:3::1".parse().ok());
+        for wrong in ["fd00::/48", "fd00::1/64", "fe80::/64", "ff02::/64"] {
+            let subnet = subnet.clone();
+            let outcome = subnet.with_ipv6(wrong.parse().expect("a network"));
+            assert!(outcome.is_err(), "{wrong}");
         }
     }
 

@@ -11,8 +11,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Problems, Result};
 
-/// What the host needs, and why: packets between tasks and the world pass through it.
-const WANTED: &[(&str, &str)] = &[("net/ipv4/ip_forward", "1")];
+/// Packets between tasks and the world pass through the host.
+const FORWARDING: (&str, &str) = ("net/ipv4/ip_forward", "1");
+
+/// The same for IPv6.
+const IPV6_FORWARDING: (&str, &str) = ("net/ipv6/conf/all/forwarding", "1");
+
+/// Where each link has the sysctls of its IPv6.
+const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
 
 /// The changes, kept in a file.
 #[derive(Debug)]
@@ -28,21 +34,37 @@ impl Sysctls {
     }
 
     /// Sets what the host needs. What has the value already is left alone and not recorded.
-    pub(crate) fn ensure(&self) -> Result<()> {
-        for (key, value) in WANTED {
-            let before = read(key)?;
-            if before != *value {
-                self.remember(key, before)?;
-                write(key, value)?;
+    ///
+    /// A host that forwards IPv6 takes no router's advertisements, unless told to take them all the same: that
+    /// comes first, or it would lose its own default route.
+    pub(crate) fn ensure(&self, with_ipv6: bool) -> Result<()> {
+        let (key, value) = FORWARDING;
+        self.set(key, value)?;
+        let (key, value) = IPV6_FORWARDING;
+        if with_ipv6 && read(key)? != value {
+            for link in links_that_take_advertisements()? {
+                self.set(&link, "2")?;
             }
+            self.set(key, value)?;
         }
         Ok(())
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<()> {
+        let before = read(key)?;
+        if before == value {
+            return Ok(());
+        }
+        self.remember(key, before)?;
+        write(key, value)
     }
 
     /// Puts back what was there before, and forgets it.
     pub(crate) fn restore(&self) -> Result<()> {
         let mut problems = Problems::default();
-        for (key, value) in self.recorded()? {
+        // A link may be gone since.
+        let recorded = self.recorded()?.into_iter();
+        for (key, value) in recorded.filter(|(key, _)| exists(key)) {
             problems.note(write(&key, &value));
         }
         problems.finish("restore sysctls")?;
@@ -76,6 +98,27 @@ impl Sysctls {
     }
 }
 
+/// The sysctls that say that a link takes routers' advertisements as long as the host forwards nothing.
+fn links_that_take_advertisements() -> Result<Vec<String>> {
+    const AS_LONG_AS_NOTHING_IS_FORWARDED: &str = "1";
+    let directory = Path::new(IPV6_LINKS);
+    let list = || -> io::Result<Vec<String>> {
+        let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name()));
+        let names = names
+            .filter_map(|name: io::Result<_>| name.map(|name| name.into_string().ok()).transpose());
+        names.collect()
+    };
+    let names = list().map_err(|error| Error::file("read", directory, error))?;
+    // These two are not links, but what all of them and new ones have.
+    let links = names
+        .into_iter()
+        .filter(|name| !["all", "default"].contains(&name.as_str()));
+    let keys = links.map(|name| format!("net/ipv6/conf/{name}/accept_ra"));
+    Ok(keys
+        .filter(|key| read(key).is_ok_and(|value| value == AS_LONG_AS_NOTHING_IS_FORWARDED))
+        .collect())
+}
+
 /// Whether the kernel has a sysctl, in the calling thread's network namespace.
 pub(crate) fn exists(key: &str) -> bool {
     path(key).exists()
@@ -86,7 +129,8 @@ pub(crate) fn write(key: &str, value: &str) -> Result<()> {
     fs::write(path(key), value).map_err(|error| Error::io(format!("set {key} to {value}"), error))
 }
 
-fn read(key: &str) -> Result<String> {
+/// What a sysctl is, in the calling thread's network namespace.
+pub(crate) fn read(key: &str) -> Result<String> {
     let text =
         fs::read_to_string(path(key)).map_err(|error| Error::file("read", &path(key), error))?;
     Ok(text.trim().to_owned())

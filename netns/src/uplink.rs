@@ -1,9 +1,12 @@
 //! What the host's own network means for ours: how large packets may be, and which ranges are taken.
 #![forbid(unsafe_code)]
 
+use ipnet::IpNet;
+
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{Link, Occupied, RouteSocket};
 use crate::subnet::Subnet;
+use crate::sysctls;
 
 /// The MTU where there is no way out.
 const DEFAULT_MTU: u32 = 1500;
@@ -23,6 +26,14 @@ pub(crate) fn mtu(socket: &mut RouteSocket) -> Result<u32> {
     let links = socket.links().doing(|| "list the host's links".into())?;
     let uplink = links.iter().find(|link| link.index == route.link);
     Ok(uplink.map_or(DEFAULT_MTU, |link| link.mtu))
+}
+
+/// Whether the host has IPv6, and its uplink carries the packets that everyone must be able to send there
+/// (RFC 8200, section 5).
+pub(crate) fn has_ipv6(mtu: u32) -> bool {
+    const MINIMUM_MTU: u32 = 1280;
+    let off = "net/ipv6/conf/all/disable_ipv6";
+    mtu >= MINIMUM_MTU && sysctls::exists(off) && sysctls::read(off).is_ok_and(|value| value == "0")
 }
 
 /// Refuses a subnet whose range is, in part, one that the host has an address in or a route to.
@@ -45,10 +56,12 @@ pub(crate) fn refuse_overlap(
         if range.prefix_len() <= AS_GOOD_AS_DEFAULT || link.is_some_and(is_ours) {
             continue;
         }
-        if range.contains(&subnet.cidr()) || subnet.cidr().contains(&range) {
+        let own = [IpNet::V4(subnet.cidr())].into_iter();
+        let mut own = own.chain(subnet.ipv6_cidr().map(IpNet::V6));
+        if let Some(cidr) = own.find(|own| own.contains(&range) || range.contains(own)) {
             return Err(Error::Overlap {
                 subnet: subnet.id().clone(),
-                cidr: subnet.cidr(),
+                cidr,
                 other: range,
                 link: link.map_or_else(|| "several links".to_owned(), |link| link.name.clone()),
             });

@@ -30,7 +30,7 @@ use crate::image::{Image, ImageError, Puller};
 use crate::supervisor::client::Client;
 use crate::supervisor::launch;
 use crate::supervisor::protocol::{State, Status, supervisor_cgroup, task_cgroup, write_whole};
-use crate::task::{AttachedEni, LastStatus, StopCode, Task};
+use crate::task::{AttachedEni, AttachedIpv6, LastStatus, StopCode, Task};
 
 /// How long to wait for the kernel to drop an earlier attempt's link, before it is deleted.
 const LINK_PATIENCE: Duration = Duration::from_millis(200);
@@ -280,6 +280,8 @@ impl Driver {
             let subnet = network
                 .subnet(&request.subnet)
                 .context("the subnet is gone")?;
+            let ipv6 = attachment.eni.ipv6_address;
+            let ipv6 = ipv6.zip(subnet.ipv6_cidr()).zip(subnet.ipv6_router());
             let attached = AttachedEni {
                 mac: attachment.eni.mac().to_string(),
                 address: attachment.eni.address,
@@ -289,6 +291,11 @@ impl Driver {
                     .config()
                     .place
                     .private_dns_name(attachment.eni.address),
+                ipv6: ipv6.map(|((address, cidr), gateway)| AttachedIpv6 {
+                    address,
+                    subnet_cidr: cidr.to_string(),
+                    gateway,
+                }),
             };
             Ok((attached, attachment.netns_path))
         };

@@ -150,7 +150,7 @@ fn networks(task: &Task) -> Value {
         return Value::Null;
     };
     let length = eni.subnet_cidr.rsplit('/').next().unwrap_or_default();
-    json!([{
+    let mut network = json!({
         "NetworkMode": "awsvpc",
         "IPv4Addresses": [eni.address],
         "AttachmentIndex": 0,
@@ -158,5 +158,13 @@ fn networks(task: &Task) -> Value {
         "IPv4SubnetCIDRBlock": eni.subnet_cidr,
         "PrivateDNSName": eni.private_dns_name,
         "SubnetGatewayIpv4Address": format!("{}/{length}", eni.gateway),
-    }])
+    });
+    if let (Some(ipv6), Some(network)) = (&eni.ipv6, network.as_object_mut()) {
+        let length = ipv6.subnet_cidr.rsplit('/').next().unwrap_or_default();
+        let gateway = format!("{}/{length}", ipv6.gateway);
+        network.insert("IPv6Addresses".into(), json!([ipv6.address]));
+        network.insert("IPv6SubnetCIDRBlock".into(), json!(ipv6.subnet_cidr));
+        network.insert("SubnetGatewayIpv6Address".into(), json!(gateway));
+    }
+    json!([network])
 }

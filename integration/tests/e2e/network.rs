@@ -1,7 +1,7 @@
 //! What a task's containers reach over the network, and who reaches them.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv6Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn metadata(host: &Host) {
     host.image();
     let ran = host.run(&script(
         "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo; \
-         wget -q -O - http://169.254.170.2/v4/0000 || echo refused; hostname -i",
+         wget -q -O - http://169.254.170.2/v4/0000 || echo refused; hostname -i; grep eth0 /proc/net/if_inet6",
     ));
     let lines: Vec<&str> = ran.stdout.lines().collect();
     let container: Value = serde_json::from_str(lines[0]).unwrap_or_else(|_| panic!("{ran:?}"));
@@ -69,6 +69,16 @@ fn metadata(host: &Host) {
         container["Networks"][0]["IPv4Addresses"][0],
         lines[3].trim()
     );
+    let ipv6 = container["Networks"][0]["IPv6Addresses"][0].as_str();
+    let ipv6: Ipv6Addr = ipv6
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("{container}"));
+    let digits: String = ipv6
+        .octets()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert!(lines[4].starts_with(&digits), "{ran:?}");
     for member in [
         "DockerId",
         "DockerName",

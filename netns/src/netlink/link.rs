@@ -99,6 +99,8 @@ pub struct NewBridge<'a> {
 pub struct NewVeth<'a> {
     /// The name of the end here.
     pub name: &'a str,
+    /// Its MAC address; without a wish the kernel draws one.
+    pub mac: Option<MacAddress>,
     /// The bridge that it becomes a port of.
     pub bridge: Option<u32>,
     /// The name of the other end.
@@ -137,6 +139,8 @@ impl NewVeth<'_> {
         ];
         link.attributes
             .extend(self.bridge.map(LinkAttribute::Controller));
+        let mac = self.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec()));
+        link.attributes.extend(mac);
         Request::change(
             RouteNetlinkMessage::NewLink(link),
             flags::CREATE | flags::EXCL,
@@ -174,14 +178,14 @@ impl RouteSocket {
         Ok(link.ok_or_else(|| NetlinkError::new(Errno::ENODEV))?.index)
     }
 
-    /// Makes a bridge and brings it up.
+    /// Makes a bridge. It is down.
     pub fn add_bridge(&mut self, bridge: &NewBridge<'_>) -> Result<(), NetlinkError> {
         let options = vec![
             InfoBridge::StpState(BridgeStpState::Disabled),
             // Every address behind the bridge is known, so there is no group to learn about.
             InfoBridge::MulticastSnooping(false),
         ];
-        let mut message = up(LinkMessage::default());
+        let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(bridge.name.to_owned()),
             LinkAttribute::Address(bridge.mac.0.to_vec()),
@@ -245,6 +249,19 @@ pub fn bring_up(index: u32) -> Request {
     Request::change(RouteNetlinkMessage::SetLink(message), 0)
 }
 
+/// Brings a link up that has the addresses it is given, and none of its own making.
+pub(crate) fn bring_up_without_link_local(index: u32) -> Request {
+    let mut message = up(LinkMessage::default());
+    message.header.index = index;
+    message.attributes.push(no_link_local());
+    Request::change(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+fn no_link_local() -> LinkAttribute {
+    let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)])
+}
+
 /// Brings a bridge's port up, closed to everything but the bridge itself.
 ///
 /// Isolated: what one task sends to another goes through the router, where the firewall is. Nothing
@@ -267,10 +284,7 @@ pub(crate) fn bring_port_up(index: u32, with_ipv6: bool) -> Request {
     ]));
     if with_ipv6 {
         // The port is not a place to talk to the host.
-        let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
-        message
-            .attributes
-            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)]));
+        message.attributes.push(no_link_local());
     }
     // A port's options are read from RTM_NEWLINK only, not from RTM_SETLINK.
     Request::change(RouteNetlinkMessage::NewLink(message), 0)
@@ -347,6 +361,7 @@ mod tests {
         let stdin = std::io::stdin();
         let veth = NewVeth {
             name: "eni-1",
+            mac: None,
             bridge: Some(7),
             peer_name: "eth0",
             peer_mac: MacAddress([2, 0, 0, 0, 0, 1]),

@@ -21,11 +21,13 @@ use std::io;
 
 use nix::errno::Errno;
 
-pub(crate) use addressing::{Occupied, add_blackhole, add_forwarding_entry, add_neighbour};
+pub(crate) use addressing::{
+    Occupied, add_blackhole, add_forwarding_entry, add_link_route, add_neighbour,
+};
 pub use addressing::{add_address, add_route};
 pub(crate) use frame::{Attributes, Frame, align, flags};
 pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
-pub(crate) use link::{LinkWatch, bring_port_up};
+pub(crate) use link::{LinkWatch, bring_port_up, bring_up_without_link_local};
 pub use route::{Request, RouteSocket};
 pub(crate) use socket::Socket;
 

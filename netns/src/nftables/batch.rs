@@ -45,6 +45,7 @@ pub(crate) struct Chain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Field {
     Ipv4Address = 7,
+    Ipv6Address = 8,
     EtherAddress = 9,
     LinkName = 41,
 }
@@ -55,7 +56,7 @@ impl Field {
         match self {
             Self::Ipv4Address => 4,
             Self::EtherAddress => 8,
-            Self::LinkName => 16,
+            Self::Ipv6Address | Self::LinkName => 16,
         }
     }
 }
@@ -264,7 +265,12 @@ impl Element {
     }
 
     /// A key of a map, with what it has there.
-    pub(crate) fn of_map(table: Table, map: &'static str, key: Vec<u8>, verdict: Verdict) -> Self {
+    pub(crate) fn of_map(
+        table: Table,
+        map: impl Into<Name>,
+        key: Vec<u8>,
+        verdict: Verdict,
+    ) -> Self {
         Self {
             verdict: Some(verdict),
             ..Self::new(table, map, key)

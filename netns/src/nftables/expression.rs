@@ -40,6 +40,7 @@ pub(crate) enum Base {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Comparison {
     Equal = 0,
+    NotEqual = 1,
 }
 
 /// What happens to a packet that a rule matches.
@@ -90,7 +91,7 @@ pub(crate) enum Expression {
     },
     /// What a map has for the key in the registers. A key that it hasn't ends the rule.
     VerdictOf {
-        map: &'static str,
+        map: Name,
         key: Register,
     },
     /// Whether a register's value is one of these or between them.

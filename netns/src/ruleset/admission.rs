@@ -1,36 +1,55 @@
 //! A security group's rule, as one of the firewall's.
 #![forbid(unsafe_code)]
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
-use super::ADMITTED;
-use super::words::{FIRST, equals, go_to, ipv4, meta_is, payload, verdict};
+use super::words::{FIRST, equals, go_to, meta_is, of, payload, verdict};
+use super::{ADMITTED, IpFamily};
 use crate::nftables::{Base, Expression, MetaKey, Name, Verdict};
 use crate::policy::Direction;
 use crate::security_group::{Peer, Protocol, Rule, SecurityGroupId};
 
-/// The set of a security group's members, by their addresses.
-pub(crate) fn members(group: &SecurityGroupId) -> Name {
-    format!("members-{group}").into()
+/// The set of a security group's members, by their addresses of a family.
+pub(crate) fn members(group: &SecurityGroupId, family: IpFamily) -> Name {
+    match family {
+        IpFamily::Ipv4 => format!("members-{group}").into(),
+        IpFamily::Ipv6 => format!("members6-{group}").into(),
+    }
 }
 
-/// What lets a new connection pass; nothing for a rule of IPv6, which interfaces don't have yet.
-pub(crate) fn admission(rule: &Rule, direction: Direction) -> Option<Vec<Expression>> {
-    let peer = peer(rule.peer(), direction)?;
-    let parts = [
-        ipv4(),
-        protocol(rule.protocol()),
-        ports(rule.protocol(), &rule.ports()),
-        peer,
-        vec![Expression::Counter],
-        match direction {
-            Direction::Ingress => verdict(Verdict::Accept),
-            Direction::Egress => go_to(ADMITTED),
-        },
-    ];
-    Some(parts.concat())
+/// What lets a new connection pass: a rule for each family that the other end can be of.
+pub(crate) fn admission(rule: &Rule, direction: Direction) -> Vec<Vec<Expression>> {
+    let families = IpFamily::BOTH.into_iter();
+    let peers = families.filter_map(|family| Some((family, peer(rule.peer(), direction, family)?)));
+    let rules = peers.filter(|(family, _)| is_of(rule.protocol(), *family));
+    let decision = match direction {
+        Direction::Ingress => verdict(Verdict::Accept),
+        Direction::Egress => go_to(ADMITTED),
+    };
+    let rules = rules.map(|(family, peer)| {
+        let parts = [
+            of(family),
+            protocol(rule.protocol()),
+            ports(rule.protocol(), &rule.ports()),
+            peer,
+            vec![Expression::Counter],
+            decision.clone(),
+        ];
+        parts.concat()
+    });
+    rules.collect()
+}
+
+/// Each family has an ICMP of its own.
+fn is_of(protocol: Protocol, family: IpFamily) -> bool {
+    match protocol {
+        Protocol::ICMP => family == IpFamily::Ipv4,
+        Protocol::ICMPV6 => family == IpFamily::Ipv6,
+        _ => true,
+    }
 }
 
 /// The end of every policy.
@@ -72,19 +91,19 @@ fn ports(protocol: Protocol, ports: &RangeInclusive<u16>) -> Vec<Expression> {
     vec![payload(Base::Transport, DESTINATION_PORT, 2), is_among]
 }
 
-fn peer(peer: &Peer, direction: Direction) -> Option<Vec<Expression>> {
-    let offset = match direction {
-        Direction::Ingress => super::SOURCE,
-        Direction::Egress => super::DESTINATION,
+/// Which addresses the other end has; nothing if none of that family.
+fn peer(peer: &Peer, direction: Direction, family: IpFamily) -> Option<Vec<Expression>> {
+    let address = match direction {
+        Direction::Ingress => family.source(),
+        Direction::Egress => family.destination(),
     };
-    let address = payload(Base::Network, offset, 4);
     match peer {
-        Peer::Range(IpNet::V6(_)) => None,
-        Peer::Range(IpNet::V4(net)) if net.prefix_len() == 0 => Some(Vec::new()),
-        Peer::Range(IpNet::V4(net)) => Some([vec![address], within(net)].concat()),
+        Peer::Range(net) if IpFamily::of(net.addr()) != family => None,
+        Peer::Range(net) if net.prefix_len() == 0 => Some(Vec::new()),
+        Peer::Range(net) => Some([vec![address], within(net)].concat()),
         Peer::Group(group) => {
             let member = Expression::InSet {
-                set: members(group),
+                set: members(group, family),
                 key: FIRST,
                 inverted: false,
             };
@@ -93,14 +112,22 @@ fn peer(peer: &Peer, direction: Direction) -> Option<Vec<Expression>> {
     }
 }
 
-fn within(net: &Ipv4Net) -> Vec<Expression> {
+fn within(net: &IpNet) -> Vec<Expression> {
     let mask = Expression::Mask {
         register: FIRST,
-        mask: net.netmask().octets().to_vec(),
+        mask: octets(net.netmask()),
     };
-    let network = equals(&net.network().octets());
-    match net.prefix_len() {
-        32 => vec![network],
-        _ => vec![mask, network],
+    let network = equals(&octets(net.network()));
+    match net.prefix_len() == net.max_prefix_len() {
+        true => vec![network],
+        false => vec![mask, network],
+    }
+}
+
+/// An address as a key or a value has it.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }

@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod family;
 mod rules;
 mod sets;
 mod words;
 
-pub(crate) use admission::{admission, members, nothing_more};
+pub(crate) use admission::{admission, members, nothing_more, octets};
+pub(crate) use family::IpFamily;
 use rules::rules;
 use sets::sets;
 
@@ -28,15 +30,12 @@ pub(crate) const BRIDGE_TABLE: Table = Table {
     name: "berth",
 };
 
-/// Offsets of the addresses in an IPv4 header.
-const SOURCE: u32 = 12;
-const DESTINATION: u32 = 16;
-
 /// The bridges of the subnets, by name.
 pub(crate) const BRIDGES: &str = "bridges";
+// Of the sets of addresses there are two, one for each family: [`IpFamily::set`] has their names.
 /// The addresses that the host has on them.
 pub(crate) const HOST_ADDRESSES: &str = "host_addresses";
-/// Those of them that are resolvers.
+/// Those of them that are resolvers, of IPv4 only.
 pub(crate) const RESOLVERS: &str = "resolvers";
 /// Where a new connection to an address is judged, and one from it: by the rules of the interface's security
 /// groups ([`crate::policy`]).
@@ -44,8 +43,10 @@ pub(crate) const INGRESS: &str = "ingress";
 pub(crate) const EGRESS: &str = "egress";
 /// Where a connection goes on that the groups of its source let pass.
 pub(crate) const ADMITTED: &str = "admitted";
-/// From which MAC and IPv4 address a port may send.
+/// From which MAC and IP address a port of a bridge may send.
 pub(crate) const SOURCES: &str = "sources";
+/// The same for a link that is no port of a bridge, but a task's own way to the host.
+pub(crate) const PORT_SOURCES: &str = "port_sources";
 
 /// What the tables are recognised by: a hash of all they consist of.
 pub(crate) fn version(metadata_port: u16) -> String {
@@ -90,13 +91,7 @@ fn chains() -> Vec<(Table, Chain)> {
         (table, Chain { name, base: None })
     };
     vec![
-        base(
-            INET_TABLE,
-            "ports_are_silent",
-            "filter",
-            Hook::Prerouting,
-            -300,
-        ),
+        base(INET_TABLE, "links", "filter", Hook::Prerouting, -300),
         base(INET_TABLE, "metadata", "nat", Hook::Prerouting, -100),
         base(
             INET_TABLE,
@@ -109,6 +104,7 @@ fn chains() -> Vec<(Table, Chain)> {
         base(INET_TABLE, "input", "filter", Hook::Input, 0),
         base(INET_TABLE, "forward", "filter", Hook::Forward, 0),
         base(INET_TABLE, "output", "filter", Hook::Output, 0),
+        inner(INET_TABLE, "link"),
         inner(INET_TABLE, "task_to_host"),
         inner(INET_TABLE, "from_task"),
         inner(INET_TABLE, "from_elsewhere"),

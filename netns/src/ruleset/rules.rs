@@ -3,21 +3,48 @@
 
 use super::words::*;
 use super::{
-    ADMITTED, BRIDGE_TABLE, DESTINATION, EGRESS, HOST_ADDRESSES, INET_TABLE, INGRESS, RESOLVERS,
-    SOURCE,
+    ADMITTED, BRIDGE_TABLE, EGRESS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily, PORT_SOURCES,
+    RESOLVERS, SOURCES,
 };
 use crate::nftables::{Base, Expression, Table, Verdict};
-use crate::subnet::{INSTANCE_METADATA_ADDRESS, METADATA_ADDRESS};
+use crate::subnet::{INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS};
 
 /// A rule: its table, its chain, and what it consists of.
 pub(super) type Rule = (Table, &'static str, Vec<Expression>);
 
 pub(super) fn rules(metadata_port: u16) -> Vec<Rule> {
     let mut rules = translation(metadata_port);
-    rules.extend(towards_the_host(metadata_port));
+    rules.extend(links());
+    rules.extend(towards_the_host());
+    rules.extend(from_task_to_host(metadata_port));
     rules.extend(forwarding());
     rules.extend(source_check());
     rules
+}
+
+/// Where a frame has its sender's MAC address.
+const MAC_OF_FRAME: (Base, u32) = (Base::Link, 6);
+
+/// A rule of the table that IP packets pass.
+fn inet(chain: &'static str, parts: &[Vec<Expression>]) -> Rule {
+    (INET_TABLE, chain, parts.concat())
+}
+
+fn drop() -> Vec<Expression> {
+    verdict(Verdict::Drop)
+}
+
+fn accept() -> Vec<Expression> {
+    verdict(Verdict::Accept)
+}
+
+/// Where a task's packets come from: a bridge, or a link of its own.
+fn from_task() -> [Vec<Expression>; 2] {
+    [from_bridge(), from_port()]
+}
+
+fn to_task() -> [Vec<Expression>; 2] {
+    [to_bridge(), to_port()]
 }
 
 /// The metadata endpoint's port, and the way out.
@@ -28,171 +55,134 @@ fn translation(metadata_port: u16) -> Vec<Rule> {
         redirect(METADATA_ADDRESS, metadata_port),
     ]
     .concat();
-    vec![
-        (
-            INET_TABLE,
-            "metadata",
-            [from_bridge(), metadata.clone()].concat(),
-        ),
-        // For a task that has the host's network, and for the host itself.
-        (INET_TABLE, "metadata_for_the_host", metadata),
-        (
-            INET_TABLE,
-            "masquerade",
-            [
-                from_bridge(),
-                not_to_bridge(),
-                ipv4(),
-                vec![Expression::Masquerade],
-            ]
-            .concat(),
-        ),
-    ]
+    // For a task that has the host's network, and for the host itself.
+    let mut rules = vec![inet(
+        "metadata_for_the_host",
+        std::slice::from_ref(&metadata),
+    )];
+    for from in from_task() {
+        rules.push(inet("metadata", &[from.clone(), metadata.clone()]));
+        let way_out = [from, not_to_task(), vec![Expression::Masquerade]];
+        rules.push(inet("masquerade", &way_out));
+    }
+    rules
 }
 
-/// What may reach the host itself: from a task its metadata, its resolver and a ping; from outside
-/// nothing that is meant for tasks, wherever the packet found its way from.
-fn towards_the_host(metadata_port: u16) -> Vec<Rule> {
-    const REDIRECT: u8 = 5;
-    const ECHO_REQUEST: u8 = 8;
-    vec![
-        // A frame to a link-local group address is not bridged: it reaches the host as if the port
-        // were a link of its own, past everything that looks at bridges.
-        (
-            INET_TABLE,
-            "ports_are_silent",
-            [from_port(), verdict(Verdict::Drop)].concat(),
-        ),
-        (
-            INET_TABLE,
-            "input",
-            [from_bridge(), go_to("task_to_host")].concat(),
-        ),
-        (
-            INET_TABLE,
-            "input",
-            [from_loopback(), verdict(Verdict::Accept)].concat(),
-        ),
-        (
-            INET_TABLE,
-            "input",
-            [ipv4(), to_one_of(HOST_ADDRESSES), verdict(Verdict::Drop)].concat(),
-        ),
-        (
-            INET_TABLE,
-            "task_to_host",
-            [established(), verdict(Verdict::Accept)].concat(),
-        ),
-        (
-            INET_TABLE,
-            "task_to_host",
-            [
-                ipv4_to(METADATA_ADDRESS),
-                tcp_to(metadata_port),
-                verdict(Verdict::Accept),
-            ]
-            .concat(),
-        ),
-        (
-            INET_TABLE,
-            "task_to_host",
-            [
-                ipv4(),
-                to_one_of(RESOLVERS),
-                udp_to(53),
-                verdict(Verdict::Accept),
-            ]
-            .concat(),
-        ),
-        (
-            INET_TABLE,
-            "task_to_host",
-            [
-                ipv4(),
-                to_one_of(RESOLVERS),
-                tcp_to(53),
-                verdict(Verdict::Accept),
-            ]
-            .concat(),
-        ),
-        (
-            INET_TABLE,
-            "task_to_host",
-            [
-                ipv4(),
-                to_one_of(HOST_ADDRESSES),
-                icmp(ECHO_REQUEST),
-                verdict(Verdict::Accept),
-            ]
-            .concat(),
-        ),
-        (INET_TABLE, "task_to_host", verdict(Verdict::Drop)),
-        // Tasks of one subnet always go through the router: it must not tell them of a shorter way.
-        (
-            INET_TABLE,
-            "output",
-            [to_bridge(), ipv4(), icmp(REDIRECT), verdict(Verdict::Drop)].concat(),
-        ),
-    ]
+/// What comes from a task's link itself. Of one that is no port of a bridge: what has its addresses. Of a port,
+/// which has no element here, nothing: a frame to a link-local group address is not bridged, and reaches the
+/// host as if the port were a link of its own, past everything that looks at bridges.
+fn links() -> Vec<Rule> {
+    let mut rules = vec![inet("links", &[from_port(), go_to("link")])];
+    for family in IpFamily::BOTH {
+        let source = own_source(PORT_SOURCES, family, MAC_OF_FRAME, family.source_offset());
+        rules.push(inet("link", &[of(family), source, accept()]));
+    }
+    rules.push(inet("link", &[drop()]));
+    rules
+}
+
+/// What may reach the host itself: from outside nothing that is meant for tasks, wherever the packet found its
+/// way from; from a task what its chain says.
+fn towards_the_host() -> Vec<Rule> {
+    let mut rules: Vec<Rule> = from_task()
+        .map(|from| inet("input", &[from, go_to("task_to_host")]))
+        .into();
+    rules.push(inet("input", &[from_loopback(), accept()]));
+    for family in IpFamily::BOTH {
+        rules.push(inet("input", &[to_one_of(HOST_ADDRESSES, family), drop()]));
+    }
+    rules
+}
+
+/// What a task may reach of the host: its metadata, its resolver and a ping. Nothing of ICMPv6 but that: no
+/// neighbour is asked for or advertised, and no router solicited.
+fn from_task_to_host(metadata_port: u16) -> Vec<Rule> {
+    const CHAIN: &str = "task_to_host";
+    let echo_requests = [(IpFamily::Ipv4, 8), (IpFamily::Ipv6, 128)];
+    let redirects = [(IpFamily::Ipv4, 5), (IpFamily::Ipv6, 137)];
+    let metadata = [ipv4_to(METADATA_ADDRESS), tcp_to(metadata_port), accept()];
+    let mut rules = vec![
+        inet(CHAIN, &[established(), accept()]),
+        inet(CHAIN, &metadata),
+    ];
+    for question in [udp_to(53), tcp_to(53)] {
+        let resolver = to_one_of(RESOLVERS, IpFamily::Ipv4);
+        rules.push(inet(CHAIN, &[resolver, question, accept()]));
+    }
+    for (family, kind) in echo_requests {
+        let host = to_one_of(HOST_ADDRESSES, family);
+        rules.push(inet(CHAIN, &[host, icmp(family, kind), accept()]));
+    }
+    rules.push(inet(CHAIN, &[drop()]));
+    // Tasks of one subnet always go through the router: it must not tell them of a shorter way.
+    for (family, kind) in redirects {
+        for to in to_task() {
+            rules.push(inet("output", &[to, icmp(family, kind), drop()]));
+        }
+    }
+    rules
 }
 
 /// What passes between tasks, and between them and the world: of a new connection, what the security groups of
 /// both ends let pass. Those of the end that it comes from go on to `admitted`, and all end in a decision.
 fn forwarding() -> Vec<Rule> {
-    let rule = |chain, parts: &[Vec<Expression>]| (INET_TABLE, chain, parts.concat());
-    vec![
-        rule("forward", &[from_bridge(), go_to("from_task")]),
-        rule("forward", &[to_bridge(), go_to("from_elsewhere")]),
-        rule("from_task", &[ipv6(), verdict(Verdict::Drop)]),
+    let mut rules = Vec::new();
+    for from in from_task() {
+        rules.push(inet("forward", &[from, go_to("from_task")]));
+    }
+    for to in to_task() {
+        rules.push(inet("forward", &[to, go_to("from_elsewhere")]));
+    }
+    rules.extend([
         // Tasks have a blackhole route for it, which one with CAP_NET_ADMIN can delete.
-        rule(
+        inet("from_task", &[ipv4_to(INSTANCE_METADATA_ADDRESS), drop()]),
+        inet(
             "from_task",
-            &[ipv4_to(INSTANCE_METADATA_ADDRESS), verdict(Verdict::Drop)],
+            &[ipv6_to(INSTANCE_METADATA_IPV6_ADDRESS), drop()],
         ),
         // Masquerading leaves it as it is, so a task's own address would show outside.
-        rule("from_task", &[invalid(), verdict(Verdict::Drop)]),
-        rule("from_task", &[established(), verdict(Verdict::Accept)]),
-        rule("from_task", &[verdict_of(EGRESS, SOURCE)]),
-        rule("from_task", &[verdict(Verdict::Drop)]),
-        rule(ADMITTED, &[not_to_bridge(), verdict(Verdict::Accept)]),
-        rule(ADMITTED, &[verdict_of(INGRESS, DESTINATION)]),
-        rule(ADMITTED, &[verdict(Verdict::Drop)]),
-        rule("from_elsewhere", &[established(), verdict(Verdict::Accept)]),
-        rule("from_elsewhere", &[verdict(Verdict::Drop)]),
-    ]
+        inet("from_task", &[invalid(), drop()]),
+        inet("from_task", &[established(), accept()]),
+    ]);
+    for family in IpFamily::BOTH {
+        let judged = verdict_of(EGRESS, family, family.source());
+        rules.push(inet("from_task", &[judged]));
+    }
+    rules.push(inet("from_task", &[drop()]));
+    rules.push(inet(ADMITTED, &[not_to_task(), accept()]));
+    for family in IpFamily::BOTH {
+        let judged = verdict_of(INGRESS, family, family.destination());
+        rules.push(inet(ADMITTED, &[judged]));
+    }
+    rules.extend([
+        inet(ADMITTED, &[drop()]),
+        inet("from_elsewhere", &[established(), accept()]),
+        inet("from_elsewhere", &[drop()]),
+    ]);
+    rules
 }
 
-/// A port sends IPv4 and ARP, from its own addresses. Without its element it sends nothing.
+/// A port of a bridge sends IP and ARP, from its own addresses. Without its element it sends nothing.
 fn source_check() -> Vec<Rule> {
+    const CHAIN: &str = "port";
     const IPV4: u16 = 0x0800;
+    const IPV6: u16 = 0x86dd;
     const ARP: u16 = 0x0806;
-    const MAC_OF_FRAME: (Base, u32) = (Base::Link, 6);
     const MAC_OF_ARP: (Base, u32) = (Base::Network, 8);
-    const ADDRESS_OF_IPV4: u32 = 12;
     const ADDRESS_OF_ARP: u32 = 14;
-    vec![
-        (BRIDGE_TABLE, "ports", [from_port(), go_to("port")].concat()),
-        (
-            BRIDGE_TABLE,
-            "port",
-            [
-                ethertype(IPV4),
-                own_source(MAC_OF_FRAME, ADDRESS_OF_IPV4),
-                verdict(Verdict::Accept),
-            ]
-            .concat(),
-        ),
-        (
-            BRIDGE_TABLE,
-            "port",
-            [
-                ethertype(ARP),
-                own_source(MAC_OF_FRAME, ADDRESS_OF_ARP),
-                own_source(MAC_OF_ARP, ADDRESS_OF_ARP),
-                verdict(Verdict::Accept),
-            ]
-            .concat(),
-        ),
-        (BRIDGE_TABLE, "port", verdict(Verdict::Drop)),
-    ]
+    let bridge = |chain, parts: &[Vec<Expression>]| (BRIDGE_TABLE, chain, parts.concat());
+    let own = |family: IpFamily, mac, address| own_source(SOURCES, family, mac, address);
+    let mut rules = vec![bridge("ports", &[from_port(), go_to(CHAIN)])];
+    for (family, kind) in [(IpFamily::Ipv4, IPV4), (IpFamily::Ipv6, IPV6)] {
+        let source = own(family, MAC_OF_FRAME, family.source_offset());
+        rules.push(bridge(CHAIN, &[ethertype(kind), source, accept()]));
+    }
+    let arp = [
+        ethertype(ARP),
+        own(IpFamily::Ipv4, MAC_OF_FRAME, ADDRESS_OF_ARP),
+        own(IpFamily::Ipv4, MAC_OF_ARP, ADDRESS_OF_ARP),
+        accept(),
+    ];
+    rules.extend([bridge(CHAIN, &arp), bridge(CHAIN, &[drop()])]);
+    rules
 }

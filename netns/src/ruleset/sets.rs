@@ -2,19 +2,29 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    BRIDGE_TABLE, BRIDGES, EGRESS, HOST_ADDRESSES, INET_TABLE, INGRESS, RESOLVERS, SOURCES,
+    BRIDGE_TABLE, BRIDGES, EGRESS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily, PORT_SOURCES,
+    RESOLVERS, SOURCES,
 };
-use crate::nftables::{Field, Set, Table};
+use crate::nftables::Field::{EtherAddress, LinkName};
+use crate::nftables::{Set, Table};
 
-pub(super) fn sets() -> [(Table, Set); 6] {
-    use Field::{EtherAddress, Ipv4Address, LinkName};
-    let source = [LinkName, EtherAddress, Ipv4Address];
-    [
+pub(super) fn sets() -> Vec<(Table, Set)> {
+    let resolver = [IpFamily::Ipv4.field()];
+    let mut sets = vec![
         (INET_TABLE, Set::of_keys(BRIDGES, &[LinkName])),
-        (INET_TABLE, Set::of_keys(HOST_ADDRESSES, &[Ipv4Address])),
-        (INET_TABLE, Set::of_keys(RESOLVERS, &[Ipv4Address])),
-        (INET_TABLE, Set::of_verdicts(INGRESS, &[Ipv4Address])),
-        (INET_TABLE, Set::of_verdicts(EGRESS, &[Ipv4Address])),
-        (BRIDGE_TABLE, Set::of_keys(SOURCES, &source)),
-    ]
+        (INET_TABLE, Set::of_keys(RESOLVERS, &resolver)),
+    ];
+    for family in IpFamily::BOTH {
+        let address = family.field();
+        let inet = |set| (INET_TABLE, set);
+        let source = [LinkName, EtherAddress, address];
+        sets.extend([
+            inet(Set::of_keys(family.set(HOST_ADDRESSES), &[address])),
+            inet(Set::of_verdicts(family.set(INGRESS), &[address])),
+            inet(Set::of_verdicts(family.set(EGRESS), &[address])),
+            inet(Set::of_keys(family.set(PORT_SOURCES), &source)),
+            (BRIDGE_TABLE, Set::of_keys(family.set(SOURCES), &source)),
+        ]);
+    }
+    sets
 }

@@ -1,9 +1,9 @@
 //! The words that rules are written in: what they look at, as the expressions of nftables.
 #![forbid(unsafe_code)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{BRIDGES, SOURCES};
+use super::{BRIDGES, IpFamily};
 use crate::eni::HOST_LINK_PREFIX;
 use crate::nftables::{Base, Comparison, Expression, MetaKey, Register, Verdict};
 
@@ -17,8 +17,21 @@ pub(super) fn to_bridge() -> Vec<Expression> {
     name_in(MetaKey::OutputName, false)
 }
 
-pub(super) fn not_to_bridge() -> Vec<Expression> {
-    name_in(MetaKey::OutputName, true)
+/// To a link of the host's, and of no task.
+pub(super) fn not_to_task() -> Vec<Expression> {
+    let mut rule = name_in(MetaKey::OutputName, true);
+    rule.extend([
+        Expression::Meta {
+            key: MetaKey::OutputName,
+            into: FIRST,
+        },
+        Expression::Compare {
+            register: FIRST,
+            comparison: Comparison::NotEqual,
+            value: HOST_LINK_PREFIX.as_bytes().to_vec(),
+        },
+    ]);
+    rule
 }
 
 /// Whether the name of the link is that of a bridge of ours.
@@ -38,16 +51,21 @@ pub(super) fn from_port() -> Vec<Expression> {
     meta_is(MetaKey::InputName, HOST_LINK_PREFIX.as_bytes())
 }
 
+pub(super) fn to_port() -> Vec<Expression> {
+    meta_is(MetaKey::OutputName, HOST_LINK_PREFIX.as_bytes())
+}
+
 pub(super) fn from_loopback() -> Vec<Expression> {
     meta_is(MetaKey::InputName, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0")
 }
 
-pub(super) fn ipv4() -> Vec<Expression> {
-    meta_is(MetaKey::NetworkProtocol, &[2])
-}
-
-pub(super) fn ipv6() -> Vec<Expression> {
-    meta_is(MetaKey::NetworkProtocol, &[10])
+/// Packets of a family.
+pub(super) fn of(family: IpFamily) -> Vec<Expression> {
+    let number = match family {
+        IpFamily::Ipv4 => 2,
+        IpFamily::Ipv6 => 10,
+    };
+    meta_is(MetaKey::NetworkProtocol, &[number])
 }
 
 pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> Vec<Expression> {
@@ -76,22 +94,23 @@ pub(super) fn ethertype(kind: u16) -> Vec<Expression> {
 }
 
 pub(super) fn ipv4_to(address: Ipv4Addr) -> Vec<Expression> {
-    [
-        ipv4(),
-        vec![payload(Base::Network, 16, 4), equals(&address.octets())],
-    ]
-    .concat()
+    let is_it = vec![IpFamily::Ipv4.destination(), equals(&address.octets())];
+    [of(IpFamily::Ipv4), is_it].concat()
 }
 
-pub(super) fn to_one_of(set: &'static str) -> Vec<Expression> {
-    vec![
-        payload(Base::Network, 16, 4),
-        Expression::InSet {
-            set: set.into(),
-            key: FIRST,
-            inverted: false,
-        },
-    ]
+pub(super) fn ipv6_to(address: Ipv6Addr) -> Vec<Expression> {
+    let is_it = vec![IpFamily::Ipv6.destination(), equals(&address.octets())];
+    [of(IpFamily::Ipv6), is_it].concat()
+}
+
+/// To an address that is in the family's set of that name.
+pub(super) fn to_one_of(set: &str, family: IpFamily) -> Vec<Expression> {
+    let lookup = Expression::InSet {
+        set: family.set(set),
+        key: FIRST,
+        inverted: false,
+    };
+    [of(family), vec![family.destination(), lookup]].concat()
 }
 
 pub(super) fn tcp_to(port: u16) -> Vec<Expression> {
@@ -108,8 +127,13 @@ fn transport_to(protocol: u8, port: u16) -> Vec<Expression> {
     rule
 }
 
-pub(super) fn icmp(kind: u8) -> Vec<Expression> {
-    let mut rule = meta_is(MetaKey::TransportProtocol, &[1]);
+/// ICMP, or for IPv6 ICMPv6, of a type.
+pub(super) fn icmp(family: IpFamily, kind: u8) -> Vec<Expression> {
+    let number = match family {
+        IpFamily::Ipv4 => 1,
+        IpFamily::Ipv6 => 58,
+    };
+    let mut rule = [of(family), meta_is(MetaKey::TransportProtocol, &[number])].concat();
     rule.extend([payload(Base::Transport, 0, 1), equals(&[kind])]);
     rule
 }
@@ -135,8 +159,13 @@ fn connection_state(bits: u32) -> Vec<Expression> {
     ]
 }
 
-/// The port, a MAC address and an IPv4 address of the frame are together in [`SOURCES`].
-pub(super) fn own_source((base, offset): (Base, u32), address: u32) -> Vec<Expression> {
+/// The port, a MAC address and an IP address of the frame, at offsets, are together in the family's set.
+pub(super) fn own_source(
+    set: &str,
+    family: IpFamily,
+    (base, offset): (Base, u32),
+    address: u32,
+) -> Vec<Expression> {
     vec![
         Expression::Meta {
             key: MetaKey::InputName,
@@ -151,11 +180,11 @@ pub(super) fn own_source((base, offset): (Base, u32), address: u32) -> Vec<Expre
         Expression::Payload {
             base: Base::Network,
             offset: address,
-            length: 4,
+            length: family.length(),
             into: Register(6),
         },
         Expression::InSet {
-            set: SOURCES.into(),
+            set: family.set(set),
             key: FIRST,
             inverted: false,
         },
@@ -180,10 +209,14 @@ pub(super) fn redirect(address: Ipv4Addr, port: u16) -> Vec<Expression> {
     ]
 }
 
-/// What a map has for the IPv4 address at an offset of the header.
-pub(super) fn verdict_of(map: &'static str, offset: u32) -> Vec<Expression> {
-    let lookup = Expression::VerdictOf { map, key: FIRST };
-    [ipv4(), vec![payload(Base::Network, offset, 4), lookup]].concat()
+/// What the family's map of that name has for an address of the header.
+pub(super) fn verdict_of(map: &str, family: IpFamily, address: Expression) -> Vec<Expression> {
+    let map = family.set(map);
+    [
+        of(family),
+        vec![address, Expression::VerdictOf { map, key: FIRST }],
+    ]
+    .concat()
 }
 
 pub(super) fn go_to(chain: &'static str) -> Vec<Expression> {

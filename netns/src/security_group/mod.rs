@@ -12,7 +12,7 @@ pub use rule::{Peer, Protocol, Rule};
 use std::fmt;
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::eni::check_id;
@@ -87,12 +87,9 @@ impl SecurityGroup {
     pub fn default_group() -> Self {
         let id = SecurityGroupId::default_group();
         let itself = Rule::everything(Peer::Group(id.clone()));
-        let anywhere = Ipv4Net::default().into();
-        Self::new(
-            id,
-            vec![itself],
-            vec![Rule::everything(Peer::Range(anywhere))],
-        )
+        let anywhere = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+        let egress = anywhere.map(|range| Rule::everything(Peer::Range(range)));
+        Self::new(id, vec![itself], egress.into())
     }
 
     /// Its id.

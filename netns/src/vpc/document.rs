@@ -1,14 +1,14 @@
 //! The file's form: EC2's members, and nothing else.
 #![forbid(unsafe_code)]
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{InvalidVpc, Vpc, check_within};
 use crate::error::InvalidName;
 use crate::security_group::{Peer, Rule, SecurityGroup, SecurityGroupId};
-use crate::subnet::Subnet;
+use crate::subnet::{AttachmentMode, Subnet};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -29,8 +29,11 @@ struct VpcMember {
 struct SubnetMember {
     subnet_id: String,
     cidr_block: Ipv4Net,
+    ipv6_cidr_block: Option<Ipv6Net>,
     /// Ours: EC2 has no bridges.
     bridge: Option<String>,
+    /// Ours too.
+    attachment_mode: Option<AttachmentMode>,
 }
 
 /// What describe-security-groups says beside the rules is accepted, and means nothing here.
@@ -131,7 +134,12 @@ fn subnets(members: Vec<SubnetMember>, vpc: Option<Ipv4Net>) -> Result<Vec<Subne
                 .clone()
                 .unwrap_or_else(|| format!("berth{index}"));
             check_within(member.cidr_block, vpc)?;
-            Subnet::new(member.subnet_id.parse()?, member.cidr_block, &bridge)
+            let subnet = Subnet::new(member.subnet_id.parse()?, member.cidr_block, &bridge)?;
+            let subnet = subnet.with_mode(member.attachment_mode.unwrap_or_default());
+            match member.ipv6_cidr_block {
+                Some(cidr) => subnet.with_ipv6(cidr),
+                None => Ok(subnet),
+            }
         };
         made().map_err(|error| InvalidVpc::member(format!("Subnets[{index}]"), error.to_string()))
     };

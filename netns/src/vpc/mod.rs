@@ -52,10 +52,10 @@ pub struct Vpc {
 }
 
 impl Default for Vpc {
-    /// The default VPC: one subnet, and the default security group.
+    /// The default VPC: three subnets, and the default security group.
     fn default() -> Self {
         Self {
-            subnets: vec![Subnet::default_subnet()],
+            subnets: Subnet::defaults().into(),
             security_groups: vec![SecurityGroup::default_group()],
         }
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!((open.protocol(), open.ports()), (Protocol::TCP, 443..=443));
         assert_eq!(database.ingress()[0].peer(), &Peer::Group(web.id().clone()));
         assert_eq!(database.egress(), []);
-        assert_eq!(web.egress().len(), 1, "as EC2 makes it");
+        assert_eq!(web.egress().len(), 2, "as EC2 makes it, for each family");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use berth_netns::{FAILPOINTS, Network, NetworkConfig};
+use berth_netns::{AttachmentMode, FAILPOINTS, Network};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{BEFORE_REMOVAL, Reached, Task, World, eni, request};
+use crate::world::{BEFORE_REMOVAL, Reached, Task, World, config, eni, name_of, request};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -33,11 +33,11 @@ pub fn cases() -> Vec<Case> {
 
 /// What a child process does: opens the network, attaches, detaches.
 pub fn child(action: &str, arguments: &[String]) -> ExitCode {
-    let [state_dir, run_dir] = arguments else {
+    let [mode, state_dir, run_dir] = arguments else {
         return ExitCode::from(2);
     };
     let work = || -> berth_netns::Result<()> {
-        let network = Network::open(NetworkConfig::new(state_dir, run_dir))?;
+        let network = Network::open(config(mode_named(mode), state_dir, run_dir))?;
         network.attach(&request(1))?;
         if action == "attach" {
             Ok(())
@@ -54,9 +54,16 @@ pub fn child(action: &str, arguments: &[String]) -> ExitCode {
     }
 }
 
+fn mode_named(name: &str) -> AttachmentMode {
+    match name {
+        "routed" => AttachmentMode::Routed,
+        _ => AttachmentMode::Bridged,
+    }
+}
+
 fn run_child(world: &World, action: &str, failpoint: &str) -> ExitStatus {
     Command::new("/proc/self/exe")
-        .args(["--child", action])
+        .args(["--child", action, name_of(world.mode)])
         .args([world.state_dir(), world.run_dir()])
         .env("BERTH_NETNS_FAILPOINT", failpoint)
         .status()
@@ -126,7 +133,7 @@ fn flushed_rules_are_back(world: &World) {
     let network = world.network();
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
     if leaks::nft_is_installed() {
-        assert_eq!(leaks::elements("set bridge berth sources"), 2);
+        assert_eq!(leaks::elements(leaks::source_set(world.mode)), 2);
         assert_eq!(leaks::elements("map inet berth ingress"), 2);
     }
     one.detach(&network);
@@ -139,7 +146,7 @@ fn nft_agrees(world: &World) {
     let task = Task::attach(&network, 1);
     let inet = leaks::nft(&["list", "table", "inet", "berth"]);
     for line in [
-        "iifname \"eni-*\" drop",
+        "iifname \"eni-*\" goto link",
         "iifname @bridges ip daddr 169.254.170.2 tcp dport 80 dnat ip to 169.254.170.2:51679",
         "ct state established,related accept",
         "ip daddr 169.254.169.254 drop",
@@ -147,10 +154,16 @@ fn nft_agrees(world: &World) {
         assert!(inet.contains(line), "{line} is not in\n{inet}");
     }
     assert!(inet.contains("elements = { 10.231.0.4 }"), "{inet}");
-    let bridge = leaks::nft(&["list", "table", "bridge", "berth"]);
-    assert!(
-        bridge.contains("\"eni-00000000001\" . 02:00:00:00:00:01 . 10.231.0.4"),
-        "{bridge}"
-    );
+    let [set, set6] = match world.mode {
+        AttachmentMode::Bridged => ["bridge berth sources", "bridge berth sources6"],
+        AttachmentMode::Routed => ["inet berth port_sources", "inet berth port_sources6"],
+    };
+    for (set, address) in [(set, "10.231.0.4"), (set6, "fd62:6572:7468::4")] {
+        let mut arguments = vec!["list", "set"];
+        arguments.extend(set.split(' '));
+        let listing = leaks::nft(&arguments);
+        let element = format!("\"eni-00000000001\" . 02:00:00:00:00:01 . {address}");
+        assert!(listing.contains(&element), "{listing}");
+    }
     task.detach(&network);
 }

@@ -5,6 +5,8 @@ use std::fs;
 use berth_netns::netlink::{NewBridge, RouteSocket, add_address, add_route};
 use berth_netns::{Error, MacAddress, Network, NetworkConfig, Subnet};
 
+use ipnet::Ipv4Net;
+
 use crate::Case;
 use crate::leaks;
 use crate::world::{OUTSIDE, World};
@@ -46,7 +48,7 @@ fn uplink() -> (RouteSocket, u32) {
 
 fn an_address_overlaps(world: &World) {
     let (mut socket, uplink) = uplink();
-    let address = "10.231.0.77/25".parse().expect("a network");
+    let address: Ipv4Net = "10.231.0.77/25".parse().expect("a network");
     socket
         .send(&[add_address(uplink, address, true)])
         .expect("added");
@@ -65,7 +67,7 @@ fn an_address_overlaps(world: &World) {
 
 fn a_route_overlaps(world: &World) {
     let (mut socket, uplink) = uplink();
-    let vpn = "10.224.0.0/11".parse().expect("a network");
+    let vpn: Ipv4Net = "10.224.0.0/11".parse().expect("a network");
     socket
         .send(&[add_route(uplink, vpn, OUTSIDE)])
         .expect("added");
@@ -78,7 +80,7 @@ fn a_route_overlaps(world: &World) {
     );
     // Half of everything is as good as a default route, and overlaps nothing.
     let (mut socket, uplink) = self::uplink();
-    let half = "0.0.0.0/1".parse().expect("a network");
+    let half: Ipv4Net = "0.0.0.0/1".parse().expect("a network");
     socket
         .send(&[add_route(uplink, half, OUTSIDE)])
         .expect("added");

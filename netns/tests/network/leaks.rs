@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use berth_netns::Network;
 use berth_netns::netlink::RouteSocket;
+use berth_netns::{AttachmentMode, Network};
 
-use crate::world::World;
+use crate::world::{self, World};
 
 /// Takes the network down and compares what is there with what was there before the test.
 pub fn check(world: &World) {
@@ -49,12 +49,9 @@ pub fn check_nothing(world: &World) {
         let tables = nft(&["list", "tables"]);
         assert!(!tables.contains("berth"), "tables are left: {tables}");
     }
-    assert_eq!(
-        fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
-            .expect("readable")
-            .trim(),
-        "0"
-    );
+    for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        assert_eq!(world::sysctl(forwarding), "0", "{forwarding}");
+    }
     let state: Vec<String> = names_in(&world.state_dir());
     assert!(
         state.is_empty() || state == ["lock"],
@@ -141,10 +138,22 @@ fn task_elements() -> usize {
     let tables = nft(&["list", "tables"]);
     let sets = [
         ("map inet berth ingress", "inet berth"),
-        ("set bridge berth sources", "bridge berth"),
+        ("map inet berth ingress6", "inet berth"),
+        (source_set(AttachmentMode::Routed), "inet berth"),
+        ("set inet berth port_sources6", "inet berth"),
+        (source_set(AttachmentMode::Bridged), "bridge berth"),
+        ("set bridge berth sources6", "bridge berth"),
     ];
     let present = sets.into_iter().filter(|(_, table)| tables.contains(table));
     present.map(|(set, _)| elements(set)).sum()
+}
+
+/// Where the sources of tasks are.
+pub fn source_set(mode: AttachmentMode) -> &'static str {
+    match mode {
+        AttachmentMode::Bridged => "set bridge berth sources",
+        AttachmentMode::Routed => "set inet berth port_sources",
+    }
 }
 
 /// How many elements a set has.

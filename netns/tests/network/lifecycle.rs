@@ -58,6 +58,10 @@ fn an_exhausted_subnet_says_what_to_do(world: &World) {
     let id = Subnet::default_subnet().id().clone();
     let small =
         Subnet::new(id, "10.231.0.0/28".parse().expect("a network"), "berth0").expect("valid");
+    let small = small
+        .with_ipv6("fd00:1::/64".parse().expect("a network"))
+        .expect("valid")
+        .with_mode(world.mode);
     let config = NetworkConfig {
         subnets: vec![small],
         ..world.config()

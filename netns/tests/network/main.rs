@@ -22,9 +22,10 @@ mod world;
 
 use std::process::ExitCode;
 
+use berth_netns::AttachmentMode;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::world::World;
+use crate::world::{World, name_of};
 
 /// A test: what a person would say it shows, and how.
 type Case = (&'static str, fn(&World));
@@ -51,22 +52,26 @@ fn main() -> ExitCode {
         ("crashes", crashes::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
+        let modes = [AttachmentMode::Bridged, AttachmentMode::Routed];
         cases
             .into_iter()
-            .map(move |(name, case)| trial(&format!("{group}::{name}"), case))
+            .flat_map(move |case| modes.map(|mode| trial(group, case, mode)))
     });
     let needs_nft = [
-        "crashes::nft_agrees_that_the_tables_are_ours_and_whole",
-        "security_groups::nft_shows_the_rules_of_groups",
-        "security_groups::groups_that_can_not_be_replaced_stay",
+        "nft_agrees_that_the_tables_are_ours_and_whole",
+        "nft_shows_the_rules_of_groups",
+        "groups_that_can_not_be_replaced_stay",
     ];
     let trials = trials.map(|trial| {
-        let skip = needs_nft.contains(&trial.name()) && !leaks::nft_is_installed();
+        let needs_it = needs_nft.iter().any(|name| trial.name().ends_with(name));
+        let skip = needs_it && !leaks::nft_is_installed();
         trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-fn trial(name: &str, case: fn(&World)) -> Trial {
-    Trial::test(name, move || World::run(case).map_err(Failed::from))
+/// Every test runs in both modes: a task sees no difference.
+fn trial(group: &str, (name, case): Case, mode: AttachmentMode) -> Trial {
+    let name = format!("{group}::{}::{name}", name_of(mode));
+    Trial::test(name, move || World::run(case, mode).map_err(Failed::from))
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
-use berth_netns::{AttachRequest, Attachment, EniId, MacAddress, Network, NetworkConfig, Subnet};
-use ipnet::Ipv4Net;
+use berth_netns::{
+    AttachRequest, Attachment, AttachmentMode, EniId, MacAddress, Network, NetworkConfig, Subnet,
+};
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -21,6 +23,8 @@ use crate::leaks;
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 pub const UPLINK_MTU: u32 = 1400;
 
 /// How long a link may take to go by itself, before it is removed.
@@ -32,14 +36,16 @@ const BRIEFLY: Duration = Duration::from_millis(300);
 
 pub struct World {
     folder: PathBuf,
+    /// How tasks are joined to all subnets.
+    pub mode: AttachmentMode,
     pub outside: OwnedFd,
 }
 
 impl World {
     /// Runs a test in a world of its own, then looks for what it left there.
-    pub fn run(case: fn(&World)) -> Result<(), String> {
+    pub fn run(case: fn(&World), mode: AttachmentMode) -> Result<(), String> {
         let thread = thread::Builder::new().name("world".into()).spawn(move || {
-            let world = World::create();
+            let world = World::create(mode);
             case(&world);
             leaks::check(&world);
             fs::remove_dir(&world.folder).expect("the folder is empty");
@@ -51,7 +57,7 @@ impl World {
         })
     }
 
-    fn create() -> Self {
+    fn create(mode: AttachmentMode) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may unshare");
         let none = None::<&str>;
@@ -65,11 +71,15 @@ impl World {
         fs::create_dir_all(&folder).expect("a temporary folder");
         let outside = new_namespace();
         connect_to_outside(&outside);
-        Self { folder, outside }
+        Self {
+            folder,
+            mode,
+            outside,
+        }
     }
 
     pub fn config(&self) -> NetworkConfig {
-        NetworkConfig::new(self.state_dir(), self.run_dir())
+        config(self.mode, self.state_dir(), self.run_dir())
     }
 
     pub fn state_dir(&self) -> PathBuf {
@@ -89,12 +99,38 @@ impl World {
     }
 }
 
+/// The default VPC, with its tasks joined to it in this way.
+pub fn config(
+    mode: AttachmentMode,
+    state_dir: impl Into<PathBuf>,
+    run_dir: impl Into<PathBuf>,
+) -> NetworkConfig {
+    let mut config = NetworkConfig::new(state_dir, run_dir);
+    let subnets = config.subnets.into_iter();
+    config.subnets = subnets.map(|subnet| subnet.with_mode(mode)).collect();
+    config
+}
+
+/// What a sysctl of the calling thread's namespace is.
+pub fn sysctl(name: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/sys/net/{name}")).expect("readable");
+    text.trim().to_owned()
+}
+
+pub fn name_of(mode: AttachmentMode) -> &'static str {
+    match mode {
+        AttachmentMode::Bridged => "bridged",
+        AttachmentMode::Routed => "routed",
+    }
+}
+
 /// A host link called `uplink`, an outside host behind it, and routes both ways.
 fn connect_to_outside(outside: &OwnedFd) {
     let mut here = RouteSocket::open().expect("a socket");
     let mut there = inside(outside, || RouteSocket::open().expect("a socket"));
     let veth = NewVeth {
         name: "uplink",
+        mac: None,
         bridge: None,
         peer_name: "eth0",
         peer_mac: MacAddress([2, 0, 0, 0, 0, 9]),
@@ -105,25 +141,32 @@ fn connect_to_outside(outside: &OwnedFd) {
     let uplink = here.index_of("uplink").expect("made");
     let eth0 = there.index_of("eth0").expect("made");
     let net = |address| Ipv4Net::new(address, 24).expect("a length");
-    let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0).expect("a length");
+    let net6 = |address| Ipv6Net::new(address, 64).expect("a length");
+    let everywhere = Ipv4Net::default();
     let requests = [
         bring_up(LOOPBACK),
         bring_up(uplink),
         add_address(uplink, net(HOST), true),
         add_route(uplink, everywhere, OUTSIDE),
+        add_address(uplink, net6(HOST6), true),
+        add_route(uplink, Ipv6Net::default(), OUTSIDE6),
     ];
     // One by one: the order is that of the request, but a refusal would say less.
     for request in requests {
         here.send(&[request]).expect("configured");
     }
     // The outside host knows a way to the tasks: that they can't be reached is the firewall's doing.
-    let tasks = Subnet::default_subnet().cidr();
-    let requests = [
+    let mut requests = vec![
         bring_up(LOOPBACK),
         bring_up(eth0),
         add_address(eth0, net(OUTSIDE), true),
-        add_route(eth0, tasks, HOST),
+        add_address(eth0, net6(OUTSIDE6), true),
     ];
+    for subnet in Subnet::defaults() {
+        let range = subnet.ipv6_cidr().expect("dual stack");
+        requests.push(add_route(eth0, subnet.cidr(), HOST));
+        requests.push(add_route(eth0, range, HOST6));
+    }
     for request in requests {
         there.send(&[request]).expect("configured");
     }
@@ -155,6 +198,7 @@ pub fn inside<T: Send>(netns: impl AsFd + Sync, work: impl FnOnce() -> T + Send)
 pub struct Task {
     pub id: EniId,
     pub address: Ipv4Addr,
+    pub ipv6_address: Ipv6Addr,
     pub mac: MacAddress,
     pub netns: OwnedFd,
     /// Listeners that only the kernel serves. A socket keeps its namespace, so they end with it.
@@ -167,12 +211,22 @@ impl Task {
         Self::of(&attachment)
     }
 
+    /// A task in another of the default subnets, counted from zero.
+    pub fn attach_in(network: &Network, number: u32, subnet: usize) -> Self {
+        let request = AttachRequest {
+            subnet: Subnet::defaults()[subnet].id().clone(),
+            ..request(number)
+        };
+        Self::of(&network.attach(&request).expect("attached"))
+    }
+
     pub fn of(attachment: &Attachment) -> Self {
         let netns = File::open(&attachment.netns_path).expect("mounted").into();
         let eni = &attachment.eni;
         Self {
             id: eni.id.clone(),
             address: eni.address,
+            ipv6_address: eni.ipv6_address.expect("dual stack"),
             mac: eni.mac(),
             netns,
             servers: RefCell::default(),
@@ -199,14 +253,19 @@ impl Task {
             .push(listen_in(&self.netns, address, port));
     }
 
-    pub fn udp(&self, address: Ipv4Addr, port: u16) -> UdpSocket {
-        let netns = &self.netns;
+    pub fn udp(&self, address: impl Into<IpAddr>, port: u16) -> UdpSocket {
+        let (netns, address) = (&self.netns, address.into());
         inside(netns, || UdpSocket::bind((address, port)).expect("bound"))
     }
 
-    pub fn connect(&self, address: Ipv4Addr, port: u16) -> Reached {
-        let netns = &self.netns;
+    pub fn connect(&self, address: impl Into<IpAddr>, port: u16) -> Reached {
+        let (netns, address) = (&self.netns, address.into());
         inside(netns, || connect(address, port))
+    }
+
+    /// Both of its addresses.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.address.into(), self.ipv6_address.into()]
     }
 }
 
@@ -235,8 +294,8 @@ pub enum Reached {
 }
 
 /// Connects from the calling thread's namespace.
-pub fn connect(address: Ipv4Addr, port: u16) -> Reached {
-    let outcome = TcpStream::connect_timeout(&SocketAddr::from((address, port)), BRIEFLY);
+pub fn connect(address: impl Into<IpAddr>, port: u16) -> Reached {
+    let outcome = TcpStream::connect_timeout(&SocketAddr::new(address.into(), port), BRIEFLY);
     match outcome.map_err(|error| error.kind()) {
         Ok(_) => Reached::Yes,
         Err(io::ErrorKind::ConnectionRefused) => Reached::Refused,
@@ -261,9 +320,9 @@ pub fn accept(listener: &TcpListener) -> SocketAddr {
 }
 
 /// Connects and reads all that comes.
-pub fn fetch(address: Ipv4Addr, port: u16) -> String {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE)
-        .expect("connected");
+pub fn fetch(address: impl Into<IpAddr>, port: u16) -> String {
+    let address = SocketAddr::new(address.into(), port);
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
