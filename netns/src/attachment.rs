@@ -218,7 +218,13 @@ impl Network {
         }
         // The other end came up in the same moment, and is noticed together with the port.
         namespace.inside.link(INTERFACE).doing(doing)?;
-        Ok(())
+        let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
+        match eni.ipv6_address {
+            Some(address) if !namespace.wait_until_local(address, deadline).doing(doing)? => {
+                Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The undo of [`Network::open_way`], but for the link itself.

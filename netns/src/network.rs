@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,8 @@ use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
 use crate::firewall::Firewall;
 use crate::netlink::{
-    Link, LinkWatch, NewBridge, RouteSocket, add_address, bring_up, bring_up_without_link_local,
+    Link, LinkWatch, NetlinkError, NewBridge, RouteSocket, RouteWatch, add_address, bring_up,
+    bring_up_without_link_local,
 };
 use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
@@ -316,10 +318,22 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
     routes
         .send(&requests)
         .doing(|| format!("give the bridge {name} its addresses"))?;
+    if let Some(router) = ipv6 {
+        wait_until_local(routes, router.addr()).doing(|| format!("wait for {router} on {name}"))?;
+    }
     Ok(Bridge {
         subnet: subnet.clone(),
         index: link.index,
     })
+}
+
+fn wait_until_local(routes: &mut RouteSocket, address: Ipv6Addr) -> Result<(), NetlinkError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
+    if !RouteWatch::open()?.wait_until_local(routes, address, deadline)? {
+        return Err(NetlinkError::new(Errno::ETIMEDOUT));
+    }
+    Ok(())
 }
 
 /// A source that another way leads to is dropped; nobody beyond the bridge is believed a router; and what has no

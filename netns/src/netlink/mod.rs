@@ -13,6 +13,7 @@
 mod addressing;
 mod frame;
 mod link;
+mod local;
 mod route;
 mod socket;
 
@@ -28,6 +29,7 @@ pub use addressing::{add_address, add_route};
 pub(crate) use frame::{Attributes, Frame, align, flags};
 pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
 pub(crate) use link::{LinkWatch, bring_port_up, bring_up_without_link_local};
+pub(crate) use local::RouteWatch;
 pub use route::{Request, RouteSocket};
 pub(crate) use socket::Socket;
 

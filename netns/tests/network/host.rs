@@ -1,6 +1,7 @@
 //! The host beneath: ranges that are taken, and leaving it as it was.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 
 use berth_netns::netlink::{NewBridge, RouteSocket, add_address, add_route};
 use berth_netns::{Error, MacAddress, Network, NetworkConfig, Subnet};
@@ -9,7 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{OUTSIDE, World};
+use crate::world::{BEFORE_REMOVAL, OUTSIDE, World, eni, inside, request, sysctl};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -36,6 +37,14 @@ pub fn cases() -> Vec<Case> {
         (
             "undo_of_what_was_never_opened_does_nothing",
             undo_of_nothing,
+        ),
+        (
+            "a_link_goes_on_taking_routers_advertisements",
+            advertisements_are_still_taken,
+        ),
+        (
+            "a_host_without_ipv6_has_tasks_without_it",
+            a_host_without_ipv6,
         ),
     ]
 }
@@ -132,6 +141,38 @@ fn undo_leaves_the_host_as_it_was(world: &World) {
     drop(world.network());
     Network::undo(&world.config()).expect("undone");
     leaks::check_nothing(world);
+}
+
+fn advertisements_are_still_taken(world: &World) {
+    const UPLINK: &str = "ipv6/conf/uplink/accept_ra";
+    const OTHER: &str = "ipv6/conf/lo/accept_ra";
+    fs::write(format!("/proc/sys/net/{UPLINK}"), "1").expect("root may write");
+    fs::write(format!("/proc/sys/net/{OTHER}"), "0").expect("root may write");
+    drop(world.network());
+    assert_eq!(sysctl("ipv6/conf/all/forwarding"), "1");
+    assert_eq!((sysctl(UPLINK), sysctl(OTHER)), ("2".into(), "0".into()));
+    // The bridges take none.
+    assert_eq!(sysctl("ipv6/conf/berth0/accept_ra"), "0");
+    Network::undo(&world.config()).expect("undone");
+    assert_eq!((sysctl(UPLINK), sysctl(OTHER)), ("1".into(), "0".into()));
+}
+
+fn a_host_without_ipv6(world: &World) {
+    fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("root may write");
+    let network = world.network();
+    assert_eq!(network.subnets()[0].ipv6_cidr(), None);
+    let attachment = network.attach(&request(1)).expect("attached");
+    assert_eq!(attachment.eni.ipv6_address, None);
+    let netns = OwnedFd::from(File::open(&attachment.netns_path).expect("mounted"));
+    let off = inside(&netns, || sysctl("ipv6/conf/eth0/disable_ipv6"));
+    assert_eq!(off, "1");
+    assert_eq!(sysctl("ipv6/conf/berth0/disable_ipv6"), "1");
+    assert_eq!(sysctl("ipv6/conf/all/forwarding"), "0", "left alone");
+    drop(netns);
+    network.detach(&eni(1)).expect("detached");
+    network
+        .wait_until_gone(&eni(1), BEFORE_REMOVAL)
+        .expect("gone");
 }
 
 fn undo_of_nothing(world: &World) {

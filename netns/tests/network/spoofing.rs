@@ -1,14 +1,17 @@
-//! A task with every capability in its namespace still sends as itself only.
+//! A task with every capability in its namespace still sends as itself only, and hears what is its own only.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use berth_netns::{MacAddress, Subnet};
 
 use crate::Case;
-use crate::packet::{Datagram, forged_arp, transmit};
+use crate::packet::{
+    BROADCAST, Capture, Datagram, forged_arp, forged_neighbour, forged_router, transmit,
+};
 use crate::world::{Task, World, receive};
 
-const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+/// IPv4 and IPv6.
+const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 const PORT: u16 = 5000;
 
 pub fn cases() -> Vec<Case> {
@@ -31,6 +34,12 @@ pub fn cases() -> Vec<Case> {
             "forged_arp_changes_no_neighbour",
             forged_arp_changes_no_neighbour,
         ),
+        (
+            "forged_neighbour_and_router_advertisements_change_nothing",
+            forged_advertisements_change_nothing,
+        ),
+        ("dhcp_reaches_nobody", dhcp_reaches_nobody),
+        ("another_tasks_packets_are_not_heard", others_are_not_heard),
         (
             "a_link_local_group_frame_does_not_reach_the_host",
             a_group_frame_does_not_reach_the_host,
@@ -61,21 +70,34 @@ impl Stage {
         }
     }
 
-    /// What the sender would send in all honesty.
-    fn honest(&self) -> Datagram {
-        Datagram {
+    /// What the sender would send in all honesty, in both families.
+    fn honest(&self) -> [Datagram; 2] {
+        [0, 1].map(|family| Datagram {
             to_mac: Subnet::default_subnet().router_mac(),
             from_mac: self.sender.mac,
-            from: self.sender.address,
-            to: self.receiver.address,
+            from: self.sender.addresses()[family],
+            to: self.receiver.addresses()[family],
             port: PORT,
             text: b"it is me",
-        }
+        })
     }
 
     fn delivered(&self, datagram: &Datagram) -> bool {
         transmit(&self.sender, &datagram.frame());
         receive(&self.socket).is_some()
+    }
+
+    /// Whether what the receiver sends to the victim still finds it.
+    fn victim_is_found(&self) -> bool {
+        let theirs = self.victim.udp(ANY, PORT);
+        let own = self.receiver.addresses().into_iter();
+        let mut both = own.zip(self.victim.addresses());
+        both.all(|(own, victim)| {
+            let from = self.receiver.udp(own, 0);
+            from.send_to(b"for the victim", (victim, PORT))
+                .expect("sent");
+            receive(&theirs).is_some()
+        })
     }
 
     fn end(self) {
@@ -88,33 +110,35 @@ impl Stage {
 
 fn an_honest_frame_arrives(world: &World) {
     let stage = Stage::new(world);
-    assert!(stage.delivered(&stage.honest()));
+    for honest in stage.honest() {
+        assert!(stage.delivered(&honest), "{}", honest.from);
+    }
     stage.end();
 }
 
 fn another_tasks_address_is_dropped(world: &World) {
     let stage = Stage::new(world);
-    assert!(!stage.delivered(&Datagram {
-        from: stage.victim.address,
-        ..stage.honest()
-    }));
+    for (honest, from) in stage.honest().into_iter().zip(stage.victim.addresses()) {
+        assert!(!stage.delivered(&Datagram { from, ..honest }), "{from}");
+    }
     stage.end();
 }
 
 fn an_unused_address_is_dropped(world: &World) {
     let stage = Stage::new(world);
-    for from in [
-        Ipv4Addr::new(10, 231, 0, 200),
-        Ipv4Addr::new(10, 231, 0, 1),
-        Ipv4Addr::new(8, 8, 8, 8),
-    ] {
-        assert!(
-            !stage.delivered(&Datagram {
-                from,
-                ..stage.honest()
-            }),
-            "{from}"
-        );
+    let [ipv4, ipv6] = stage.honest();
+    let unused = ["10.231.0.200", "10.231.0.1", "8.8.8.8"].map(|from| (ipv4.clone(), from));
+    let unused6 = [
+        "fd62:6572:7468::c8",
+        "fd62:6572:7468::1",
+        "2001:db8::2",
+        "fe80::1",
+        "::",
+    ];
+    let unused6 = unused6.map(|from| (ipv6.clone(), from));
+    for (honest, from) in unused.into_iter().chain(unused6) {
+        let from = from.parse().expect("an address");
+        assert!(!stage.delivered(&Datagram { from, ..honest }), "{from}");
     }
     stage.end();
 }
@@ -122,37 +146,25 @@ fn an_unused_address_is_dropped(world: &World) {
 fn another_tasks_mac_is_dropped(world: &World) {
     let stage = Stage::new(world);
     let from_mac = stage.victim.mac;
-    assert!(!stage.delivered(&Datagram {
-        from_mac,
-        ..stage.honest()
-    }));
-    assert!(!stage.delivered(&Datagram {
-        from_mac,
-        from: stage.victim.address,
-        ..stage.honest()
-    }));
-    let theirs = stage.victim.udp(ANY, PORT);
-    let host = UdpSocket::bind((ANY, 0)).expect("bound");
-    host.send_to(b"for the victim", (stage.victim.address, PORT))
-        .expect("sent");
-    assert!(
-        receive(&theirs).is_some(),
-        "the victim's packets still find it"
-    );
-    drop(theirs);
+    for (honest, from) in stage.honest().into_iter().zip(stage.victim.addresses()) {
+        let with_mac = Datagram { from_mac, ..honest };
+        assert!(!stage.delivered(&with_mac), "{}", with_mac.from);
+        assert!(!stage.delivered(&Datagram { from, ..with_mac }), "{from}");
+    }
+    assert!(stage.victim_is_found());
     stage.end();
 }
 
 fn a_frame_straight_to_another_is_dropped(world: &World) {
     let stage = Stage::new(world);
-    for to_mac in [stage.receiver.mac, MacAddress([0xff; 6])] {
-        assert!(
-            !stage.delivered(&Datagram {
+    for honest in stage.honest() {
+        for to_mac in [stage.receiver.mac, BROADCAST] {
+            let straight = Datagram {
                 to_mac,
-                ..stage.honest()
-            }),
-            "{to_mac}"
-        );
+                ..honest.clone()
+            };
+            assert!(!stage.delivered(&straight), "{to_mac} {}", straight.to);
+        }
     }
     stage.end();
 }
@@ -161,40 +173,118 @@ fn forged_arp_changes_no_neighbour(world: &World) {
     let stage = Stage::new(world);
     let (own, victim) = (stage.sender.mac, stage.victim.address);
     let router = Subnet::default_subnet().router();
-    transmit(&stage.sender, &forged_arp(own, own, victim, router));
-    transmit(
-        &stage.sender,
-        &forged_arp(own, own, router, stage.receiver.address),
-    );
-    let theirs = stage.victim.udp(ANY, PORT);
-    let sender = stage.receiver.udp(ANY, 0);
-    sender
-        .send_to(b"for the victim", (victim, PORT))
-        .expect("sent");
+    let capture = Capture::of(&stage.receiver);
+    for (claimed, to) in [(victim, router), (router, stage.receiver.address)] {
+        transmit(&stage.sender, &forged_arp(own, own, claimed, to));
+    }
+    assert_eq!(capture.frames(), Vec::<Vec<u8>>::new());
+    assert!(stage.victim_is_found());
+    stage.end();
+}
+
+fn forged_advertisements_change_nothing(world: &World) {
+    let stage = Stage::new(world);
+    let (own, router) = (stage.sender.mac, ipv6_router());
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 4);
+    let capture = Capture::of(&stage.receiver);
+    for from in [stage.sender.ipv6_address, link_local, router] {
+        for claimed in [stage.victim.ipv6_address, router] {
+            transmit(&stage.sender, &forged_neighbour(own, from, claimed));
+        }
+        transmit(&stage.sender, &forged_router(own, from));
+    }
+    assert_eq!(capture.frames(), Vec::<Vec<u8>>::new());
+    assert!(stage.victim_is_found());
+    // A router that the host believed in would be in its routes.
+    let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("readable");
     assert!(
-        receive(&theirs).is_some(),
-        "the victim's packets still find it"
+        !routes.contains("fe800000000000000000000000000004"),
+        "{routes}"
     );
-    drop((theirs, sender));
+    stage.end();
+}
+
+fn ipv6_router() -> Ipv6Addr {
+    Subnet::default_subnet().ipv6_router().expect("dual stack")
+}
+
+/// Neither a question for an address, which has none as its source yet, nor an offer of one.
+fn dhcp_reaches_nobody(world: &World) {
+    const DHCP: [(u16, IpAddr, IpAddr); 2] = [
+        (
+            67,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V4(Ipv4Addr::BROADCAST),
+        ),
+        (
+            547,
+            IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 4)),
+            IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2)),
+        ),
+    ];
+    let stage = Stage::new(world);
+    let capture = Capture::of(&stage.receiver);
+    for (server, from, to) in DHCP {
+        let on_the_host = UdpSocket::bind((ANY, server)).expect("bound");
+        let to_mac = match to {
+            IpAddr::V4(_) => BROADCAST,
+            IpAddr::V6(_) => MacAddress([0x33, 0x33, 0, 1, 0, 2]),
+        };
+        let [ipv4, ipv6] = stage.honest();
+        let own = if to.is_ipv4() { ipv4.from } else { ipv6.from };
+        for (from, port) in [
+            (from, server),
+            (own, server),
+            (own, server + 1 - 2 * (server % 2)),
+        ] {
+            let question = Datagram {
+                to_mac,
+                from,
+                to,
+                port,
+                ..ipv4.clone()
+            };
+            transmit(&stage.sender, &question.frame());
+        }
+        assert_eq!(receive(&on_the_host), None, "{to}");
+    }
+    assert_eq!(capture.frames(), Vec::<Vec<u8>>::new());
+    stage.end();
+}
+
+/// What others send and get passes a task by, also one that listens to all that its link carries.
+fn others_are_not_heard(world: &World) {
+    let stage = Stage::new(world);
+    let capture = Capture::of(&stage.sender);
+    assert!(stage.victim_is_found());
+    let host = UdpSocket::bind((ANY, 0)).expect("bound");
+    let mapped = stage.victim.address.to_ipv6_mapped();
+    for address in [mapped, stage.victim.ipv6_address] {
+        host.send_to(b"for the victim", (address, PORT))
+            .expect("sent");
+    }
+    assert_eq!(capture.frames(), Vec::<Vec<u8>>::new());
     stage.end();
 }
 
 fn a_group_frame_does_not_reach_the_host(world: &World) {
     let stage = Stage::new(world);
     let host = UdpSocket::bind((ANY, PORT)).expect("bound");
-    let router = Subnet::default_subnet().router();
-    for last in [0x00, 0x0e] {
-        let to_mac = MacAddress([0x01, 0x80, 0xc2, 0, 0, last]);
-        transmit(
-            &stage.sender,
-            &Datagram {
+    let routers: [IpAddr; 2] = [
+        Subnet::default_subnet().router().into(),
+        ipv6_router().into(),
+    ];
+    for (honest, to) in stage.honest().into_iter().zip(routers) {
+        for last in [0x00, 0x0e] {
+            let to_mac = MacAddress([0x01, 0x80, 0xc2, 0, 0, last]);
+            let group = Datagram {
                 to_mac,
-                to: router,
-                ..stage.honest()
-            }
-            .frame(),
-        );
-        assert_eq!(receive(&host), None, "{to_mac}");
+                to,
+                ..honest.clone()
+            };
+            transmit(&stage.sender, &group.frame());
+            assert_eq!(receive(&host), None, "{to_mac}");
+        }
     }
     stage.end();
 }

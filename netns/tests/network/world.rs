@@ -170,6 +170,11 @@ fn connect_to_outside(outside: &OwnedFd) {
     for request in requests {
         there.send(&[request]).expect("configured");
     }
+    // Until the links carry packets and both ends have found each other.
+    let outside: [IpAddr; 2] = [OUTSIDE.into(), OUTSIDE6.into()];
+    for address in outside {
+        while connect(address, 1) != Reached::Refused {}
+    }
 }
 
 /// A network namespace that ends with the descriptor.
