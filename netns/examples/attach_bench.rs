@@ -35,6 +35,7 @@ fn main() -> anyhow::Result<()> {
             subnet: id.clone(),
             security_groups: Vec::new(),
             netns: eni.as_str().parse()?,
+            published: Vec::new(),
         };
         network.attach(&request)?;
         Ok(())

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::AttachRequest;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Error, Result};
+use crate::published::{HostPort, PublishedPort};
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{Subnet, SubnetId};
 
@@ -33,6 +35,7 @@ pub(crate) struct Addresses {
     enis: BTreeMap<EniId, Eni>,
     taken: BTreeSet<Ipv4Addr>,
     namespaces: BTreeSet<NetnsName>,
+    ports: BTreeMap<HostPort, EniId>,
     /// Where the search goes on, for each subnet: a released address rests as long as possible.
     next: BTreeMap<SubnetId, usize>,
 }
@@ -46,6 +49,7 @@ impl Addresses {
             enis: BTreeMap::new(),
             taken: BTreeSet::new(),
             namespaces: BTreeSet::new(),
+            ports: BTreeMap::new(),
             next: BTreeMap::new(),
         };
         for subnet in entries(&addresses.directory)? {
@@ -61,17 +65,15 @@ impl Addresses {
         Ok(addresses)
     }
 
-    /// Takes the next free address of the subnet. [`Addresses::release`] is the undo.
+    /// Takes the next free address of the subnet, and the ports that are to be published. [`Addresses::release`]
+    /// is the undo.
     pub(crate) fn reserve(
         &mut self,
         subnet: &Subnet,
-        id: &EniId,
-        netns: &NetnsName,
-        security_groups: Vec<SecurityGroupId>,
+        request: &AttachRequest,
+        security_groups: &[SecurityGroupId],
     ) -> Result<Eni> {
-        if self.enis.contains_key(id) || self.namespaces.contains(netns) {
-            return Err(Error::AlreadyAttached(id.clone()));
-        }
+        self.check(request)?;
         let capacity = subnet.capacity();
         let start = self.next.get(subnet.id()).copied().unwrap_or_default();
         let candidates = (start..start + capacity).map(|index| index % capacity);
@@ -80,13 +82,14 @@ impl Addresses {
                 continue;
             }
             let eni = Eni {
-                id: id.clone(),
+                id: request.eni.clone(),
                 address,
                 ipv6_address: subnet.ipv6_of(address),
                 subnet: subnet.id().clone(),
                 mode: subnet.mode(),
-                security_groups: security_groups.clone(),
-                netns: netns.clone(),
+                security_groups: security_groups.to_vec(),
+                netns: request.netns.clone(),
+                published: request.published.clone(),
             };
             if self.write(&eni)? {
                 let index = subnet.task_index(address).unwrap_or_default();
@@ -102,12 +105,32 @@ impl Addresses {
         })
     }
 
+    /// Whether the interface, its namespace and its ports are nobody's yet.
+    fn check(&self, request: &AttachRequest) -> Result<()> {
+        let id = &request.eni;
+        if self.enis.contains_key(id) || self.namespaces.contains(&request.netns) {
+            return Err(Error::AlreadyAttached(id.clone()));
+        }
+        let mut own = BTreeSet::new();
+        for PublishedPort { host, .. } in &request.published {
+            let other = self.ports.get(host);
+            if let Some(by) = other.or_else(|| (!own.insert(host)).then_some(id)) {
+                let (port, by) = (*host, by.clone());
+                return Err(Error::PortPublished { port, by });
+            }
+        }
+        Ok(())
+    }
+
     /// Gives an address back.
     pub(crate) fn release(&mut self, eni: &Eni) -> Result<()> {
         remove(&self.path(eni))?;
         self.enis.remove(&eni.id);
         self.taken.remove(&eni.address);
         self.namespaces.remove(&eni.netns);
+        for published in &eni.published {
+            self.ports.remove(&published.host);
+        }
         Ok(())
     }
 
@@ -124,6 +147,9 @@ impl Addresses {
     fn enter(&mut self, eni: Eni) {
         self.taken.insert(eni.address);
         self.namespaces.insert(eni.netns.clone());
+        let ports = eni.published.iter();
+        let ports = ports.map(|published| (published.host, eni.id.clone()));
+        self.ports.extend(ports);
         self.enis.insert(eni.id.clone(), eni);
     }
 
@@ -202,6 +228,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::published::PortProtocol;
 
     struct Folder(PathBuf);
 
@@ -225,9 +252,18 @@ mod tests {
     }
 
     fn reserve(addresses: &mut Addresses, subnet: &Subnet, number: usize) -> Result<Eni> {
-        let id = format!("eni-{number:017x}").parse().expect("valid");
-        let netns = format!("task-{number}").parse().expect("valid");
-        addresses.reserve(subnet, &id, &netns, Vec::new())
+        let (id, netns) = (format!("eni-{number:017x}"), format!("task-{number}"));
+        addresses.reserve(subnet, &request(subnet, &id, &netns), &[])
+    }
+
+    fn request(subnet: &Subnet, id: &str, netns: &str) -> AttachRequest {
+        AttachRequest {
+            eni: id.parse().expect("valid"),
+            subnet: subnet.id().clone(),
+            security_groups: Vec::new(),
+            netns: netns.parse().expect("valid"),
+            published: Vec::new(),
+        }
     }
 
     fn small_subnet() -> Subnet {
@@ -283,14 +319,43 @@ mod tests {
         let folder = Folder::new("twice");
         let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
         let eni = reserve(&mut addresses, &subnet, 1).expect("free");
-        let other: EniId = "eni-000000000000000ff".parse().expect("valid");
-        for (id, netns) in [(&eni.id, "other"), (&other, eni.netns.as_str())] {
-            let netns = netns.parse().expect("valid");
+        let other = "eni-000000000000000ff";
+        for (id, netns) in [(eni.id.as_str(), "other"), (other, eni.netns.as_str())] {
             let error = addresses
-                .reserve(&subnet, id, &netns, Vec::new())
+                .reserve(&subnet, &request(&subnet, id, netns), &[])
                 .expect_err("taken");
             assert!(matches!(error, Error::AlreadyAttached(_)), "{error}");
         }
+    }
+
+    #[test]
+    fn a_port_is_published_once_for_each_protocol() {
+        let folder = Folder::new("ports");
+        let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
+        let mut publish = |number: u32, ports: &[(PortProtocol, u16)]| {
+            let (id, netns) = (format!("eni-{number:017x}"), format!("task-{number}"));
+            let ports = ports.iter().map(|(protocol, port)| PublishedPort {
+                host: HostPort {
+                    protocol: *protocol,
+                    port: *port,
+                },
+                container_port: 80,
+            });
+            let request = AttachRequest {
+                published: ports.collect(),
+                ..request(&subnet, &id, &netns)
+            };
+            addresses.reserve(&subnet, &request, &[])
+        };
+        let (tcp, udp) = (PortProtocol::Tcp, PortProtocol::Udp);
+        publish(1, &[(tcp, 80), (udp, 80), (tcp, 81)]).expect("free");
+        let error = publish(2, &[(tcp, 82), (tcp, 81)]).expect_err("taken");
+        assert_eq!(
+            error.to_string(),
+            "the port 81/tcp of the host leads to eni-00000000000000001 already; publish another, or stop that task"
+        );
+        publish(3, &[(tcp, 82), (tcp, 82)]).expect_err("twice");
+        publish(4, &[(tcp, 82)]).expect("nobody's");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | the namespace is made and mounted | … unmounted; it ends, and the links with it |
 //! | the veth pair is made, its other end inside | with the namespace |
 //! | the interface inside gets its addresses and routes | with the namespace |
-//! | the firewall admits link, MAC and addresses | … expels them, first |
+//! | the firewall admits link, MAC and addresses | … expels them, first; its connections are forgotten |
 //! | the link comes up, with its neighbours, or its routes too | … which are removed |
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
+use crate::conntrack::Selector;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
@@ -29,6 +30,7 @@ use crate::netlink::{
     add_link_route, add_neighbour, add_route, bring_port_up, bring_up, bring_up_without_link_local,
 };
 use crate::network::{Bridge, Network};
+use crate::published::{PortProtocol, PublishedPort};
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{
     AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
@@ -53,6 +55,8 @@ pub struct AttachRequest {
     pub security_groups: Vec<SecurityGroupId>,
     /// The name of the network namespace that is made for it.
     pub netns: NetnsName,
+    /// The ports of the host's that lead to it from now on.
+    pub published: Vec<PublishedPort>,
 }
 
 /// A task's place on the network.
@@ -72,9 +76,7 @@ impl Network {
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> {
         let bridge = self.bridge(&request.subnet)?;
         let groups = self.firewall().groups_of(&request.security_groups)?;
-        let eni = self
-            .addresses()
-            .reserve(&bridge.subnet, &request.eni, &request.netns, groups)?;
+        let eni = self.addresses().reserve(&bridge.subnet, request, &groups)?;
         match self.build(&eni, bridge) {
             Ok(()) => Ok(Attachment {
                 netns_path: self.netns_path(&eni.netns),
@@ -106,6 +108,7 @@ impl Network {
         configure_interface(eni, bridge, &mut namespace)?;
         reached(failpoint::ATTACH_INTERFACE)?;
         self.firewall().admit(eni)?;
+        self.forget_datagrams(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
         self.open_way(eni, bridge)?;
         self.wait_until_operational(eni, bridge, &mut namespace)?;
@@ -127,6 +130,9 @@ impl Network {
         let mut problems = Problems::default();
         problems.note(self.firewall().expel(eni));
         problems.note(reached(failpoint::DETACH_FIREWALL));
+        problems.note(self.forget_connections(eni));
+        problems.note(self.forget_datagrams(eni));
+        problems.note(reached(failpoint::DETACH_CONNECTIONS));
         problems.note(self.close_way(eni));
         problems.note(reached(failpoint::DETACH_NEIGHBOUR));
         problems.note(namespace::remove(&self.netns_path(&eni.netns)));
@@ -134,6 +140,31 @@ impl Network {
         problems.finish(format!("detach {}", eni.id))?;
         self.addresses().release(eni)?;
         reached(failpoint::DETACH_ADDRESS)
+    }
+
+    /// The next interface with these addresses has none of this one's connections: they would pass whatever its
+    /// security groups say.
+    fn forget_connections(&self, eni: &Eni) -> Result<()> {
+        let mut conntrack = self.conntrack();
+        for address in eni.addresses() {
+            for selector in [Selector::From(address), Selector::AnsweredBy(address)] {
+                conntrack
+                    .forget(selector)
+                    .doing(|| format!("forget the connections of {address}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A sender of datagrams that goes on is a connection that goes on, to where its first datagram went.
+    fn forget_datagrams(&self, eni: &Eni) -> Result<()> {
+        let ports = eni.published.iter().map(|published| published.host);
+        for host in ports.filter(|host| host.protocol == PortProtocol::Udp) {
+            self.conntrack()
+                .forget(Selector::ToUdpPort(host.port))
+                .doing(|| format!("forget who sent to the port {host}"))?;
+        }
+        Ok(())
     }
 
     /// The pair is made in one request, with both ends where they belong: moving a link to another

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::InvalidName;
+use crate::published::PublishedPort;
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{AttachmentMode, SubnetId};
 
@@ -205,6 +206,9 @@ pub struct Eni {
     pub security_groups: Vec<SecurityGroupId>,
     /// The network namespace that holds it.
     pub netns: NetnsName,
+    /// The ports of the host's that lead to it.
+    #[serde(default)]
+    pub published: Vec<PublishedPort>,
 }
 
 impl Eni {

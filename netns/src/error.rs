@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::eni::EniId;
 use crate::netlink::NetlinkError;
+use crate::published::HostPort;
 use crate::security_group::SecurityGroupId;
 use crate::subnet::SubnetId;
 
@@ -64,6 +65,17 @@ pub enum Error {
     /// The interface, or its namespace, is attached already.
     #[error("{0} can't be attached: the interface, or its network namespace, is in use already")]
     AlreadyAttached(EniId),
+
+    /// A port of the host leads to another interface, or is wanted twice.
+    #[error(
+        "the port {port} of the host leads to {by} already; publish another, or stop that task"
+    )]
+    PortPublished {
+        /// The port.
+        port: HostPort,
+        /// The interface that it leads to.
+        by: EniId,
+    },
 
     /// A subnet's range is, in part, the host's own.
     #[error(

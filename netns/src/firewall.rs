@@ -13,8 +13,9 @@ use nix::errno::Errno;
 
 use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
-use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, Verdict};
+use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, Value, Verdict};
 use crate::policy::{self, Direction, Policies, Policy};
+use crate::published::{HostPort, PublishedPort};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, octets};
 use crate::security_group::{SecurityGroup, SecurityGroupId};
 use crate::subnet::{AttachmentMode, METADATA_ADDRESS, Subnet};
@@ -171,7 +172,13 @@ impl Firewall {
         let mut sets = Vec::new();
         for family in IpFamily::BOTH {
             sets.push((BRIDGE_TABLE, family.set(ruleset::SOURCES)));
-            for set in [ruleset::PORT_SOURCES, ruleset::INGRESS, ruleset::EGRESS] {
+            for set in [
+                ruleset::PORT_SOURCES,
+                ruleset::INGRESS,
+                ruleset::EGRESS,
+                ruleset::PUBLISHED,
+                ruleset::HAIRPINS,
+            ] {
                 sets.push((INET_TABLE, family.set(set)));
             }
             let groups = self.policies.all_groups().into_iter();
@@ -291,6 +298,7 @@ fn address_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
     let policy = Policy::of(eni);
     let judged = |map, direction| {
         let chain = Verdict::Goto(policy.chain(direction));
+        let chain = Value::Verdict(chain);
         Element::of_map(INET_TABLE, family.set(map), octets(address), chain)
     };
     let mut elements = vec![
@@ -302,6 +310,34 @@ fn address_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
         let set = ruleset::members(group, family);
         Element::new(INET_TABLE, set, octets(address))
     }));
+    elements.extend(published_elements(eni, address));
+    elements
+}
+
+/// What leads from ports of the host's to an address of an interface.
+fn published_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
+    let family = IpFamily::of(address);
+    // Fields are padded to four bytes.
+    let port = |port: u16| [port.to_be_bytes(), [0, 0]].concat();
+    let element = |published: &PublishedPort| {
+        let HostPort {
+            protocol,
+            port: host,
+        } = published.host;
+        let key = [&[protocol.number(), 0, 0, 0][..], &port(host)].concat();
+        let target = [octets(address), port(published.container_port)].concat();
+        let map = family.set(ruleset::PUBLISHED);
+        Element::of_map(INET_TABLE, map, key, Value::Fields(target))
+    };
+    let mut elements: Vec<Element> = eni.published.iter().map(element).collect();
+    if !elements.is_empty() {
+        let pair = [octets(address), octets(address)].concat();
+        elements.push(Element::new(
+            INET_TABLE,
+            family.set(ruleset::HAIRPINS),
+            pair,
+        ));
+    }
     elements
 }
 
@@ -396,6 +432,7 @@ mod tests {
             mode,
             security_groups: Vec::new(),
             netns: "task".parse().expect("valid"),
+            published: Vec::new(),
         }
     }
 

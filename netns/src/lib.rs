@@ -15,6 +15,7 @@
 //!     eni: EniId::generate()?,
 //!     subnet: "subnet-00000000000000001".parse()?,
 //!     security_groups: Vec::new(),
+//!     published: Vec::new(),
 //!     netns: "a-task".parse()?,
 //! })?;
 //! println!("{} is in {}", attachment.eni.address, attachment.netns_path.display());
@@ -42,6 +43,7 @@
 mod addresses;
 mod attachment;
 mod config;
+mod conntrack;
 mod eni;
 mod error;
 mod failpoint;
@@ -54,6 +56,7 @@ pub mod netlink;
 mod network;
 mod nftables;
 mod policy;
+mod published;
 mod reconcile;
 mod ruleset;
 mod security_group;
@@ -69,6 +72,7 @@ pub use eni::{Eni, EniId, MacAddress, NetnsName};
 pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
 pub use network::Network;
+pub use published::{HostPort, PortProtocol, PublishedPort};
 pub use reconcile::Report;
 pub use security_group::{Peer, Protocol, Rule, SecurityGroup, SecurityGroupId};
 pub use subnet::{

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::addresses::{Addresses, boot_id};
 use crate::config::NetworkConfig;
+use crate::conntrack::Conntrack;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
@@ -39,6 +40,7 @@ pub struct Network {
     addresses: Mutex<Addresses>,
     routes: Mutex<RouteSocket>,
     firewall: Mutex<Firewall>,
+    conntrack: Mutex<Conntrack>,
     _lock: Flock<File>,
 }
 
@@ -65,6 +67,7 @@ impl Network {
         for subnet in &missing {
             uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
         }
+        let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
         let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
         let mut firewall = Firewall::open(&config.security_groups)?;
         firewall.ensure(&config.subnets, &addresses.all(), config.metadata_port)?;
@@ -91,6 +94,7 @@ impl Network {
             addresses: Mutex::new(addresses),
             routes: Mutex::new(routes),
             firewall: Mutex::new(firewall),
+            conntrack: Mutex::new(conntrack),
             _lock: lock,
         })
     }
@@ -197,6 +201,12 @@ impl Network {
 
     pub(crate) fn routes(&self) -> MutexGuard<'_, RouteSocket> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn conntrack(&self) -> MutexGuard<'_, Conntrack> {
+        self.conntrack
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn firewall(&self) -> MutexGuard<'_, Firewall> {

@@ -8,10 +8,10 @@ const NESTED: u16 = 0x8000;
 
 /// A list of attributes that is being written.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         self.header(kind, value.len());
         self.0.extend_from_slice(value);
         self.0.resize(align(self.0.len()), 0);
@@ -19,25 +19,25 @@ impl Writer {
     }
 
     /// A text with the zero that the kernel expects at its end.
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
+    pub(crate) fn text(self, kind: u16, value: &str) -> Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.bytes(kind, &bytes)
     }
 
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
+    pub(crate) fn number(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    pub(super) fn nested(self, kind: u16, inner: Self) -> Self {
+    pub(crate) fn nested(self, kind: u16, inner: Self) -> Self {
         self.bytes(kind | NESTED, &inner.0)
     }
 
-    pub(super) fn nested_bytes(self, kind: u16, inner: &[u8]) -> Self {
+    pub(crate) fn nested_bytes(self, kind: u16, inner: &[u8]) -> Self {
         self.bytes(kind | NESTED, inner)
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
 

@@ -47,6 +47,8 @@ pub(crate) enum Field {
     Ipv4Address = 7,
     Ipv6Address = 8,
     EtherAddress = 9,
+    Protocol = 12,
+    Port = 13,
     LinkName = 41,
 }
 
@@ -54,19 +56,27 @@ impl Field {
     /// How many bytes it takes in a key, where it is padded to a multiple of four.
     fn length(self) -> u32 {
         match self {
-            Self::Ipv4Address => 4,
+            Self::Ipv4Address | Self::Protocol | Self::Port => 4,
             Self::EtherAddress => 8,
             Self::Ipv6Address | Self::LinkName => 16,
         }
     }
 }
 
-/// A set of keys, or a map of keys to verdicts.
+/// A set of keys, or a map of keys to verdicts or to other fields.
 #[derive(Debug, Clone)]
 pub(crate) struct Set {
     pub(crate) name: Name,
     fields: Vec<Field>,
-    has_verdicts: bool,
+    values: Values,
+}
+
+/// What a set has for each of its keys.
+#[derive(Debug, Clone)]
+enum Values {
+    Nothing,
+    Verdicts,
+    Fields(Vec<Field>),
 }
 
 impl Set {
@@ -75,14 +85,22 @@ impl Set {
         Self {
             name: name.into(),
             fields: fields.to_vec(),
-            has_verdicts: false,
+            values: Values::Nothing,
         }
     }
 
     /// A map of such keys to verdicts.
     pub(crate) fn of_verdicts(name: impl Into<Name>, fields: &[Field]) -> Self {
         Self {
-            has_verdicts: true,
+            values: Values::Verdicts,
+            ..Self::of_keys(name, fields)
+        }
+    }
+
+    /// A map of such keys to values of other fields.
+    pub(crate) fn of_values(name: impl Into<Name>, fields: &[Field], values: &[Field]) -> Self {
+        Self {
+            values: Values::Fields(values.to_vec()),
             ..Self::of_keys(name, fields)
         }
     }
@@ -90,21 +108,33 @@ impl Set {
     fn write(&self, table: Table, id: u32) -> Writer {
         const MAP: u32 = 8;
         const VERDICT: u32 = 0xffff_ff00;
-        let flags = if self.has_verdicts { MAP } else { 0 };
-        // Six bits for each field.
-        let fields = self.fields.iter();
-        let key_type = fields.fold(0, |all, field| all << 6 | *field as u32);
+        let flags = match self.values {
+            Values::Nothing => 0,
+            Values::Verdicts | Values::Fields(_) => MAP,
+        };
         let mut attributes = Writer::default()
             .text(1, table.name)
             .text(2, &self.name)
             .number(3, flags)
-            .number(4, key_type)
-            .number(5, self.fields.iter().map(|field| field.length()).sum());
-        if self.has_verdicts {
-            attributes = attributes.number(6, VERDICT);
-        }
+            .number(4, kind(&self.fields))
+            .number(5, length(&self.fields));
+        attributes = match &self.values {
+            Values::Nothing => attributes,
+            Values::Verdicts => attributes.number(6, VERDICT),
+            Values::Fields(fields) => attributes.number(6, kind(fields)).number(7, length(fields)),
+        };
         attributes.number(10, id)
     }
+}
+
+/// The number of a type that consists of these fields: six bits for each.
+fn kind(fields: &[Field]) -> u32 {
+    let fields = fields.iter();
+    fields.fold(0, |all, field| all << 6 | *field as u32)
+}
+
+fn length(fields: &[Field]) -> u32 {
+    fields.iter().map(|field| field.length()).sum()
 }
 
 /// An element of a set.
@@ -114,7 +144,23 @@ pub(crate) struct Element {
     pub(crate) set: Name,
     pub(crate) key: Vec<u8>,
     /// What a map has for the key.
-    pub(crate) verdict: Option<Verdict>,
+    pub(crate) value: Option<Value>,
+}
+
+/// What a map has for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    Verdict(Verdict),
+    Fields(Vec<u8>),
+}
+
+impl Value {
+    fn write(&self) -> Writer {
+        match self {
+            Self::Verdict(verdict) => verdict.write(),
+            Self::Fields(bytes) => Writer::default().bytes(1, bytes),
+        }
+    }
 }
 
 /// Changes that are made together.
@@ -260,27 +306,22 @@ impl Element {
             table,
             set: set.into(),
             key,
-            verdict: None,
+            value: None,
         }
     }
 
     /// A key of a map, with what it has there.
-    pub(crate) fn of_map(
-        table: Table,
-        map: impl Into<Name>,
-        key: Vec<u8>,
-        verdict: Verdict,
-    ) -> Self {
+    pub(crate) fn of_map(table: Table, map: impl Into<Name>, key: Vec<u8>, value: Value) -> Self {
         Self {
-            verdict: Some(verdict),
+            value: Some(value),
             ..Self::new(table, map, key)
         }
     }
 
     fn write(&self) -> Writer {
         let mut element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
-        if let Some(verdict) = &self.verdict {
-            element = element.nested(2, verdict.write());
+        if let Some(value) = &self.value {
+            element = element.nested(2, value.write());
         }
         let list = Writer::default().nested(1, element);
         Writer::default()

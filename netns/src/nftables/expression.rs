@@ -69,6 +69,18 @@ pub(crate) enum Expression {
     ConnectionState {
         into: Register,
     },
+    /// What has become of the packet's connection, as bits.
+    ConnectionStatus {
+        into: Register,
+    },
+    /// The port that the packet's connection was opened to, before any translation.
+    OriginalPort {
+        into: Register,
+    },
+    /// Whose the destination is: a number that the kernel's routes have.
+    KindOfDestination {
+        into: Register,
+    },
     Mask {
         register: Register,
         mask: Vec<u8>,
@@ -94,6 +106,12 @@ pub(crate) enum Expression {
         map: Name,
         key: Register,
     },
+    /// The value that a map has for the key in the registers. A key that it hasn't ends the rule.
+    ValueOf {
+        map: Name,
+        key: Register,
+        into: Register,
+    },
     /// Whether a register's value is one of these or between them.
     Range {
         register: Register,
@@ -107,8 +125,9 @@ pub(crate) enum Expression {
         value: Vec<u8>,
     },
     Verdict(Verdict),
-    /// Sends the packet to the IPv4 address and port in these registers.
+    /// Sends the packet to the address and port in these registers.
     DestinationNat {
+        is_ipv6: bool,
         address: Register,
         port: Register,
     },
@@ -120,10 +139,13 @@ impl Expression {
         match self {
             Self::Meta { .. } => "meta",
             Self::Payload { .. } => "payload",
-            Self::ConnectionState { .. } => "ct",
+            Self::ConnectionState { .. }
+            | Self::ConnectionStatus { .. }
+            | Self::OriginalPort { .. } => "ct",
+            Self::KindOfDestination { .. } => "fib",
             Self::Mask { .. } => "bitwise",
             Self::Compare { .. } | Self::NotZero { .. } => "cmp",
-            Self::InSet { .. } | Self::VerdictOf { .. } => "lookup",
+            Self::InSet { .. } | Self::VerdictOf { .. } | Self::ValueOf { .. } => "lookup",
             Self::Range { .. } => "range",
             Self::Counter => "counter",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
@@ -146,7 +168,16 @@ impl Expression {
                 .number(2, *base as u32)
                 .number(3, *offset)
                 .number(4, *length),
-            Self::ConnectionState { into } => empty.number(1, into.number()).number(2, 0),
+            Self::ConnectionState { into } => connection(*into, 0),
+            Self::ConnectionStatus { into } => connection(*into, 2),
+            // Of the direction in which it was opened.
+            Self::OriginalPort { into } => connection(*into, 12).bytes(3, &[0]),
+            Self::KindOfDestination { into } => {
+                const ADDRESS_TYPE: u32 = 3;
+                const DESTINATION: u32 = 2;
+                let fib = empty.number(1, into.number());
+                fib.number(2, ADDRESS_TYPE).number(3, DESTINATION)
+            }
             Self::Mask { register, mask } => mask_register(*register, mask),
             Self::Compare {
                 register,
@@ -159,13 +190,21 @@ impl Expression {
                 .number(2, key.number())
                 .number(5, u32::from(*inverted)),
             Self::VerdictOf { map, key } => empty.text(1, map).number(2, key.number()).number(3, 0),
+            Self::ValueOf { map, key, into } => {
+                let lookup = empty.text(1, map).number(2, key.number());
+                lookup.number(3, into.number())
+            }
             Self::Range { register, from, to } => range(*register, from, to),
             Self::Counter => empty,
             Self::Immediate { into, value } => {
                 empty.number(1, into.number()).nested(2, data(value))
             }
             Self::Verdict(verdict) => empty.number(1, 0).nested(2, verdict.write()),
-            Self::DestinationNat { address, port } => destination_nat(*address, *port),
+            Self::DestinationNat {
+                is_ipv6,
+                address,
+                port,
+            } => destination_nat(*is_ipv6, *address, *port),
             Self::Masquerade => empty,
         }
     }
@@ -185,6 +224,10 @@ impl Verdict {
         }
         Writer::default().nested(2, verdict)
     }
+}
+
+fn connection(into: Register, key: u32) -> Writer {
+    Writer::default().number(1, into.number()).number(2, key)
 }
 
 fn data(value: &[u8]) -> Writer {
@@ -217,12 +260,13 @@ fn range(register: Register, from: &[u8], to: &[u8]) -> Writer {
         .nested(4, data(to))
 }
 
-fn destination_nat(address: Register, port: Register) -> Writer {
+fn destination_nat(is_ipv6: bool, address: Register, port: Register) -> Writer {
     const TO_DESTINATION: u32 = 1;
     const IPV4: u32 = 2;
+    const IPV6: u32 = 10;
     Writer::default()
         .number(1, TO_DESTINATION)
-        .number(2, IPV4)
+        .number(2, if is_ipv6 { IPV6 } else { IPV4 })
         .number(3, address.number())
         .number(5, port.number())
 }

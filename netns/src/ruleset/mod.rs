@@ -43,6 +43,10 @@ pub(crate) const INGRESS: &str = "ingress";
 pub(crate) const EGRESS: &str = "egress";
 /// Where a connection goes on that the groups of its source let pass.
 pub(crate) const ADMITTED: &str = "admitted";
+/// Where connections to a protocol and port of the host go: to an address and port of a task.
+pub(crate) const PUBLISHED: &str = "published";
+/// Those tasks that connections to the host can lead to, each with itself: its own come back to it.
+pub(crate) const HAIRPINS: &str = "hairpins";
 /// From which MAC and IP address a port of a bridge may send.
 pub(crate) const SOURCES: &str = "sources";
 /// The same for a link that is no port of a bridge, but a task's own way to the host.
@@ -92,10 +96,10 @@ fn chains() -> Vec<(Table, Chain)> {
     };
     vec![
         base(INET_TABLE, "links", "filter", Hook::Prerouting, -300),
-        base(INET_TABLE, "metadata", "nat", Hook::Prerouting, -100),
+        base(INET_TABLE, "destinations", "nat", Hook::Prerouting, -100),
         base(
             INET_TABLE,
-            "metadata_for_the_host",
+            "destinations_of_the_host",
             "nat",
             Hook::Output,
             -100,

@@ -3,8 +3,8 @@
 
 use super::words::*;
 use super::{
-    ADMITTED, BRIDGE_TABLE, EGRESS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily, PORT_SOURCES,
-    RESOLVERS, SOURCES,
+    ADMITTED, BRIDGE_TABLE, EGRESS, HAIRPINS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily,
+    PORT_SOURCES, PUBLISHED, RESOLVERS, SOURCES,
 };
 use crate::nftables::{Base, Expression, Table, Verdict};
 use crate::subnet::{INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS};
@@ -47,7 +47,7 @@ fn to_task() -> [Vec<Expression>; 2] {
     [to_bridge(), to_port()]
 }
 
-/// The metadata endpoint's port, and the way out.
+/// The metadata endpoint's port, published ports, and the way out.
 fn translation(metadata_port: u16) -> Vec<Rule> {
     let metadata = [
         ipv4_to(METADATA_ADDRESS),
@@ -57,13 +57,23 @@ fn translation(metadata_port: u16) -> Vec<Rule> {
     .concat();
     // For a task that has the host's network, and for the host itself.
     let mut rules = vec![inet(
-        "metadata_for_the_host",
+        "destinations_of_the_host",
         std::slice::from_ref(&metadata),
     )];
     for from in from_task() {
-        rules.push(inet("metadata", &[from.clone(), metadata.clone()]));
+        rules.push(inet("destinations", &[from.clone(), metadata.clone()]));
         let way_out = [from, not_to_task(), vec![Expression::Masquerade]];
         rules.push(inet("masquerade", &way_out));
+    }
+    for family in IpFamily::BOTH {
+        let own = [to_the_host(), to_none_of(HOST_ADDRESSES, family)].concat();
+        let published = translated(PUBLISHED, family);
+        rules.push(inet("destinations", &[own.clone(), published.clone()]));
+        let from_the_host = [own, not_to_loopback(family), published];
+        rules.push(inet("destinations_of_the_host", &from_the_host));
+        // A task would answer itself directly, and not know the answer.
+        let hairpin = [to_itself(HAIRPINS, family), vec![Expression::Masquerade]];
+        rules.push(inet("masquerade", &hairpin));
     }
     rules
 }
@@ -150,15 +160,16 @@ fn forwarding() -> Vec<Rule> {
     }
     rules.push(inet("from_task", &[drop()]));
     rules.push(inet(ADMITTED, &[not_to_task(), accept()]));
+    rules.push(inet("from_elsewhere", &[established(), accept()]));
     for family in IpFamily::BOTH {
+        // What a port was published for passes, whoever asks.
+        for chain in [ADMITTED, "from_elsewhere"] {
+            rules.push(inet(chain, &[was_translated(PUBLISHED, family), accept()]));
+        }
         let judged = verdict_of(INGRESS, family, family.destination());
         rules.push(inet(ADMITTED, &[judged]));
     }
-    rules.extend([
-        inet(ADMITTED, &[drop()]),
-        inet("from_elsewhere", &[established(), accept()]),
-        inet("from_elsewhere", &[drop()]),
-    ]);
+    rules.extend([inet(ADMITTED, &[drop()]), inet("from_elsewhere", &[drop()])]);
     rules
 }
 

@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    BRIDGE_TABLE, BRIDGES, EGRESS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily, PORT_SOURCES,
-    RESOLVERS, SOURCES,
+    BRIDGE_TABLE, BRIDGES, EGRESS, HAIRPINS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily,
+    PORT_SOURCES, PUBLISHED, RESOLVERS, SOURCES,
 };
-use crate::nftables::Field::{EtherAddress, LinkName};
+use crate::nftables::Field::{EtherAddress, LinkName, Port, Protocol};
 use crate::nftables::{Set, Table};
 
 pub(super) fn sets() -> Vec<(Table, Set)> {
@@ -23,6 +23,12 @@ pub(super) fn sets() -> Vec<(Table, Set)> {
             inet(Set::of_verdicts(family.set(INGRESS), &[address])),
             inet(Set::of_verdicts(family.set(EGRESS), &[address])),
             inet(Set::of_keys(family.set(PORT_SOURCES), &source)),
+            inet(Set::of_values(
+                family.set(PUBLISHED),
+                &[Protocol, Port],
+                &[address, Port],
+            )),
+            inet(Set::of_keys(family.set(HAIRPINS), &[address, address])),
             (BRIDGE_TABLE, Set::of_keys(family.set(SOURCES), &source)),
         ]);
     }

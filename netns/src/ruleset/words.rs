@@ -105,12 +105,125 @@ pub(super) fn ipv6_to(address: Ipv6Addr) -> Vec<Expression> {
 
 /// To an address that is in the family's set of that name.
 pub(super) fn to_one_of(set: &str, family: IpFamily) -> Vec<Expression> {
+    to_any_in(set, family, false)
+}
+
+/// To an address that isn't.
+pub(super) fn to_none_of(set: &str, family: IpFamily) -> Vec<Expression> {
+    to_any_in(set, family, true)
+}
+
+fn to_any_in(set: &str, family: IpFamily, inverted: bool) -> Vec<Expression> {
     let lookup = Expression::InSet {
         set: family.set(set),
         key: FIRST,
-        inverted: false,
+        inverted,
     };
     [of(family), vec![family.destination(), lookup]].concat()
+}
+
+/// To an address of the host's own.
+pub(super) fn to_the_host() -> Vec<Expression> {
+    const LOCAL: u32 = 2;
+    vec![
+        Expression::KindOfDestination { into: FIRST },
+        equals(&LOCAL.to_ne_bytes()),
+    ]
+}
+
+/// To another address than those that only the host itself can send to.
+pub(super) fn not_to_loopback(family: IpFamily) -> Vec<Expression> {
+    let (mask, loopback) = match family {
+        IpFamily::Ipv4 => (vec![255, 0, 0, 0], vec![127, 0, 0, 0]),
+        IpFamily::Ipv6 => (vec![255; 16], Ipv6Addr::LOCALHOST.octets().to_vec()),
+    };
+    let range = Expression::Mask {
+        register: FIRST,
+        mask,
+    };
+    let differs = Expression::Compare {
+        register: FIRST,
+        comparison: Comparison::NotEqual,
+        value: loopback,
+    };
+    vec![family.destination(), range, differs]
+}
+
+/// From an address to itself, which is in the family's set of such pairs.
+pub(super) fn to_itself(set: &str, family: IpFamily) -> Vec<Expression> {
+    let load = |offset, into| Expression::Payload {
+        base: Base::Network,
+        offset,
+        length: family.length(),
+        into,
+    };
+    let second = Register(family.length() / 4);
+    let source = family.source_offset();
+    let pair = vec![
+        load(source, FIRST),
+        load(source + family.length(), second),
+        Expression::InSet {
+            set: family.set(set),
+            key: FIRST,
+            inverted: false,
+        },
+    ];
+    [of(family), pair].concat()
+}
+
+/// Sends the packet where the family's map has it for protocol and port.
+pub(super) fn translated(map: &str, family: IpFamily) -> Vec<Expression> {
+    let mut rule = protocol_and(Expression::Payload {
+        base: Base::Transport,
+        offset: 2,
+        length: 2,
+        into: Register(1),
+    });
+    rule.extend([
+        target_of(map, family),
+        Expression::DestinationNat {
+            is_ipv6: family == IpFamily::Ipv6,
+            address: TARGET,
+            port: Register(TARGET.0 + family.length() / 4),
+        },
+    ]);
+    rule
+}
+
+/// Of a connection that was translated, by a map of that name: its protocol, and the port that it was opened to,
+/// are there still.
+pub(super) fn was_translated(map: &str, family: IpFamily) -> Vec<Expression> {
+    const DESTINATION_IS_TRANSLATED: u32 = 32;
+    let translated = vec![
+        Expression::ConnectionStatus { into: FIRST },
+        Expression::Mask {
+            register: FIRST,
+            mask: DESTINATION_IS_TRANSLATED.to_ne_bytes().to_vec(),
+        },
+        Expression::NotZero { register: FIRST },
+    ];
+    let mut lookup = protocol_and(Expression::OriginalPort { into: Register(1) });
+    lookup.push(target_of(map, family));
+    [of(family), translated, lookup].concat()
+}
+
+/// Where a map's value is put, behind the longest key.
+const TARGET: Register = Register(4);
+
+fn protocol_and(port: Expression) -> Vec<Expression> {
+    let protocol = Expression::Meta {
+        key: MetaKey::TransportProtocol,
+        into: FIRST,
+    };
+    vec![protocol, port]
+}
+
+fn target_of(map: &str, family: IpFamily) -> Expression {
+    Expression::ValueOf {
+        map: family.set(map),
+        key: FIRST,
+        into: TARGET,
+    }
 }
 
 pub(super) fn tcp_to(port: u16) -> Vec<Expression> {
@@ -203,6 +316,7 @@ pub(super) fn redirect(address: Ipv4Addr, port: u16) -> Vec<Expression> {
             value: port.to_be_bytes().to_vec(),
         },
         Expression::DestinationNat {
+            is_ipv6: false,
             address: FIRST,
             port: SECOND,
         },

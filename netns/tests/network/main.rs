@@ -15,6 +15,7 @@ mod host;
 mod leaks;
 mod lifecycle;
 mod packet;
+mod published;
 mod reach;
 mod security_groups;
 mod spoofing;
@@ -43,9 +44,10 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 6] = [
+    let groups: [(&str, Vec<Case>); 7] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
+        ("published", published::cases()),
         ("spoofing", spoofing::cases()),
         ("lifecycle", lifecycle::cases()),
         ("host", host::cases()),

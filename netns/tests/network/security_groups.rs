@@ -1,7 +1,7 @@
 //! Security groups: whom their rules let pass, and whom they don't.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::os::fd::AsRawFd;
 
 use berth_netns::{
@@ -18,6 +18,8 @@ use crate::Case;
 use crate::world::{OUTSIDE, Reached, Task, World, inside, listen_in, receive, request};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+/// IPv4 and IPv6.
+const ANY6: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -73,7 +75,8 @@ fn id(number: u32) -> SecurityGroupId {
 }
 
 fn group(number: u32, ingress: Vec<Rule>) -> SecurityGroup {
-    SecurityGroup::new(id(number), ingress, vec![everything("0.0.0.0/0")])
+    let egress = ["0.0.0.0/0", "::/0"].map(everything);
+    SecurityGroup::new(id(number), ingress, egress.into())
 }
 
 fn everything(range: &str) -> Rule {
@@ -123,36 +126,49 @@ fn a_port_is_open_to_a_group(world: &World) {
     let stranger = attach(&network, 3, &[other]);
     let sibling = attach(&network, 4, &[database]);
     for port in [5432, 5433] {
-        server.serve(ANY, port);
+        server.serve(ANY6, port);
     }
-    assert_eq!(client.connect(server.address, 5432), Reached::Yes);
-    assert_eq!(client.connect(server.address, 5433), Reached::Silence);
-    assert_eq!(stranger.connect(server.address, 5432), Reached::Silence);
-    assert_eq!(sibling.connect(server.address, 5432), Reached::Silence);
-    client.serve(ANY, 5432);
-    assert_eq!(server.connect(client.address, 5432), Reached::Silence);
+    client.serve(ANY6, 5432);
+    for (family, address) in server.addresses().into_iter().enumerate() {
+        assert_eq!(client.connect(address, 5432), Reached::Yes, "{address}");
+        assert_eq!(client.connect(address, 5433), Reached::Silence);
+        assert_eq!(stranger.connect(address, 5432), Reached::Silence);
+        assert_eq!(sibling.connect(address, 5432), Reached::Silence);
+        let back = server.connect(client.addresses()[family], 5432);
+        assert_eq!(back, Reached::Silence);
+    }
     detach(&network, [server, client, stranger, sibling]);
 }
 
 fn a_port_is_open_to_addresses(world: &World) {
-    let rule = tcp(8000, 8010, range("10.231.0.4/32"));
-    let network = network(world, vec![group(2, vec![rule]), group(3, vec![])]);
+    // The first has both; other addresses begin as its do.
+    let ranges = [
+        "10.231.0.4/32",
+        "fd62:6572:7468::4/127",
+        "fd62:6572:7468::/126",
+    ];
+    let rules = ranges.map(|net| tcp(8000, 8010, range(net))).into();
+    let network = network(world, vec![group(2, rules), group(3, vec![])]);
     let first = attach(&network, 1, &[3]);
     let second = attach(&network, 2, &[3]);
     let server = attach(&network, 3, &[2]);
+    let third = attach(&network, 4, &[3]);
     assert_eq!(first.address, Ipv4Addr::new(10, 231, 0, 4));
     for port in [7999, 8000, 8010, 8011] {
-        server.serve(ANY, port);
+        server.serve(ANY6, port);
         let within = (8000..=8010).contains(&port);
         let expected = if within {
             Reached::Yes
         } else {
             Reached::Silence
         };
-        assert_eq!(first.connect(server.address, port), expected, "{port}");
+        for address in server.addresses() {
+            assert_eq!(first.connect(address, port), expected, "{address} {port}");
+        }
         assert_eq!(second.connect(server.address, port), Reached::Silence);
+        assert_eq!(third.connect(server.ipv6_address, port), Reached::Silence);
     }
-    detach(&network, [first, second, server]);
+    detach(&network, [first, second, server, third]);
 }
 
 /// Whether an echo request is answered soon, from the calling thread's namespace.

@@ -280,6 +280,7 @@ pub fn request(number: u32) -> AttachRequest {
         subnet: Subnet::default_subnet().id().clone(),
         security_groups: Vec::new(),
         netns: format!("task-{number}").parse().expect("valid"),
+        published: Vec::new(),
     }
 }
 
