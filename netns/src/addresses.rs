@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub(crate) struct Addresses {
     taken: BTreeSet<Ipv4Addr>,
     namespaces: BTreeSet<NetnsName>,
     ports: BTreeMap<HostPort, EniId>,
+    /// Those that an interface had which is gone, and whose connections may be remembered. Not known at first.
+    spent: Option<BTreeSet<Ipv4Addr>>,
     /// Where the search goes on, for each subnet: a released address rests as long as possible.
     next: BTreeMap<SubnetId, usize>,
 }
@@ -50,6 +52,7 @@ impl Addresses {
             taken: BTreeSet::new(),
             namespaces: BTreeSet::new(),
             ports: BTreeMap::new(),
+            spent: None,
             next: BTreeMap::new(),
         };
         for subnet in entries(&addresses.directory)? {
@@ -127,11 +130,42 @@ impl Addresses {
         remove(&self.path(eni))?;
         self.enis.remove(&eni.id);
         self.taken.remove(&eni.address);
+        if let Some(spent) = &mut self.spent {
+            spent.insert(eni.address);
+        }
         self.namespaces.remove(&eni.netns);
         for published in &eni.published {
             self.ports.remove(&published.host);
         }
         Ok(())
+    }
+
+    /// Whether connections of an interface that had this address before may be remembered.
+    pub(crate) fn is_spent(&self, address: Ipv4Addr) -> bool {
+        self.spent
+            .as_ref()
+            .is_none_or(|spent| spent.contains(&address))
+    }
+
+    /// How many such addresses there are.
+    pub(crate) fn count_spent(&self) -> usize {
+        self.spent.as_ref().map_or(0, BTreeSet::len)
+    }
+
+    /// Notes that nothing is remembered of any address that nobody has.
+    pub(crate) fn none_is_spent(&mut self) {
+        self.spent = Some(BTreeSet::new());
+    }
+
+    /// Whether an interface has this address.
+    pub(crate) fn is_attached(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.taken.contains(&address),
+            IpAddr::V6(address) => {
+                let mut enis = self.enis.values();
+                enis.any(|eni| eni.ipv6_address == Some(address))
+            }
+        }
     }
 
     /// The interface with this id, if it has an address.

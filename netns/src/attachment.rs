@@ -9,7 +9,7 @@
 //! | the namespace is made and mounted | … unmounted; it ends, and the links with it |
 //! | the veth pair is made, its other end inside | with the namespace |
 //! | the interface inside gets its addresses and routes | with the namespace |
-//! | the firewall admits link, MAC and addresses | … expels them, first; its connections are forgotten |
+//! | the firewall admits link, MAC and addresses | … expels them, first |
 //! | the link comes up, with its neighbours, or its routes too | … which are removed |
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
-use crate::conntrack::Selector;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
@@ -100,6 +99,7 @@ impl Network {
 
     fn build(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
         reached(failpoint::ATTACH_ADDRESS)?;
+        self.begin_afresh(eni)?;
         let path = self.netns_path(&eni.netns);
         let mut namespace = Namespace::create(&path, eni.ipv6_address.is_some())?;
         reached(failpoint::ATTACH_NAMESPACE)?;
@@ -130,29 +130,47 @@ impl Network {
         let mut problems = Problems::default();
         problems.note(self.firewall().expel(eni));
         problems.note(reached(failpoint::DETACH_FIREWALL));
-        problems.note(self.forget_connections(eni));
         problems.note(self.forget_datagrams(eni));
-        problems.note(reached(failpoint::DETACH_CONNECTIONS));
         problems.note(self.close_way(eni));
         problems.note(reached(failpoint::DETACH_NEIGHBOUR));
         problems.note(namespace::remove(&self.netns_path(&eni.netns)));
         problems.note(reached(failpoint::DETACH_NAMESPACE));
         problems.finish(format!("detach {}", eni.id))?;
         self.addresses().release(eni)?;
-        reached(failpoint::DETACH_ADDRESS)
+        reached(failpoint::DETACH_ADDRESS)?;
+        // Before an attachment has to: there, someone waits for a task to start.
+        let capacity = self
+            .bridge(&eni.subnet)
+            .map(|bridge| bridge.subnet.capacity());
+        let spent = self.addresses().count_spent();
+        match capacity {
+            Ok(capacity) if spent > capacity / 2 => self.forget_connections(None),
+            _ => Ok(()),
+        }
     }
 
-    /// The next interface with these addresses has none of this one's connections: they would pass whatever its
-    /// security groups say.
-    fn forget_connections(&self, eni: &Eni) -> Result<()> {
-        let mut conntrack = self.conntrack();
-        for address in eni.addresses() {
-            for selector in [Selector::From(address), Selector::AnsweredBy(address)] {
-                conntrack
-                    .forget(selector)
-                    .doing(|| format!("forget the connections of {address}"))?;
-            }
+    /// Sees to it that the interface has none of the connections of one that had its address before: they would
+    /// pass whatever its security groups say.
+    fn begin_afresh(&self, eni: &Eni) -> Result<()> {
+        let is_spent = self.addresses().is_spent(eni.address);
+        match is_spent {
+            true => self.forget_connections(Some(eni)),
+            false => Ok(()),
         }
+    }
+
+    /// Forgets the connections of all addresses that no interface has, or that a new one has which has none yet.
+    /// That takes some milliseconds, so it is done for many at once.
+    pub(crate) fn forget_connections(&self, new: Option<&Eni>) -> Result<()> {
+        let mut addresses = self.addresses();
+        let is_ours = |address| self.bridges.iter().any(|bridge| bridge.subnet.has(address));
+        let is_new = |address| new.is_some_and(|eni| eni.addresses().any(|own| own == address));
+        let is_gone =
+            |address| is_ours(address) && (is_new(address) || !addresses.is_attached(address));
+        self.conntrack()
+            .forget_addresses(is_gone)
+            .doing(|| "forget the connections of interfaces that are gone".into())?;
+        addresses.none_is_spent();
         Ok(())
     }
 
@@ -161,7 +179,7 @@ impl Network {
         let ports = eni.published.iter().map(|published| published.host);
         for host in ports.filter(|host| host.protocol == PortProtocol::Udp) {
             self.conntrack()
-                .forget(Selector::ToUdpPort(host.port))
+                .forget_udp_port(host.port)
                 .doing(|| format!("forget who sent to the port {host}"))?;
         }
         Ok(())

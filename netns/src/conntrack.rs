@@ -19,6 +19,7 @@ const DELETE: u16 = SUBSYSTEM | 2;
 /// Attributes of a connection: how its packets are addressed, and those that answer them.
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
+const ADDRESSES: u16 = 1;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 
@@ -27,17 +28,6 @@ const FAMILY_HEADER: usize = 4;
 
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
-
-/// Which connections are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Selector {
-    /// Those that an address opened.
-    From(IpAddr),
-    /// Those that an address answers, whatever address it was known by.
-    AnsweredBy(IpAddr),
-    /// Those of UDP that were opened to a port, in both families.
-    ToUdpPort(u16),
-}
 
 /// The socket of the connections' table.
 #[derive(Debug)]
@@ -49,18 +39,38 @@ impl Conntrack {
         Ok(Self(Socket::open(SockProtocol::NetlinkNetFilter)?))
     }
 
-    /// Forgets connections. A kernel that can't be asked for them (no `nf_conntrack_netlink`) keeps them.
-    pub(crate) fn forget(&mut self, selector: Selector) -> Result<(), NetlinkError> {
-        for list in selector.requests() {
-            let connections = match self.0.request(&[list]) {
-                Err(error) if error.errno == Errno::EINVAL => return Ok(()),
-                outcome => outcome?,
-            };
-            for (_, payload) in connections {
-                self.delete(&payload)?;
+    /// Forgets the connections that an address which is gone opened, or that it answers, whatever address it was
+    /// known by. It takes the kernel some milliseconds to look through its table, however few there are.
+    pub(crate) fn forget_addresses(
+        &mut self,
+        is_gone: impl Fn(IpAddr) -> bool,
+    ) -> Result<(), NetlinkError> {
+        let everything = frame(0, Writer::default());
+        for connection in self.list(everything)? {
+            let ends = [ORIGINAL, REPLY].map(|direction| source(&connection, direction));
+            if ends.into_iter().flatten().any(&is_gone) {
+                self.delete(&connection)?;
             }
         }
         Ok(())
+    }
+
+    /// Forgets the connections of UDP that were opened to a port.
+    pub(crate) fn forget_udp_port(&mut self, port: u16) -> Result<(), NetlinkError> {
+        for family in [IPV4, IPV6] {
+            for connection in self.list(frame(family, of_udp_to(port)))? {
+                self.delete(&connection)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A kernel that can't be asked (no `nf_conntrack_netlink`) has nothing to tell.
+    fn list(&mut self, request: Frame) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        match self.0.request(&[request]) {
+            Err(error) if error.errno == Errno::EINVAL => Ok(Vec::new()),
+            outcome => Ok(outcome?.into_iter().map(|(_, payload)| payload).collect()),
+        }
     }
 
     fn delete(&mut self, connection: &[u8]) -> Result<(), NetlinkError> {
@@ -93,59 +103,39 @@ impl Conntrack {
     }
 }
 
-impl Selector {
-    /// Lists of what is meant: the kernel compares what the flags say.
-    fn requests(self) -> Vec<Frame> {
-        const SOURCE: u32 = 1;
-        const PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
-        match self {
-            Self::From(address) => vec![list(family(address), ORIGINAL, source(address), SOURCE)],
-            Self::AnsweredBy(address) => {
-                vec![list(family(address), REPLY, source(address), SOURCE)]
-            }
-            Self::ToUdpPort(port) => [IPV4, IPV6]
-                .map(|family| list(family, ORIGINAL, udp_to(port), PROTOCOL_AND_PORT))
-                .into(),
-        }
-    }
+/// Where the packets of a direction come from.
+fn source(connection: &[u8], direction: u16) -> Option<IpAddr> {
+    let tuple = find(connection.get(FAMILY_HEADER..)?, direction)?;
+    let addresses = find(tuple, ADDRESSES)?;
+    let ipv4 = find(addresses, 1).and_then(|value| <[u8; 4]>::try_from(value).ok());
+    let ipv6 = find(addresses, 3).and_then(|value| <[u8; 16]>::try_from(value).ok());
+    ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from))
 }
 
-fn family(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => IPV4,
-        IpAddr::V6(_) => IPV6,
-    }
+fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut attributes = Attributes(attributes);
+    Some(attributes.find(|(kind, _)| *kind == wanted)?.1)
 }
 
-/// A tuple with this source.
-fn source(address: IpAddr) -> Writer {
-    const ADDRESSES: u16 = 1;
-    let inner = match address {
-        IpAddr::V4(address) => Writer::default().bytes(1, &address.octets()),
-        IpAddr::V6(address) => Writer::default().bytes(3, &address.octets()),
-    };
-    Writer::default().nested(ADDRESSES, inner)
-}
-
-/// A tuple of UDP with this destination port.
-fn udp_to(port: u16) -> Writer {
+/// What lists only the connections of UDP to a port: the kernel compares what the flags say.
+fn of_udp_to(port: u16) -> Writer {
     const PROTOCOL: u16 = 2;
     const UDP: u8 = 17;
-    let inner = Writer::default()
+    const PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
+    let protocol = Writer::default()
         .bytes(1, &[UDP])
         .bytes(3, &port.to_be_bytes());
-    Writer::default().nested(PROTOCOL, inner)
-}
-
-fn list(family: u8, direction: u16, tuple: Writer, compared: u32) -> Frame {
-    let own = |wanted| if direction == wanted { compared } else { 0 };
+    let tuple = Writer::default().nested(PROTOCOL, protocol);
     // As the processor has them: these two are not big-endian.
     let filter = Writer::default()
-        .bytes(1, &own(ORIGINAL).to_ne_bytes())
-        .bytes(2, &own(REPLY).to_ne_bytes());
-    let attributes = Writer::default()
-        .nested(direction, tuple)
-        .nested(FILTER, filter);
+        .bytes(1, &PROTOCOL_AND_PORT.to_ne_bytes())
+        .bytes(2, &0u32.to_ne_bytes());
+    Writer::default()
+        .nested(ORIGINAL, tuple)
+        .nested(FILTER, filter)
+}
+
+fn frame(family: u8, attributes: Writer) -> Frame {
     let mut payload = vec![family, 0, 0, 0];
     payload.extend(attributes.finish());
     Frame {

@@ -23,7 +23,6 @@ pub const FAILPOINTS: &[&str] = &[
     ATTACH_FIREWALL,
     ATTACH_PORT,
     DETACH_FIREWALL,
-    DETACH_CONNECTIONS,
     DETACH_NEIGHBOUR,
     DETACH_NAMESPACE,
     DETACH_ADDRESS,
@@ -39,7 +38,6 @@ pub(crate) const ATTACH_INTERFACE: &str = "attach:interface";
 pub(crate) const ATTACH_FIREWALL: &str = "attach:firewall";
 pub(crate) const ATTACH_PORT: &str = "attach:port";
 pub(crate) const DETACH_FIREWALL: &str = "detach:firewall";
-pub(crate) const DETACH_CONNECTIONS: &str = "detach:connections";
 pub(crate) const DETACH_NEIGHBOUR: &str = "detach:neighbour";
 pub(crate) const DETACH_NAMESPACE: &str = "detach:namespace";
 pub(crate) const DETACH_ADDRESS: &str = "detach:address";

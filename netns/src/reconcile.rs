@@ -52,6 +52,7 @@ impl Network {
         report.firewall_elements = problems
             .note(self.firewall().reconcile(&kept))
             .unwrap_or_default();
+        problems.note(self.forget_connections(None));
         report.lost = live
             .into_iter()
             .filter(|id| !self.is_whole(id, &kept))

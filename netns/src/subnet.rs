@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -193,6 +193,14 @@ impl Subnet {
     /// How its tasks are joined to it.
     pub fn mode(&self) -> AttachmentMode {
         self.mode
+    }
+
+    /// Whether it has an address.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.cidr.contains(&address),
+            IpAddr::V6(address) => self.ipv6_cidr.is_some_and(|cidr| cidr.contains(&address)),
+        }
     }
 
     /// The name of its bridge on the host.
