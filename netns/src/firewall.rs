@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
-use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, Value, Verdict};
+use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table};
 use crate::policy::{self, Direction, Policies, Policy};
 use crate::published::{HostPort, PublishedPort};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, octets};
@@ -25,6 +25,7 @@ const BATCH_SIZE: usize = 500;
 
 /// Sets have numbers in the batch that makes them; those of the rules have the first.
 const FIRST_NUMBER_OF_A_GROUP: u32 = 1000;
+const FIRST_NUMBER_OF_A_POLICY: u32 = 1_000_000;
 
 /// The two tables, the socket to them, and the policies that are in them.
 #[derive(Debug)]
@@ -112,9 +113,7 @@ impl Firewall {
     pub(crate) fn admit(&mut self, eni: &Eni) -> Result<()> {
         let mut batch = Batch::default();
         if self.policies.enter(eni) {
-            let policy = Policy::of(eni);
-            write_groups(&mut batch, policy.groups());
-            write_policy(&mut batch, &self.policies, &policy);
+            write_policies(&mut batch, &self.policies);
         }
         eni_elements(eni)
             .iter()
@@ -129,7 +128,8 @@ impl Firewall {
         let doing = || format!("remove {} from the firewall's sets", eni.id);
         let is_last = self.policies.leave(eni);
         let elements = eni_elements(eni);
-        match self.socket.commit(removal(eni, &elements, is_last)) {
+        let batch = self.removal(eni, &elements, is_last);
+        match self.socket.commit(batch) {
             // It was never admitted, or someone has emptied the tables.
             Err(error) if error.errno == Errno::ENOENT => {}
             outcome => return outcome.doing(doing),
@@ -143,9 +143,29 @@ impl Firewall {
                 there.push(element);
             }
         }
-        self.socket
-            .commit(removal(eni, &there, is_last))
-            .doing(doing)
+        let batch = self.removal(eni, &there, is_last);
+        self.socket.commit(batch).doing(doing)
+    }
+
+    /// Removes elements of an interface that are there, and its policy if it was the last that had it.
+    fn removal(&self, eni: &Eni, there: &[Element], is_last: bool) -> Batch {
+        let mut batch = Batch::default();
+        there
+            .iter()
+            .for_each(|element| batch.remove_element(element));
+        if is_last {
+            write_dispatch(&mut batch, &self.policies);
+            let policy = Policy::of(eni);
+            for chain in Direction::BOTH.map(|direction| policy.chain(direction)) {
+                batch.ensure_empty_chain(INET_TABLE, &chain);
+                batch.delete_chain(INET_TABLE, &chain);
+            }
+            write_addresses(&mut batch, &policy, FIRST_NUMBER_OF_A_POLICY);
+            for family in IpFamily::BOTH {
+                batch.delete_set(INET_TABLE, &policy.addresses(family));
+            }
+        }
+        batch
     }
 
     /// Makes the interfaces' elements exactly those of `enis`, and the policies those that they have; how many
@@ -172,17 +192,13 @@ impl Firewall {
         let mut sets = Vec::new();
         for family in IpFamily::BOTH {
             sets.push((BRIDGE_TABLE, family.set(ruleset::SOURCES)));
-            for set in [
-                ruleset::PORT_SOURCES,
-                ruleset::INGRESS,
-                ruleset::EGRESS,
-                ruleset::PUBLISHED,
-                ruleset::HAIRPINS,
-            ] {
+            for set in [ruleset::PORT_SOURCES, ruleset::PUBLISHED, ruleset::HAIRPINS] {
                 sets.push((INET_TABLE, family.set(set)));
             }
             let groups = self.policies.all_groups().into_iter();
             sets.extend(groups.map(|group| (INET_TABLE, ruleset::members(group, family))));
+            let policies = self.policies.all().into_iter();
+            sets.extend(policies.map(|policy| (INET_TABLE, policy.addresses(family))));
         }
         sets
     }
@@ -220,23 +236,30 @@ impl Firewall {
         }
     }
 
-    /// Removes the chains of policies that no interface has.
+    /// Removes the chains and sets of policies that no interface has.
     fn remove_stale_policies(&mut self) -> Result<()> {
         let policies = self.policies.all();
-        let both = policies
+        let chains = policies
             .iter()
             .flat_map(|policy| Direction::BOTH.map(|way| policy.chain(way)));
-        let wanted: BTreeSet<Name> = both.collect();
-        let chains = self
-            .socket
-            .chains(INET_TABLE)
-            .doing(|| "list the chains of the firewall".into())?;
+        let sets = policies
+            .iter()
+            .flat_map(|policy| IpFamily::BOTH.map(|family| policy.addresses(family)));
+        let wanted: BTreeSet<Name> = chains.chain(sets).collect();
+        let doing = || "list the chains and sets of the firewall".to_owned();
+        let chains = self.socket.chains(INET_TABLE).doing(doing)?;
+        let sets = self.socket.sets(INET_TABLE).doing(doing)?;
+        let is_stale = |name: &String| !wanted.contains(name.as_str());
         let mut batch = Batch::default();
-        for chain in chains.into_iter().map(Name::from) {
-            if policy::is_chain(&chain) && !wanted.contains(&chain) {
-                batch.ensure_empty_chain(INET_TABLE, &chain);
-                batch.delete_chain(INET_TABLE, &chain);
-            }
+        let stale = chains.into_iter().filter(is_stale);
+        for chain in stale.filter(|chain| policy::is_chain(chain)) {
+            let chain = Name::from(chain);
+            batch.ensure_empty_chain(INET_TABLE, &chain);
+            batch.delete_chain(INET_TABLE, &chain);
+        }
+        let stale = sets.into_iter().filter(is_stale);
+        for set in stale.filter(|set| policy::is_set(set)) {
+            batch.delete_set(INET_TABLE, &set);
         }
         self.socket
             .commit(batch)
@@ -296,15 +319,9 @@ fn eni_elements(eni: &Eni) -> Vec<Element> {
 fn address_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
     let family = IpFamily::of(address);
     let policy = Policy::of(eni);
-    let judged = |map, direction| {
-        let chain = Verdict::Goto(policy.chain(direction));
-        let chain = Value::Verdict(chain);
-        Element::of_map(INET_TABLE, family.set(map), octets(address), chain)
-    };
     let mut elements = vec![
         source_element(eni, address),
-        judged(ruleset::INGRESS, Direction::Ingress),
-        judged(ruleset::EGRESS, Direction::Egress),
+        Element::new(INET_TABLE, policy.addresses(family), octets(address)),
     ];
     elements.extend(policy.groups().map(|group| {
         let set = ruleset::members(group, family);
@@ -327,7 +344,7 @@ fn published_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
         let key = [&[protocol.number(), 0, 0, 0][..], &port(host)].concat();
         let target = [octets(address), port(published.container_port)].concat();
         let map = family.set(ruleset::PUBLISHED);
-        Element::of_map(INET_TABLE, map, key, Value::Fields(target))
+        Element::of_map(INET_TABLE, map, key, target)
     };
     let mut elements: Vec<Element> = eni.published.iter().map(element).collect();
     if !elements.is_empty() {
@@ -361,41 +378,46 @@ enum Change {
     Remove(Element),
 }
 
-/// Removes elements of an interface that are there, and its policy if it was the last that had it.
-fn removal(eni: &Eni, there: &[Element], is_last: bool) -> Batch {
-    let chains = Direction::BOTH.map(|direction| Policy::of(eni).chain(direction));
-    let mut batch = Batch::default();
-    if is_last {
-        for chain in &chains {
-            batch.ensure_empty_chain(INET_TABLE, chain);
-        }
-    }
-    there
-        .iter()
-        .for_each(|element| batch.remove_element(element));
-    if is_last {
-        for chain in &chains {
-            batch.delete_chain(INET_TABLE, chain);
-        }
-    }
-    batch
-}
-
-/// The chains of all policies, as they are to be, and the sets that they look at.
+/// The chains of all policies, as they are to be, what leads to them, and the sets that they look at.
 fn write_policies(batch: &mut Batch, policies: &Policies) {
     write_groups(batch, policies.all_groups());
-    for policy in policies.all() {
-        write_policy(batch, policies, policy);
+    for (number, policy) in (0..).zip(policies.all()) {
+        write_addresses(batch, policy, FIRST_NUMBER_OF_A_POLICY + 2 * number);
+        for direction in Direction::BOTH {
+            let chain = policy.chain(direction);
+            batch.ensure_empty_chain(INET_TABLE, &chain);
+            for rule in policies.rules(policy, direction) {
+                batch.add_rule(INET_TABLE, &chain, &rule);
+            }
+        }
+    }
+    write_dispatch(batch, policies);
+}
+
+/// The sets of a policy's addresses, where they are missing.
+fn write_addresses(batch: &mut Batch, policy: &Policy, number: u32) {
+    for (number, family) in (number..).zip(IpFamily::BOTH) {
+        let set = Set::of_keys(policy.addresses(family), &[family.field()]);
+        batch.ensure_set(INET_TABLE, &set, number);
     }
 }
 
-fn write_policy(batch: &mut Batch, policies: &Policies, policy: &Policy) {
-    for direction in Direction::BOTH {
-        let chain = policy.chain(direction);
-        batch.ensure_empty_chain(INET_TABLE, &chain);
-        for rule in policies.rules(policy, direction) {
-            batch.add_rule(INET_TABLE, &chain, &rule);
+/// What leads to the chains of all policies, which are there.
+fn write_dispatch(batch: &mut Batch, policies: &Policies) {
+    for (direction, dispatch) in [
+        (Direction::Egress, ruleset::EGRESS),
+        (Direction::Ingress, ruleset::INGRESS),
+    ] {
+        batch.ensure_empty_chain(INET_TABLE, &dispatch.into());
+        for policy in policies.all() {
+            for family in IpFamily::BOTH {
+                let addresses = policy.addresses(family);
+                let chain = policy.chain(direction);
+                let rule = ruleset::dispatch(direction, addresses, family, chain);
+                batch.add_rule(INET_TABLE, dispatch, &rule);
+            }
         }
+        batch.add_rule(INET_TABLE, dispatch, &ruleset::nothing_more());
     }
 }
 
@@ -442,10 +464,9 @@ mod tests {
         let port = [&b"eni-00000000abc\0"[..], &[2, 0, 0, 0, 0x0a, 0xbc, 0, 0]].concat();
         assert_eq!(elements[0].key, [&port[..], &[10, 231, 0, 4]].concat());
         assert_eq!(elements[1].key, [10, 231, 0, 4]);
-        assert_eq!(elements[1].set, ruleset::INGRESS);
         let ipv6 = [&[0xfd][..], &[0; 14], &[4]].concat();
-        assert_eq!(elements[3].key, [port, ipv6.clone()].concat());
-        assert_eq!((&*elements[3].set, &elements[4].key), ("sources6", &ipv6));
+        assert_eq!(elements[2].key, [port, ipv6.clone()].concat());
+        assert_eq!((&*elements[2].set, &elements[3].key), ("sources6", &ipv6));
     }
 
     #[test]

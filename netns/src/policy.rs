@@ -1,9 +1,10 @@
 //! Policies: what the security groups of an interface let pass together.
 //!
 //! Interfaces that are in the same groups share two chains of the firewall, one for new connections to them
-//! and one for those from them, which it finds by an interface's address. A chain has the rules of the groups
-//! one after the other, each with its counter, and ends in a drop. So the number of rules follows that of the
-//! groups and their combinations; a task only adds elements.
+//! and one for those from them, and the sets of their addresses that lead there. A chain has the rules of the
+//! groups one after the other, each with its counter, and ends in a drop. So the number of rules follows that of
+//! the groups and their combinations; a task only adds elements. (A map from addresses to chains would be found
+//! in one step, but the kernel looks through all of it whenever an element is added.)
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use crate::eni::Eni;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::nftables::{Expression, Name};
-use crate::ruleset;
+use crate::ruleset::{self, IpFamily};
 use crate::security_group::{SecurityGroup, SecurityGroupId};
 
 /// Which way a new connection goes, seen from an interface.
@@ -54,8 +55,19 @@ impl Policy {
 
     /// The chain of a direction: the same for the next process that takes the network over.
     pub(crate) fn chain(&self, direction: Direction) -> Name {
-        let ids = self.0.iter().flat_map(|group| group.as_str().bytes());
-        format!("{direction}-{:016x}", hash::fnv1a(ids)).into()
+        format!("{direction}-{:016x}", self.hash()).into()
+    }
+
+    /// The set of its interfaces' addresses of a family.
+    pub(crate) fn addresses(&self, family: IpFamily) -> Name {
+        match family {
+            IpFamily::Ipv4 => format!("policy-{:016x}", self.hash()).into(),
+            IpFamily::Ipv6 => format!("policy6-{:016x}", self.hash()).into(),
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        hash::fnv1a(self.0.iter().flat_map(|group| group.as_str().bytes()))
     }
 }
 
@@ -63,6 +75,11 @@ impl Policy {
 pub(crate) fn is_chain(name: &str) -> bool {
     let prefixes = Direction::BOTH.map(|direction| format!("{direction}-"));
     prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a set is that of a policy's addresses.
+pub(crate) fn is_set(name: &str) -> bool {
+    name.starts_with("policy-") || name.starts_with("policy6-")
 }
 
 /// The security groups that there are, and the policies of the interfaces that are admitted.

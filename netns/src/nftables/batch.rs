@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::attributes::Writer;
-use super::{Expression, Family, Name, Table, Verdict, expression_list};
+use super::{Expression, Family, Name, Table, expression_list};
 use crate::netlink::{Frame, flags};
 
 const SUBSYSTEM: u16 = 10;
@@ -18,6 +18,8 @@ const DELETE_CHAIN: u16 = NEW_TABLE | 5;
 const NEW_RULE: u16 = NEW_TABLE | 6;
 const DELETE_RULE: u16 = NEW_TABLE | 8;
 const NEW_SET: u16 = NEW_TABLE | 9;
+pub(super) const GET_SET: u16 = NEW_TABLE | 10;
+const DELETE_SET: u16 = NEW_TABLE | 11;
 const NEW_ELEMENT: u16 = NEW_TABLE | 12;
 pub(super) const GET_ELEMENT: u16 = NEW_TABLE | 13;
 const DELETE_ELEMENT: u16 = NEW_TABLE | 14;
@@ -63,20 +65,13 @@ impl Field {
     }
 }
 
-/// A set of keys, or a map of keys to verdicts or to other fields.
+/// A set of keys, or a map of keys to other fields.
 #[derive(Debug, Clone)]
 pub(crate) struct Set {
     pub(crate) name: Name,
     fields: Vec<Field>,
-    values: Values,
-}
-
-/// What a set has for each of its keys.
-#[derive(Debug, Clone)]
-enum Values {
-    Nothing,
-    Verdicts,
-    Fields(Vec<Field>),
+    /// What a map has for each key.
+    values: Option<Vec<Field>>,
 }
 
 impl Set {
@@ -85,44 +80,30 @@ impl Set {
         Self {
             name: name.into(),
             fields: fields.to_vec(),
-            values: Values::Nothing,
-        }
-    }
-
-    /// A map of such keys to verdicts.
-    pub(crate) fn of_verdicts(name: impl Into<Name>, fields: &[Field]) -> Self {
-        Self {
-            values: Values::Verdicts,
-            ..Self::of_keys(name, fields)
+            values: None,
         }
     }
 
     /// A map of such keys to values of other fields.
     pub(crate) fn of_values(name: impl Into<Name>, fields: &[Field], values: &[Field]) -> Self {
         Self {
-            values: Values::Fields(values.to_vec()),
+            values: Some(values.to_vec()),
             ..Self::of_keys(name, fields)
         }
     }
 
     fn write(&self, table: Table, id: u32) -> Writer {
         const MAP: u32 = 8;
-        const VERDICT: u32 = 0xffff_ff00;
-        let flags = match self.values {
-            Values::Nothing => 0,
-            Values::Verdicts | Values::Fields(_) => MAP,
-        };
+        let flags = if self.values.is_some() { MAP } else { 0 };
         let mut attributes = Writer::default()
             .text(1, table.name)
             .text(2, &self.name)
             .number(3, flags)
             .number(4, kind(&self.fields))
             .number(5, length(&self.fields));
-        attributes = match &self.values {
-            Values::Nothing => attributes,
-            Values::Verdicts => attributes.number(6, VERDICT),
-            Values::Fields(fields) => attributes.number(6, kind(fields)).number(7, length(fields)),
-        };
+        if let Some(fields) = &self.values {
+            attributes = attributes.number(6, kind(fields)).number(7, length(fields));
+        }
         attributes.number(10, id)
     }
 }
@@ -144,23 +125,7 @@ pub(crate) struct Element {
     pub(crate) set: Name,
     pub(crate) key: Vec<u8>,
     /// What a map has for the key.
-    pub(crate) value: Option<Value>,
-}
-
-/// What a map has for a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Value {
-    Verdict(Verdict),
-    Fields(Vec<u8>),
-}
-
-impl Value {
-    fn write(&self) -> Writer {
-        match self {
-            Self::Verdict(verdict) => verdict.write(),
-            Self::Fields(bytes) => Writer::default().bytes(1, bytes),
-        }
-    }
+    pub(crate) value: Option<Vec<u8>>,
 }
 
 /// Changes that are made together.
@@ -235,6 +200,12 @@ impl Batch {
         self.push(NEW_SET, flags::CREATE, table.family, set.write(table, id));
     }
 
+    /// Removes a set, with what is in it. No rule may look at it any more.
+    pub(crate) fn delete_set(&mut self, table: Table, name: &str) {
+        let set = Writer::default().text(1, table.name).text(2, name);
+        self.push(DELETE_SET, 0, table.family, set);
+    }
+
     /// Makes a chain that others go to, unless it is there, and leaves it without rules.
     pub(crate) fn ensure_empty_chain(&mut self, table: Table, name: &Name) {
         let chain = Writer::default().text(1, table.name).text(3, name);
@@ -249,8 +220,7 @@ impl Batch {
         self.push(DELETE_CHAIN, 0, table.family, chain);
     }
 
-    /// Adds an element. Nothing happens if it is there, but that kernels from before the summer of 2023 may then
-    /// refuse the batch if it is a map's: they compare a verdict with what its padding happens to hold.
+    /// Adds an element. Nothing happens if it is there.
     pub(crate) fn add_element(&mut self, element: &Element) {
         self.push(
             NEW_ELEMENT,
@@ -311,7 +281,7 @@ impl Element {
     }
 
     /// A key of a map, with what it has there.
-    pub(crate) fn of_map(table: Table, map: impl Into<Name>, key: Vec<u8>, value: Value) -> Self {
+    pub(crate) fn of_map(table: Table, map: impl Into<Name>, key: Vec<u8>, value: Vec<u8>) -> Self {
         Self {
             value: Some(value),
             ..Self::new(table, map, key)
@@ -321,7 +291,7 @@ impl Element {
     fn write(&self) -> Writer {
         let mut element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
         if let Some(value) = &self.value {
-            element = element.nested(2, value.write());
+            element = element.nested(2, Writer::default().bytes(1, value));
         }
         let list = Writer::default().nested(1, element);
         Writer::default()

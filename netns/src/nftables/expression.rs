@@ -101,11 +101,6 @@ pub(crate) enum Expression {
         key: Register,
         inverted: bool,
     },
-    /// What a map has for the key in the registers. A key that it hasn't ends the rule.
-    VerdictOf {
-        map: Name,
-        key: Register,
-    },
     /// The value that a map has for the key in the registers. A key that it hasn't ends the rule.
     ValueOf {
         map: Name,
@@ -145,7 +140,7 @@ impl Expression {
             Self::KindOfDestination { .. } => "fib",
             Self::Mask { .. } => "bitwise",
             Self::Compare { .. } | Self::NotZero { .. } => "cmp",
-            Self::InSet { .. } | Self::VerdictOf { .. } | Self::ValueOf { .. } => "lookup",
+            Self::InSet { .. } | Self::ValueOf { .. } => "lookup",
             Self::Range { .. } => "range",
             Self::Counter => "counter",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
@@ -189,7 +184,6 @@ impl Expression {
                 .text(1, set)
                 .number(2, key.number())
                 .number(5, u32::from(*inverted)),
-            Self::VerdictOf { map, key } => empty.text(1, map).number(2, key.number()).number(3, 0),
             Self::ValueOf { map, key, into } => {
                 let lookup = empty.text(1, map).number(2, key.number());
                 lookup.number(3, into.number())

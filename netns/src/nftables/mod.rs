@@ -15,7 +15,7 @@ mod expression;
 mod socket;
 
 pub(crate) use attributes::Writer;
-pub(crate) use batch::{Batch, Chain, Element, Field, Hook, Set, Value};
+pub(crate) use batch::{Batch, Chain, Element, Field, Hook, Set};
 pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };

@@ -6,7 +6,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::Table;
 use super::attributes::Writer;
-use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_TABLE, frame};
+use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_SET, GET_TABLE, frame};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
@@ -54,12 +54,27 @@ impl NftSocket {
 
     /// The names of a table's chains.
     pub(crate) fn chains(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
-        let request = frame(GET_CHAIN, flags::DUMP, table.family, Vec::new());
+        self.names(GET_CHAIN, table, 3)
+    }
+
+    /// The names of a table's sets.
+    pub(crate) fn sets(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
+        self.names(GET_SET, table, 2)
+    }
+
+    /// Those of a kind of things: which attribute has them differs.
+    fn names(
+        &mut self,
+        kind: u16,
+        table: Table,
+        attribute: u16,
+    ) -> Result<Vec<String>, NetlinkError> {
+        let request = frame(kind, flags::DUMP, table.family, Vec::new());
         let messages = self.0.request(&[request])?;
         let name = |payload: &[u8]| {
             let attributes = payload.get(FAMILY_HEADER..)?;
             let is_ours = text(find(attributes, 1)?) == table.name;
-            is_ours.then(|| find(attributes, 3).map(text))?
+            is_ours.then(|| find(attributes, attribute).map(text))?
         };
         let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
         Ok(payloads.filter_map(name).collect())

@@ -52,7 +52,27 @@ fn is_of(protocol: Protocol, family: IpFamily) -> bool {
     }
 }
 
-/// The end of every policy.
+/// What leads to a chain of a policy: from the addresses of its interfaces, or to them.
+pub(crate) fn dispatch(
+    direction: Direction,
+    addresses: Name,
+    family: IpFamily,
+    chain: Name,
+) -> Vec<Expression> {
+    let address = match direction {
+        Direction::Ingress => family.destination(),
+        Direction::Egress => family.source(),
+    };
+    let lookup = Expression::InSet {
+        set: addresses,
+        key: FIRST,
+        inverted: false,
+    };
+    let go = verdict(Verdict::Goto(chain));
+    [of(family), vec![address, lookup], go].concat()
+}
+
+/// The end of every policy, and of those that lead to them.
 pub(crate) fn nothing_more() -> Vec<Expression> {
     [vec![Expression::Counter], verdict(Verdict::Drop)].concat()
 }

@@ -11,7 +11,7 @@ mod rules;
 mod sets;
 mod words;
 
-pub(crate) use admission::{admission, members, nothing_more, octets};
+pub(crate) use admission::{admission, dispatch, members, nothing_more, octets};
 pub(crate) use family::IpFamily;
 use rules::rules;
 use sets::sets;
@@ -37,8 +37,8 @@ pub(crate) const BRIDGES: &str = "bridges";
 pub(crate) const HOST_ADDRESSES: &str = "host_addresses";
 /// Those of them that are resolvers, of IPv4 only.
 pub(crate) const RESOLVERS: &str = "resolvers";
-/// Where a new connection to an address is judged, and one from it: by the rules of the interface's security
-/// groups ([`crate::policy`]).
+/// The chains in which a new connection to an interface finds the rules of that one's security groups, and one
+/// from it. They have a rule for each combination of groups ([`crate::policy`]).
 pub(crate) const INGRESS: &str = "ingress";
 pub(crate) const EGRESS: &str = "egress";
 /// Where a connection goes on that the groups of its source let pass.
@@ -113,6 +113,8 @@ fn chains() -> Vec<(Table, Chain)> {
         inner(INET_TABLE, "from_task"),
         inner(INET_TABLE, "from_elsewhere"),
         inner(INET_TABLE, ADMITTED),
+        inner(INET_TABLE, EGRESS),
+        inner(INET_TABLE, INGRESS),
         base(BRIDGE_TABLE, "ports", "filter", Hook::Prerouting, -300),
         inner(BRIDGE_TABLE, "port"),
     ]
@@ -138,7 +140,6 @@ mod tests {
                 matches!(
                     last,
                     Expression::Verdict(_)
-                        | Expression::VerdictOf { .. }
                         | Expression::Masquerade
                         | Expression::DestinationNat { .. }
                 ),

@@ -154,11 +154,7 @@ fn forwarding() -> Vec<Rule> {
         inet("from_task", &[invalid(), drop()]),
         inet("from_task", &[established(), accept()]),
     ]);
-    for family in IpFamily::BOTH {
-        let judged = verdict_of(EGRESS, family, family.source());
-        rules.push(inet("from_task", &[judged]));
-    }
-    rules.push(inet("from_task", &[drop()]));
+    rules.push(inet("from_task", &[go_to(EGRESS)]));
     rules.push(inet(ADMITTED, &[not_to_task(), accept()]));
     rules.push(inet("from_elsewhere", &[established(), accept()]));
     for family in IpFamily::BOTH {
@@ -166,10 +162,9 @@ fn forwarding() -> Vec<Rule> {
         for chain in [ADMITTED, "from_elsewhere"] {
             rules.push(inet(chain, &[was_translated(PUBLISHED, family), accept()]));
         }
-        let judged = verdict_of(INGRESS, family, family.destination());
-        rules.push(inet(ADMITTED, &[judged]));
     }
-    rules.extend([inet(ADMITTED, &[drop()]), inet("from_elsewhere", &[drop()])]);
+    rules.push(inet(ADMITTED, &[go_to(INGRESS)]));
+    rules.push(inet("from_elsewhere", &[drop()]));
     rules
 }
 

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    BRIDGE_TABLE, BRIDGES, EGRESS, HAIRPINS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily,
-    PORT_SOURCES, PUBLISHED, RESOLVERS, SOURCES,
+    BRIDGE_TABLE, BRIDGES, HAIRPINS, HOST_ADDRESSES, INET_TABLE, IpFamily, PORT_SOURCES, PUBLISHED,
+    RESOLVERS, SOURCES,
 };
 use crate::nftables::Field::{EtherAddress, LinkName, Port, Protocol};
 use crate::nftables::{Set, Table};
@@ -20,8 +20,6 @@ pub(super) fn sets() -> Vec<(Table, Set)> {
         let source = [LinkName, EtherAddress, address];
         sets.extend([
             inet(Set::of_keys(family.set(HOST_ADDRESSES), &[address])),
-            inet(Set::of_verdicts(family.set(INGRESS), &[address])),
-            inet(Set::of_verdicts(family.set(EGRESS), &[address])),
             inet(Set::of_keys(family.set(PORT_SOURCES), &source)),
             inet(Set::of_values(
                 family.set(PUBLISHED),

@@ -323,16 +323,6 @@ pub(super) fn redirect(address: Ipv4Addr, port: u16) -> Vec<Expression> {
     ]
 }
 
-/// What the family's map of that name has for an address of the header.
-pub(super) fn verdict_of(map: &str, family: IpFamily, address: Expression) -> Vec<Expression> {
-    let map = family.set(map);
-    [
-        of(family),
-        vec![address, Expression::VerdictOf { map, key: FIRST }],
-    ]
-    .concat()
-}
-
 pub(super) fn go_to(chain: &'static str) -> Vec<Expression> {
     verdict(Verdict::Goto(chain.into()))
 }

@@ -34,6 +34,11 @@ pub fn check(world: &World) {
             !chains.contains("ingress-") && !chains.contains("egress-"),
             "rules of security groups are left: {chains}"
         );
+        let sets = nft(&["list", "sets"]);
+        assert!(
+            !sets.contains("policy"),
+            "sets of addresses are left: {sets}"
+        );
     }
     Network::undo(&world.config()).expect("the network can be taken down");
     check_nothing(world);
@@ -137,8 +142,6 @@ pub fn nft(arguments: &[&str]) -> String {
 fn task_elements() -> usize {
     let tables = nft(&["list", "tables"]);
     let sets = [
-        ("map inet berth ingress", "inet berth"),
-        ("map inet berth ingress6", "inet berth"),
         (source_set(AttachmentMode::Routed), "inet berth"),
         ("set inet berth port_sources6", "inet berth"),
         (source_set(AttachmentMode::Bridged), "bridge berth"),

@@ -356,7 +356,7 @@ fn nft_shows_the_rules_of_groups(world: &World) {
         "ip saddr @members-sg-00000000000000002 counter packets 0 bytes 0 accept",
         "icmp type echo-request ip saddr 10.0.0.0/8 counter packets 0 bytes 0 accept",
         "counter packets 0 bytes 0 goto admitted",
-        "ip saddr vmap @egress",
+        "ip saddr @policy-",
     ] {
         assert!(table.contains(line), "{line} is not in\n{table}");
     }

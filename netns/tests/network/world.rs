@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
 use berth_netns::{
@@ -173,7 +173,7 @@ fn connect_to_outside(outside: &OwnedFd) {
     // Until the links carry packets and both ends have found each other.
     let outside: [IpAddr; 2] = [OUTSIDE.into(), OUTSIDE6.into()];
     for address in outside {
-        while connect(address, 1) != Reached::Refused {}
+        reaches_at_last(address, 1, &Reached::Refused);
     }
 }
 
@@ -297,6 +297,15 @@ pub enum Reached {
     Silence,
     /// The sender itself has no way there.
     NoRoute,
+}
+
+/// Connects until that becomes of it.
+pub fn reaches_at_last(address: impl Into<IpAddr>, port: u16, expected: &Reached) {
+    let address = address.into();
+    let deadline = Instant::now() + PATIENCE;
+    while connect(address, port) != *expected {
+        assert!(Instant::now() < deadline, "{address} {port}: {expected:?}");
+    }
 }
 
 /// Connects from the calling thread's namespace.
