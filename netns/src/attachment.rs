@@ -101,11 +101,12 @@ impl Network {
         reached(failpoint::ATTACH_ADDRESS)?;
         self.begin_afresh(eni)?;
         let path = self.netns_path(&eni.netns);
-        let mut namespace = Namespace::create(&path, eni.ipv6_address.is_some())?;
+        let is_allowed = eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links;
+        let mut namespace = Namespace::create(&path, &*self.sysctls()?, is_allowed)?;
         reached(failpoint::ATTACH_NAMESPACE)?;
         self.make_veth(eni, bridge, &namespace)?;
         reached(failpoint::ATTACH_VETH)?;
-        configure_interface(eni, bridge, &mut namespace)?;
+        self.configure_interface(eni, bridge, &mut namespace)?;
         reached(failpoint::ATTACH_INTERFACE)?;
         self.firewall().admit(eni)?;
         self.forget_datagrams(eni)?;
@@ -212,6 +213,38 @@ impl Network {
         }
     }
 
+    /// Configures the interface from inside: everything but itself is behind the router, also what is in
+    /// the same subnet.
+    fn configure_interface(
+        &self,
+        eni: &Eni,
+        bridge: &Bridge,
+        namespace: &mut Namespace,
+    ) -> Result<()> {
+        let doing = || format!("configure {INTERFACE} of {}", eni.id);
+        // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
+        let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
+        let mut requests = vec![self.bring_up(index)];
+        requests.extend(ipv4_configuration(eni, bridge, index));
+        if let (Some(address), Some(router)) = (eni.ipv6_address, bridge.subnet.ipv6_router()) {
+            requests.extend([
+                add_address(index, Ipv6Net::new_assert(address, 64), false),
+                add_neighbour(index, router, bridge.subnet.router_mac()),
+                add_route(index, Ipv6Net::default(), router),
+                add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
+            ]);
+        }
+        namespace.inside.send(&requests).doing(doing)
+    }
+
+    /// Brings a link up that has the addresses it is given, and none of its own making.
+    fn bring_up(&self, link: u32) -> Request {
+        match self.ipv6.is_there {
+            true => bring_up_without_link_local(link),
+            false => bring_up(link),
+        }
+    }
+
     /// Brings the link up, and tells the host where the interface is.
     fn open_way(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
         let name = eni.id.host_link();
@@ -220,15 +253,14 @@ impl Network {
         let link = routes.index_of(&name).doing(doing)?;
         let mut requests = match eni.mode {
             AttachmentMode::Bridged => vec![
-                bring_port_up(link, sysctls::exists("net/ipv6")),
+                bring_port_up(link, self.ipv6.is_there),
                 add_forwarding_entry(link, eni.mac()),
             ],
             AttachmentMode::Routed => {
-                prepare_routed_link(&name, eni)?;
-                vec![match eni.ipv6_address {
-                    Some(_) => bring_up_without_link_local(link),
-                    None => bring_up(link),
-                }]
+                if eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links {
+                    sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+                }
+                vec![self.bring_up(link)]
             }
         };
         requests.extend(ways(eni, bridge.index, link));
@@ -313,37 +345,6 @@ pub(crate) fn ways(eni: &Eni, bridge: u32, link: u32) -> Vec<Request> {
             })
             .collect(),
     }
-}
-
-/// A link that is no port takes part in the host's IP itself: nobody beyond it is believed a router.
-fn prepare_routed_link(name: &str, eni: &Eni) -> Result<()> {
-    if eni.ipv6_address.is_some() {
-        sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
-        sysctls::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
-    }
-    Ok(())
-}
-
-/// Configures the interface from inside: everything but itself is behind the router, also what is in
-/// the same subnet.
-fn configure_interface(eni: &Eni, bridge: &Bridge, namespace: &mut Namespace) -> Result<()> {
-    let doing = || format!("configure {INTERFACE} of {}", eni.id);
-    // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
-    let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
-    let mut requests = ipv4_configuration(eni, bridge, index);
-    if let (Some(address), Some(router)) = (eni.ipv6_address, bridge.subnet.ipv6_router()) {
-        let mac = bridge.subnet.router_mac();
-        requests.insert(0, bring_up_without_link_local(index));
-        requests.extend([
-            add_address(index, Ipv6Net::new_assert(address, 64), false),
-            add_neighbour(index, router, mac),
-            add_route(index, Ipv6Net::default(), router),
-            add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
-        ]);
-    } else {
-        requests.insert(0, bring_up(index));
-    }
-    namespace.inside.send(&requests).doing(doing)
 }
 
 fn ipv4_configuration(eni: &Eni, bridge: &Bridge, index: u32) -> Vec<Request> {

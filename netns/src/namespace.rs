@@ -18,20 +18,17 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{LOOPBACK, NetlinkError, RouteSocket, RouteWatch, bring_up};
+use crate::sysctls::SysctlTree;
 
 /// What is set in a new namespace before there is an interface in it.
 const SYSCTLS: &[(&str, &str)] = &[
     // As Docker has it: a port below 1024 and ping need no privilege in a namespace of one's own.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
-    // All traffic takes the router, whoever says there is a shorter way.
-    ("net/ipv4/conf/all/accept_redirects", "0"),
-    ("net/ipv4/conf/default/accept_redirects", "0"),
 ];
 
-/// IPv6 is off on the interface if the subnet has no range of it; the loopback link keeps `::1`, which programs
-/// expect. It is set either way: a host may have it off for every new link.
-const IPV6_IS_OFF: &str = "net/ipv6/conf/default/disable_ipv6";
+/// Lets new links have IPv6, where the host has it off for them and namespaces inherit that.
+const IPV6_FOR_NEW_LINKS: (&str, &str) = ("net/ipv6/conf/default/disable_ipv6", "0");
 
 /// A network namespace with nothing but a loopback link, which is up.
 #[derive(Debug)]
@@ -43,13 +40,14 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     /// Makes a namespace and mounts it at `path`, which must not exist. [`remove`] is the undo.
-    pub(crate) fn create(path: &Path, with_ipv6: bool) -> Result<Self> {
+    /// With `allow_ipv6`, links in it have IPv6 also where the host has it off for new ones.
+    pub(crate) fn create(path: &Path, sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Self> {
         let doing = || format!("make the network namespace {}", path.display());
         File::create_new(path).map_err(|error| Error::io(doing(), error))?;
         let made = thread::scope(|scope| {
             let thread = thread::Builder::new().name("netns".into());
             let thread = thread
-                .spawn_scoped(scope, || enter_and_prepare(path, with_ipv6))
+                .spawn_scoped(scope, || enter_and_prepare(path, sysctls, allow_ipv6))
                 .map_err(|error| Error::io(doing(), error))?;
             thread.join().unwrap_or_else(|_| {
                 Err(Error::io(doing(), io::Error::other("its thread panicked")))
@@ -98,7 +96,7 @@ impl AsFd for Namespace {
 }
 
 /// Runs on a thread that ends with it: the namespace that it enters is not left again.
-fn enter_and_prepare(path: &Path, with_ipv6: bool) -> Result<Namespace> {
+fn enter_and_prepare(path: &Path, sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Namespace> {
     const OWN: &str = "/proc/thread-self/ns/net";
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNET)
@@ -106,11 +104,9 @@ fn enter_and_prepare(path: &Path, with_ipv6: bool) -> Result<Namespace> {
     mount(Some(OWN), path, none, MsFlags::MS_BIND, none)
         .map_err(|errno| Error::file("mount the network namespace at", path, errno))?;
     let fd = File::open(OWN).map_err(|error| Error::io(format!("open {OWN}"), error))?;
-    for (key, value) in SYSCTLS {
-        crate::sysctls::write(key, value)?;
-    }
-    if crate::sysctls::exists(IPV6_IS_OFF) {
-        crate::sysctls::write(IPV6_IS_OFF, if with_ipv6 { "0" } else { "1" })?;
+    let ipv6 = allow_ipv6.then_some(&IPV6_FOR_NEW_LINKS);
+    for (key, value) in SYSCTLS.iter().chain(ipv6) {
+        sysctls.write(key, value)?;
     }
     let mut inside =
         RouteSocket::open().doing(|| "open a netlink socket in the namespace".into())?;

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -19,14 +19,15 @@ use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
 use crate::firewall::Firewall;
+use crate::namespace;
 use crate::netlink::{
     Link, LinkWatch, NetlinkError, NewBridge, RouteSocket, RouteWatch, add_address, bring_up,
     bring_up_without_link_local,
 };
 use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
-use crate::sysctls::{self, Sysctls};
-use crate::{namespace, uplink};
+use crate::sysctls::{self, SysctlTree, SysctlTrees, Sysctls};
+use crate::uplink::{self, HostIpv6};
 
 /// The network of this host's tasks. One process at a time has it.
 ///
@@ -41,6 +42,8 @@ pub struct Network {
     routes: Mutex<RouteSocket>,
     firewall: Mutex<Firewall>,
     conntrack: Mutex<Conntrack>,
+    sysctls: Mutex<SysctlTrees>,
+    pub(crate) ipv6: HostIpv6,
     _lock: Flock<File>,
 }
 
@@ -95,6 +98,8 @@ impl Network {
             routes: Mutex::new(routes),
             firewall: Mutex::new(firewall),
             conntrack: Mutex::new(conntrack),
+            sysctls: Mutex::new(SysctlTrees::new()?),
+            ipv6: HostIpv6::look()?,
             _lock: lock,
         })
     }
@@ -207,6 +212,12 @@ impl Network {
         self.conntrack
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way to the sysctls of one more namespace.
+    pub(crate) fn sysctls(&self) -> Result<Arc<SysctlTree>> {
+        let mut trees = self.sysctls.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.next()
     }
 
     pub(crate) fn firewall(&self) -> MutexGuard<'_, Firewall> {

@@ -5,9 +5,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use crate::error::{Error, Problems, Result};
 
@@ -19,6 +24,65 @@ const IPV6_FORWARDING: (&str, &str) = ("net/ipv6/conf/all/forwarding", "1");
 
 /// Where each link has the sysctls of its IPv6.
 const IPV6_LINKS: &str = "/proc/sys/net/ipv6/conf";
+
+/// Ways to the sysctls of namespaces that do not grow longer with their number.
+///
+/// The kernel keeps the names of all network namespaces' sysctls in one place for each instance of procfs, and
+/// looks through them one by one: with a thousand namespaces the first look costs as much as all the rest of an
+/// attachment. An instance of our own is used for a few and then replaced.
+#[derive(Debug)]
+pub(crate) struct SysctlTrees {
+    current: Arc<SysctlTree>,
+    /// For how many namespaces more.
+    left: u32,
+}
+
+impl SysctlTrees {
+    /// Making one costs about as much as looking through so many.
+    const NAMESPACES: u32 = 32;
+
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            current: Arc::new(SysctlTree::open()?),
+            left: Self::NAMESPACES,
+        })
+    }
+
+    /// The one for one more namespace.
+    pub(crate) fn next(&mut self) -> Result<Arc<SysctlTree>> {
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => *self = Self::new()?,
+        }
+        Ok(Arc::clone(&self.current))
+    }
+}
+
+/// An instance of procfs.
+#[derive(Debug)]
+pub(crate) struct SysctlTree {
+    procfs: OwnedFd,
+}
+
+impl SysctlTree {
+    /// A new one. Where none can be made, that of everyone.
+    fn open() -> Result<Self> {
+        let everyones = || File::open("/proc").map(OwnedFd::from);
+        let procfs = crate::sys::new_procfs().or_else(|_| everyones());
+        let procfs = procfs.map_err(|error| Error::io("open /proc", error))?;
+        Ok(Self { procfs })
+    }
+
+    /// Sets a sysctl in the calling thread's network namespace.
+    pub(crate) fn write(&self, key: &str, value: &str) -> Result<()> {
+        let path = format!("sys/{key}");
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let written = openat(&self.procfs, path.as_str(), flags, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|file| File::from(file).write_all(value.as_bytes()));
+        written.map_err(|error| Error::io(format!("set {key} to {value}"), error))
+    }
+}
 
 /// The changes, kept in a file.
 #[derive(Debug)]

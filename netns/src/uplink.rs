@@ -28,6 +28,27 @@ pub(crate) fn mtu(socket: &mut RouteSocket) -> Result<u32> {
     Ok(uplink.map_or(DEFAULT_MTU, |link| link.mtu))
 }
 
+/// What the host's kernel has of IPv6.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HostIpv6 {
+    /// It has it at all.
+    pub(crate) is_there: bool,
+    /// New links of the host's don't have it unless told to.
+    pub(crate) is_off_for_new_links: bool,
+}
+
+impl HostIpv6 {
+    pub(crate) fn look() -> Result<Self> {
+        let off = "net/ipv6/conf/default/disable_ipv6";
+        let is_there = sysctls::exists(off);
+        let is_off_for_new_links = is_there && sysctls::read(off)? != "0";
+        Ok(Self {
+            is_there,
+            is_off_for_new_links,
+        })
+    }
+}
+
 /// Whether the host has IPv6, and its uplink carries the packets that everyone must be able to send there
 /// (RFC 8200, section 5).
 pub(crate) fn has_ipv6(mtu: u32) -> bool {
