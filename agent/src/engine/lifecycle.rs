@@ -23,11 +23,13 @@ use tokio::sync::watch;
 use containers::{Containers, apply};
 
 use super::files::{TaskFiles, layer_user};
+use super::publish::{PUBLISH_TAG, publish, published};
 use super::{Engine, Handle, Refused, plan};
 use crate::failpoint;
 use crate::id::Timestamp;
 use crate::image::{Image, ImageError, Puller};
 use crate::supervisor::client::Client;
+use crate::supervisor::forward::check_free;
 use crate::supervisor::launch;
 use crate::supervisor::protocol::{State, Status, supervisor_cgroup, task_cgroup, write_whole};
 use crate::task::{AttachedEni, AttachedIpv6, LastStatus, StopCode, Task};
@@ -253,7 +255,10 @@ impl Driver {
 
     async fn attach_network(&self) -> Result<(AttachedEni, std::path::PathBuf), Failure> {
         let engine = self.engine.clone();
-        let eni = self.task().eni;
+        let task = self.task();
+        let eni = task.eni.clone();
+        let tag = task.tag(PUBLISH_TAG).unwrap_or_default();
+        let publish = publish(tag).map_err(|e| Failure::Start(format!("{e:#}")))?;
         let (netns, start) = (self.id.clone(), self.start);
         let attach = move || -> anyhow::Result<_> {
             let id: EniId = eni.id.parse()?;
@@ -270,11 +275,13 @@ impl Driver {
                 .iter()
                 .map(|g| g.parse())
                 .collect::<Result<_, _>>()?;
+            publish.iter().try_for_each(check_free)?;
             let request = AttachRequest {
                 eni: id,
                 subnet,
                 security_groups,
                 netns: netns.parse()?,
+                published: published(&publish),
             };
             let attachment = network.attach(&request)?;
             let subnet = network

@@ -8,6 +8,7 @@ pub mod decide;
 mod files;
 mod lifecycle;
 mod plan;
+mod publish;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,7 @@ use crate::store::{Store, StoreError};
 use crate::task::{StopCode, Task};
 
 pub use files::{layer_user, make_folder};
-pub use plan::{PUBLISH_TAG, publish};
+pub use publish::{PUBLISH_TAG, publish};
 
 /// How long ECS keeps a stopped task in its answers.
 const KEEP_STOPPED: Duration = Duration::from_secs(3600);

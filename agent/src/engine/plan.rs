@@ -1,17 +1,14 @@
 //! A supervisor's plan, from the task's definition and its images.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::files::TaskFiles;
+use super::publish::{PUBLISH_TAG, publish};
 use crate::config::Config;
 use crate::image::Image;
-use crate::supervisor::protocol::{PROTOCOL, Plan, PlannedContainer, Publish};
+use crate::supervisor::protocol::{PROTOCOL, Plan, PlannedContainer};
 use crate::task::{AttachedEni, Container, Task};
 use crate::task_definition::{ContainerDefinition, LaunchType};
-
-/// The tag of a task that publishes ports on the host's loopback: `8080:80,8443:443`. The ECS API
-/// has no member for it: under `awsvpc` its port mappings bind nothing on the host.
-pub const PUBLISH_TAG: &str = "berth:publish";
 
 /// The plan for a task whose interface is attached and whose images are there.
 pub fn plan(
@@ -46,27 +43,6 @@ pub fn plan(
             })
             .collect::<Result<_, _>>()?,
     })
-}
-
-/// Reads the value of [`PUBLISH_TAG`].
-pub fn publish(text: &str) -> anyhow::Result<Vec<Publish>> {
-    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port != 0);
-    let parse = |one: &str| {
-        let (host, container) = one.split_once(':').unwrap_or((one, one));
-        match (port(host), port(container)) {
-            (Some(host_port), Some(container_port)) => Ok(Publish {
-                host_port,
-                container_port,
-            }),
-            _ => bail!(
-                "'{one}' is no port to publish; one looks like 8080:80 (on the host, in the task)"
-            ),
-        }
-    };
-    text.split(',')
-        .filter(|one| !one.trim().is_empty())
-        .map(parse)
-        .collect()
 }
 
 fn planned(
@@ -230,25 +206,5 @@ mod tests {
         assert_eq!(args(&["/own"], &[]), ["/own"]);
         assert_eq!(args(&["/own"], &["x"]), ["/own", "x"]);
         assert_eq!(arguments(&definition(&[], &[]), &Default::default()), None);
-    }
-
-    #[test]
-    fn ports_to_publish_are_read_or_refused_by_name() {
-        assert_eq!(
-            publish("8080:80, 443").unwrap(),
-            [
-                Publish {
-                    host_port: 8080,
-                    container_port: 80
-                },
-                Publish {
-                    host_port: 443,
-                    container_port: 443
-                }
-            ]
-        );
-        for bad in ["x", "80:", "0:80", "70000:80", "1:2:3"] {
-            assert!(publish(bad).unwrap_err().to_string().contains(bad), "{bad}");
-        }
     }
 }

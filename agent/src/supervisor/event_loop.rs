@@ -1,11 +1,13 @@
 //! The supervisor's only thread: waits for whatever happens next, and does what it asks for.
 
 use std::collections::HashMap;
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use anyhow::Context;
+use berth_netns::PortProtocol;
 use berth_runtime::Child;
 use berth_runtime::cgroup::Cgroup;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::connection::Connection;
 use super::container::{self, Supervised};
-use super::forward::{Forward, Published};
+use super::forward::{Forward, Published, reserve_udp};
 use super::protocol::{
     Exec, Files, Message, PROTOCOL, Plan, Request, State, Status, supervisor_cgroup, task_cgroup,
 };
@@ -33,6 +35,8 @@ pub struct Supervisor {
     connections: HashMap<u64, Connection>,
     execs: HashMap<u64, Child>,
     published: Vec<Published>,
+    /// Ports of UDP that nobody else is to have; what comes there, the network leads past here.
+    reserved: Vec<UdpSocket>,
     forwards: HashMap<u64, Forward>,
     last_id: u64,
     /// Why nothing can run here: a limit that can't be applied, a port that is taken.
@@ -83,6 +87,7 @@ impl Supervisor {
             connections: HashMap::new(),
             execs: HashMap::new(),
             published: Vec::new(),
+            reserved: Vec::new(),
             forwards: HashMap::new(),
             last_id: 0,
             trouble: None,
@@ -92,8 +97,12 @@ impl Supervisor {
     /// What has to be there before the first container.
     fn prepare(&mut self) -> anyhow::Result<()> {
         for publish in &self.plan.publish {
-            self.published
-                .extend(Published::bind(publish, self.plan.address)?);
+            match publish.protocol {
+                PortProtocol::Tcp => self
+                    .published
+                    .extend(Published::bind(publish, self.plan.address)?),
+                PortProtocol::Udp => self.reserved.extend(reserve_udp(publish)?),
+            }
         }
         let cgroup =
             Cgroup::create(task_cgroup(&self.plan.task)).context("making the task's cgroup")?;
@@ -479,6 +488,7 @@ impl Supervisor {
             self.collect(i);
         }
         self.published.clear();
+        self.reserved.clear();
         self.forwards.clear();
         if let Some(cgroup) = self.cgroup.take()
             && let Err(error) = cgroup.remove()

@@ -1,16 +1,21 @@
 //! Published ports: TCP connections to a port of the host's loopback go on to the task.
 //!
-//! The bound sockets also keep the port reserved. The kernel can't translate connections from
-//! `::1`, so loopback is forwarded here, in both families.
+//! The bound sockets also keep the port reserved: on loopback, or at all of the host's addresses if it is published
+//! there. The network translates what comes to those others; the kernel can't for `::1`, so loopback is forwarded
+//! here, in both families.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{
+    Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
+use berth_netns::PortProtocol;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect,
+    getsockopt, setsockopt, socket, sockopt,
 };
 
 use super::protocol::Publish;
@@ -27,27 +32,16 @@ pub struct Published {
 }
 
 impl Published {
-    /// Takes the port on `127.0.0.1` and, where the host has IPv6, on `::1`.
+    /// Takes a TCP port in both families, where the host has IPv6.
     pub fn bind(publish: &Publish, task: Ipv4Addr) -> anyhow::Result<Vec<Self>> {
         let target = SocketAddrV4::new(task, publish.container_port);
-        let port = publish.host_port;
-        let listen = |address: SocketAddr| {
-            let listener = TcpListener::bind(address)?;
+        let listeners = reserve(publish, |address| {
+            let listener = listen(address)?;
             listener.set_nonblocking(true)?;
-            io::Result::Ok(Self { listener, target })
-        };
-        let v4 = listen((Ipv4Addr::LOCALHOST, port).into()).with_context(|| {
-            format!("publishing port {port} on 127.0.0.1; another program may use it")
+            Ok(listener)
         })?;
-        let v6 = match listen((Ipv6Addr::LOCALHOST, port).into()) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                return Err(error).with_context(|| {
-                    format!("publishing port {port} on ::1; another program may use it")
-                });
-            }
-            other => other.ok(),
-        };
-        Ok(std::iter::once(v4).chain(v6).collect())
+        let published = |listener| Self { listener, target };
+        Ok(listeners.into_iter().map(published).collect())
     }
 
     /// Takes a waiting connection; nothing where none waits.
@@ -63,6 +57,72 @@ impl Published {
     pub fn may_accept(open: usize) -> bool {
         open < MOST_CONNECTIONS
     }
+}
+
+/// Keeps a UDP port of the host's from other programs.
+pub fn reserve_udp(publish: &Publish) -> anyhow::Result<Vec<UdpSocket>> {
+    reserve(publish, |address| {
+        let socket = bound(address, SockType::Datagram)?;
+        Ok(socket.into())
+    })
+}
+
+/// Whether a port is free, before anything leads from it.
+pub fn check_free(publish: &Publish) -> anyhow::Result<()> {
+    match publish.protocol {
+        PortProtocol::Tcp => reserve(publish, listen).map(drop),
+        PortProtocol::Udp => reserve_udp(publish).map(drop),
+    }
+}
+
+/// Binds a port in both families; the second only where the host has it.
+fn reserve<T>(
+    publish: &Publish,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> anyhow::Result<Vec<T>> {
+    let (v4, v6) = match publish.everywhere {
+        true => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+        false => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+    };
+    let port = publish.host_port;
+    let taken = |address: String| {
+        format!("publishing port {port} on {address}; another program may use it")
+    };
+    let mut bound = vec![bind((v4, port).into()).with_context(|| taken(v4.to_string()))?];
+    match bind((v6, port).into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            return Err(error).with_context(|| taken(v6.to_string()));
+        }
+        other => bound.extend(other.ok()),
+    }
+    Ok(bound)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 128;
+    let socket = bound(address, SockType::Stream)?;
+    nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
+}
+
+/// A socket of one family only: the same port may be bound in the other beside it.
+fn bound(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let socket: OwnedFd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    if kind == SockType::Stream {
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    bind(
+        std::os::fd::AsRawFd::as_raw_fd(&socket),
+        &SockaddrStorage::from(address),
+    )?;
+    Ok(socket)
 }
 
 impl AsFd for Published {

@@ -14,7 +14,7 @@ pub mod client;
 pub mod connection;
 mod container;
 mod event_loop;
-mod forward;
+pub(crate) mod forward;
 pub mod launch;
 pub mod log;
 pub mod protocol;

@@ -9,6 +9,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use berth_netns::PortProtocol;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
@@ -40,18 +41,28 @@ pub struct Plan {
     pub memory: Option<u64>,
     /// The task's address, for published ports.
     pub address: Ipv4Addr,
-    /// Ports of the host's loopback that lead to the task.
+    /// Ports of the host's that lead to the task.
     pub publish: Vec<Publish>,
     /// The containers, in the order of the definition.
     pub containers: Vec<PlannedContainer>,
 }
 
-/// A TCP port of the host's loopback that leads to one of the task.
+/// A port of the host's that leads to one of the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Publish {
     pub host_port: u16,
     pub container_port: u16,
+    #[serde(default = "tcp")]
+    pub protocol: PortProtocol,
+    /// At each of the host's addresses, not only on its loopback: the network sees to the others.
+    #[serde(default)]
+    pub everywhere: bool,
+}
+
+/// What a plan of before there was a choice means.
+fn tcp() -> PortProtocol {
+    PortProtocol::Tcp
 }
 
 /// One container, with its image resolved.

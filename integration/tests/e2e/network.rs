@@ -38,6 +38,11 @@ pub const CASES: &[Case] = &[
         publish,
     ),
     Case(
+        "a_port_published_to_everyone_is_at_the_hosts_addresses",
+        Needs::Kernel,
+        publish_to_everyone,
+    ),
+    Case(
         "a_port_that_is_taken_fails_the_task",
         Needs::Kernel,
         port_taken,
@@ -271,6 +276,44 @@ fn publish(host: &Host) {
     )
     .unwrap();
     host.ran(child);
+}
+
+fn publish_to_everyone(host: &Host) {
+    const ADDRESS: &str = "192.0.2.77";
+    let on_loopback = |verb: &str| {
+        let mut ip = Command::new("ip");
+        ip.args(["addr", verb, &format!("{ADDRESS}/32"), "dev", "lo"]);
+        assert!(ip.status().unwrap().success());
+    };
+    host.image();
+    on_loopback("add");
+    let task = script("httpd -p 80 -h /www; exec sleep 60");
+    let child = host.start_run(&["-p", "*:18083:80", "-p", "*:18083:53/udp"], &task);
+    for address in [ADDRESS, "127.0.0.1"] {
+        host.until("the port answers", || {
+            let Ok(mut stream) = TcpStream::connect((address, 18083)) else {
+                return false;
+            };
+            let mut answer = String::new();
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").is_ok()
+                && stream.read_to_string(&mut answer).is_ok()
+                && answer.contains("hello over localhost")
+        });
+    }
+    // It is nobody else's meanwhile.
+    assert!(std::net::TcpListener::bind("0.0.0.0:18083").is_err());
+    assert!(std::net::UdpSocket::bind("0.0.0.0:18083").is_err());
+    let second = host.run_with(&["-p", "*:18083:80"], &script("true"));
+    assert_eq!(second.code, 125, "{second:?}");
+    assert!(second.stderr.contains("18083"), "{second:?}");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().cast_signed()),
+        nix::sys::signal::SIGTERM,
+    )
+    .unwrap();
+    host.ran(child);
+    assert!(TcpStream::connect((ADDRESS, 18083)).is_err());
+    on_loopback("del");
 }
 
 fn port_taken(host: &Host) {
