@@ -2,6 +2,7 @@
 //! times of the same minutes on the same machine can be compared.
 
 mod many;
+mod network;
 mod run;
 mod runtime;
 mod times;
@@ -52,10 +53,10 @@ pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
     if let Some(name) = options
         .name
         .as_deref()
-        .filter(|n| !["run", "runtime", "many", "layout"].contains(n))
+        .filter(|n| !["run", "runtime", "many", "network", "layout"].contains(n))
     {
         bail!(
-            "there is no benchmark '{name}'; there are: run, runtime, many; and layout, which is none"
+            "there is no benchmark '{name}'; there are: run, runtime, many, network; and layout, which is none"
         );
     }
     if options.name.as_deref() == Some("layout") {
@@ -82,6 +83,15 @@ pub fn measure(args: &[&str]) -> anyhow::Result<bool> {
     if wanted("many") {
         let outcome = many::compare(options.runs)?;
         is_clean = outcome.is_clean();
+        if options.json {
+            println!("{}", outcome.json());
+        } else {
+            outcome.show();
+        }
+    }
+    if wanted("network") {
+        let outcome = network::compare(options.runs)?;
+        is_clean &= outcome.is_clean();
         if options.json {
             println!("{}", outcome.json());
         } else {

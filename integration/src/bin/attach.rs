@@ -1,0 +1,186 @@
+//! The measured side of `cargo measure network`: attaches and detaches interfaces, and says how long it took.
+//!
+//! - `attach scale MODE COUNT DIR`: that many at once, each verified by traffic; or the error that ends it.
+//! - `attach calls COUNT DIR`: one after the other, each with a published port, as a library.
+//! - `attach once NUMBER DIR`: one, as a process of its own.
+//! - `attach end NUMBER DIR`: takes that one away.
+//!
+//! It works in the network namespace that it is started in.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use berth_netns::{
+    AttachRequest, AttachmentMode, Eni, EniId, HostPort, Network, NetworkConfig, PortProtocol,
+    PublishedPort, Subnet,
+};
+use serde_json::{Value, json};
+
+/// Of how many the first and the last are compared.
+const PART: usize = 50;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let answer = match words.as_slice() {
+        ["scale", mode, count, dir] => scale(mode_named(mode)?, count.parse()?, Path::new(dir))?,
+        ["calls", count, dir] => calls(count.parse()?, Path::new(dir))?,
+        ["once", number, dir] => {
+            let network = Network::open(config(AttachmentMode::Bridged, Path::new(dir))?)?;
+            network.attach(&publishing(number.parse()?)?)?;
+            return Ok(());
+        }
+        ["end", number, dir] => {
+            let network = Network::open(config(AttachmentMode::Bridged, Path::new(dir))?)?;
+            return Ok(network.detach(&eni(number.parse()?)?)?);
+        }
+        _ => bail!("wrong arguments: {words:?}"),
+    };
+    println!("{answer}");
+    Ok(())
+}
+
+fn mode_named(name: &str) -> anyhow::Result<AttachmentMode> {
+    match name {
+        "bridged" => Ok(AttachmentMode::Bridged),
+        "routed" => Ok(AttachmentMode::Routed),
+        _ => bail!("{name} is no mode"),
+    }
+}
+
+/// One dual-stack subnet with room for four thousand.
+fn config(mode: AttachmentMode, dir: &Path) -> anyhow::Result<NetworkConfig> {
+    let id = Subnet::default_subnet().id().clone();
+    let subnet = Subnet::new(id, "10.231.0.0/20".parse()?, "berth0")?;
+    let subnet = subnet.with_ipv6("fd62:6572:7468::/64".parse()?)?;
+    Ok(NetworkConfig {
+        subnets: vec![subnet.with_mode(mode)],
+        ..NetworkConfig::new(dir.join("state"), dir.join("run"))
+    })
+}
+
+fn eni(number: u32) -> anyhow::Result<EniId> {
+    Ok(format!("eni-{number:017x}").parse()?)
+}
+
+fn request(number: u32) -> anyhow::Result<AttachRequest> {
+    Ok(AttachRequest {
+        eni: eni(number)?,
+        subnet: Subnet::default_subnet().id().clone(),
+        security_groups: Vec::new(),
+        netns: format!("task-{number}").parse()?,
+        published: Vec::new(),
+    })
+}
+
+fn publishing(number: u32) -> anyhow::Result<AttachRequest> {
+    let host = HostPort {
+        protocol: PortProtocol::Tcp,
+        port: 20_000 + u16::try_from(number)?,
+    };
+    let published = vec![PublishedPort {
+        host,
+        container_port: 80,
+    }];
+    Ok(AttachRequest {
+        published,
+        ..request(number)?
+    })
+}
+
+fn scale(mode: AttachmentMode, count: u32, dir: &Path) -> anyhow::Result<Value> {
+    let config = config(mode, dir)?;
+    let network = Network::open(config.clone())?;
+    network.reconcile(&[])?;
+    let (mut attached, mut times, mut refusal) = (Vec::new(), Vec::new(), None);
+    for number in 0..count {
+        let request = request(number)?;
+        let start = Instant::now();
+        match network.attach(&request) {
+            Ok(attachment) => attached.push(attachment.eni),
+            Err(error) => {
+                refusal = Some(error.to_string());
+                break;
+            }
+        }
+        times.push(start.elapsed());
+    }
+    for eni in &attached {
+        verify(eni)?;
+    }
+    let mut detached = Vec::new();
+    for eni in &attached {
+        let start = Instant::now();
+        network.detach(&eni.id)?;
+        detached.push(start.elapsed());
+    }
+    for eni in &attached {
+        network.wait_until_gone(&eni.id, Duration::from_secs(60))?;
+    }
+    drop(network);
+    Network::undo(&config)?;
+    let part = PART.min(times.len());
+    let ends = [&times[..part], &times[times.len() - part..]].map(median);
+    Ok(json!({
+        "attached": attached.len(),
+        "refusal": refusal,
+        "first_us": ends[0],
+        "last_us": ends[1],
+        "detach_us": median(&detached),
+        "left": links_left()?,
+    }))
+}
+
+/// That packets get to both addresses and back: nobody listens there, and the task itself says so.
+fn verify(eni: &Eni) -> anyhow::Result<()> {
+    for address in eni.addresses() {
+        let patience = Duration::from_secs(5);
+        let outcome = TcpStream::connect_timeout(&SocketAddr::new(address, 1), patience);
+        let refused = outcome.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        ensure!(
+            refused,
+            "no answer from {address}: {:?}",
+            IpAddr::from(eni.address)
+        );
+    }
+    Ok(())
+}
+
+fn calls(count: u32, dir: &Path) -> anyhow::Result<Value> {
+    let config = config(AttachmentMode::Bridged, dir)?;
+    let network = Network::open(config.clone())?;
+    network.reconcile(&[])?;
+    let mut times = Vec::new();
+    for number in 0..count {
+        let request = publishing(number)?;
+        let start = Instant::now();
+        network.attach(&request)?;
+        times.push(start.elapsed());
+        network.detach(&request.eni)?;
+        network.wait_until_gone(&request.eni, Duration::from_secs(10))?;
+    }
+    drop(network);
+    Network::undo(&config)?;
+    let times: Vec<u64> = times.iter().map(|time| microseconds(*time)).collect();
+    Ok(json!({"times_us": times}))
+}
+
+fn links_left() -> anyhow::Result<usize> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").context("listing links")?;
+    let ours = |line: &&str| line.trim().starts_with("eni-") || line.trim().starts_with("berth");
+    Ok(text.lines().filter(ours).count())
+}
+
+fn median(times: &[Duration]) -> u64 {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let middle = sorted.get(sorted.len() / 2).copied();
+    microseconds(middle.unwrap_or_default())
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,319 @@
+//! `cargo measure network`: whether the thousandth interface is attached as fast as the first, and how long one
+//! takes beside the plugins of CNI and netavark, which do the same work: an interface on a bridge with an address,
+//! masquerading, and one published port.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use super::run::said;
+use super::times::{Times, milliseconds};
+use super::world::{self, DISK};
+
+const INTERFACES: usize = 1000;
+const RUNS: usize = 30;
+const WARM_UP: usize = 2;
+
+/// What the last fifty may take of the time of the first, in `routed` mode.
+const EXPECTED_GROWTH: f64 = 1.5;
+/// How much faster than the better of the others, as a library and as a process.
+const EXPECTED_AS_LIBRARY: f64 = 20.0;
+const EXPECTED_AS_PROCESS: f64 = 10.0;
+
+const PACKAGES: &[&str] = &["containernetworking-plugins", "netavark", "iptables"];
+const PLUGINS: &str = "/usr/lib/cni";
+const NETAVARK: &str = "/usr/lib/podman/netavark";
+
+/// What was measured.
+pub struct Outcome {
+    scale: Vec<(&'static str, Value)>,
+    contestants: Vec<(String, Times)>,
+}
+
+/// Runs the benchmark. Other numbers of runs than the benchmark's own are for trying it.
+pub fn compare(runs: Option<usize>) -> anyhow::Result<Outcome> {
+    crate::packages::install(PACKAGES)?;
+    let attach = crate::build::program("attach", true)?;
+    let disk = crate::cache()?.join("measure-network");
+    if disk.exists() {
+        std::fs::remove_dir_all(&disk)?;
+    }
+    std::fs::create_dir_all(&disk)?;
+    crate::say("measuring the attachment of interfaces");
+    let outcome = world::within(&disk, || {
+        let mut scale = Vec::new();
+        // A bridge has fewer ports than that: it is to say so.
+        for (mode, count) in [("routed", INTERFACES), ("bridged", INTERFACES + 50)] {
+            let json = said(
+                Command::new(&attach)
+                    .args(["scale", mode, &count.to_string()])
+                    .arg(format!("{DISK}/{mode}")),
+            )?;
+            scale.push((mode, serde_json::from_str(&json)?));
+        }
+        let contestants = beside_others(&attach, runs.unwrap_or(RUNS))?;
+        Ok(Outcome { scale, contestants })
+    });
+    std::fs::remove_dir_all(&disk)?;
+    outcome
+}
+
+/// Everyone in turn, each with a namespace that is there already; ours makes its own.
+fn beside_others(attach: &Path, runs: usize) -> anyhow::Result<Vec<(String, Times)>> {
+    let calls = said(
+        Command::new(attach)
+            .args(["calls", &(WARM_UP + runs).to_string()])
+            .arg(format!("{DISK}/calls")),
+    )?;
+    let calls: Value = serde_json::from_str(&calls)?;
+    let mut as_library = Times::default();
+    for time in calls["times_us"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .skip(WARM_UP)
+    {
+        as_library.push(Duration::from_micros(time.as_u64().unwrap_or_default()));
+    }
+    let [mut as_process, mut cni, mut netavark] = [(); 3].map(|()| Times::default());
+    for turn in 0..WARM_UP + runs {
+        let times = [
+            berth_once(attach, turn)?,
+            in_namespace(turn, with_cni)?,
+            in_namespace(turn, with_netavark)?,
+        ];
+        if turn >= WARM_UP {
+            for (series, time) in [&mut as_process, &mut cni, &mut netavark]
+                .into_iter()
+                .zip(times)
+            {
+                series.push(time);
+            }
+        }
+    }
+    let version = said(Command::new(NETAVARK).arg("version")).unwrap_or_default();
+    let version: Value = serde_json::from_str(&version).unwrap_or_default();
+    let version = version["version"].as_str().unwrap_or_default().to_owned();
+    Ok(vec![
+        ("berth, a call of the library".into(), as_library),
+        ("berth, a process of its own".into(), as_process),
+        ("CNI: bridge, then portmap".into(), cni),
+        (format!("netavark {version}"), netavark),
+    ])
+}
+
+fn berth_once(attach: &Path, turn: usize) -> anyhow::Result<Duration> {
+    let number = turn.to_string();
+    let command = |verb: &str| {
+        let mut command = Command::new(attach);
+        command.args([verb, &number]).arg(format!("{DISK}/once"));
+        command
+    };
+    let start = Instant::now();
+    said(&mut command("once"))?;
+    let time = start.elapsed();
+    said(&mut command("end"))?;
+    Ok(time)
+}
+
+/// Makes a namespace, measures what is done to it, and takes it away.
+fn in_namespace(
+    turn: usize,
+    with: fn(&str, usize) -> anyhow::Result<Duration>,
+) -> anyhow::Result<Duration> {
+    let name = format!("bench-{turn}");
+    said(Command::new("ip").args(["netns", "add", &name]))?;
+    let time = with(&name, turn)?;
+    said(Command::new("ip").args(["netns", "delete", &name]))?;
+    Ok(time)
+}
+
+fn with_cni(name: &str, turn: usize) -> anyhow::Result<Duration> {
+    let bridge = json!({
+        "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "cni0",
+        "isGateway": true, "ipMasq": true,
+        "ipam": {
+            "type": "host-local", "dataDir": format!("{DISK}/cni"),
+            "ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    });
+    let ports = [json!({"hostPort": 30_000 + turn, "containerPort": 80, "protocol": "tcp"})];
+    let portmap = |result: &Value| {
+        json!({
+            "cniVersion": "1.0.0", "name": "bench", "type": "portmap",
+            "capabilities": {"portMappings": true},
+            "runtimeConfig": {"portMappings": ports}, "prevResult": result,
+        })
+    };
+    let start = Instant::now();
+    let result = plugin("bridge", "ADD", name, &bridge)?;
+    plugin("portmap", "ADD", name, &portmap(&result))?;
+    let time = start.elapsed();
+    plugin("portmap", "DEL", name, &portmap(&result))?;
+    plugin("bridge", "DEL", name, &bridge)?;
+    Ok(time)
+}
+
+fn plugin(kind: &str, verb: &str, name: &str, config: &Value) -> anyhow::Result<Value> {
+    let mut command = Command::new(format!("{PLUGINS}/{kind}"));
+    command
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", name)
+        .env("CNI_NETNS", format!("/run/netns/{name}"))
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", PLUGINS);
+    let said = answer(&mut command, config)?;
+    Ok(serde_json::from_str(&said).unwrap_or_default())
+}
+
+fn with_netavark(name: &str, turn: usize) -> anyhow::Result<Duration> {
+    let config = json!({
+        "container_id": format!("{turn:064x}"), "container_name": name,
+        "port_mappings": [{
+            "container_port": 80, "host_ip": "", "host_port": 40_000 + turn,
+            "protocol": "tcp", "range": 1,
+        }],
+        "networks": {"bench": {
+            "static_ips": [format!("10.90.0.{}", 2 + turn)], "interface_name": "eth0",
+        }},
+        "network_info": {"bench": {
+            "name": "bench", "id": format!("{:064x}", 1), "driver": "bridge",
+            "network_interface": "bench0", "subnets": [{"subnet": "10.90.0.0/24", "gateway": "10.90.0.1"}],
+            "ipv6_enabled": false, "internal": false, "dns_enabled": false,
+            "ipam_options": {"driver": "host-local"},
+        }},
+    });
+    let command = |verb: &str| {
+        let mut command = Command::new(NETAVARK);
+        command
+            .args(["--config", &format!("{DISK}/netavark")])
+            .arg(verb)
+            .arg(format!("/run/netns/{name}"));
+        command
+    };
+    let start = Instant::now();
+    answer(&mut command("setup"), &config)?;
+    let time = start.elapsed();
+    answer(&mut command("teardown"), &config)?;
+    Ok(time)
+}
+
+/// Runs a command that reads a document, and returns what it prints.
+fn answer(command: &mut Command, document: &Value) -> anyhow::Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("running {command:?}"))?;
+    let mut stdin = child.stdin.take().context("it has an input")?;
+    stdin.write_all(document.to_string().as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    let (said, complaint) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(output.status.success(), "{command:?}: {said}{complaint}");
+    Ok(said.into_owned())
+}
+
+impl Outcome {
+    /// Whether nothing was left behind.
+    pub fn is_clean(&self) -> bool {
+        self.scale.iter().all(|(_, outcome)| outcome["left"] == 0)
+    }
+
+    /// By how much ours are faster than the better of the others: as a library, as a process.
+    fn factors(&self) -> [f64; 2] {
+        let medians: Vec<f64> = self
+            .contestants
+            .iter()
+            .map(|(_, times)| times.median().as_secs_f64())
+            .collect();
+        let others = medians
+            .iter()
+            .skip(2)
+            .copied()
+            .fold(f64::INFINITY, f64::min);
+        [0, 1].map(|ours| others / medians.get(ours).copied().unwrap_or(f64::NAN))
+    }
+
+    pub fn show(&self) {
+        println!("Interfaces of tasks on one host, each verified by traffic in both families");
+        println!(
+            "| mode    | attached | first 50, µs | last 50, µs | growth | detach, µs | left |"
+        );
+        println!(
+            "|---------|---------:|-------------:|------------:|-------:|-----------:|-----:|"
+        );
+        for (mode, outcome) in &self.scale {
+            println!(
+                "| {mode:7} | {:8} | {:12} | {:11} | {:6.2} | {:10} | {:4} |",
+                outcome["attached"],
+                outcome["first_us"],
+                outcome["last_us"],
+                growth(outcome),
+                outcome["detach_us"],
+                outcome["left"],
+            );
+        }
+        println!("expected of routed is a growth of at most {EXPECTED_GROWTH}");
+        for (mode, outcome) in &self.scale {
+            if let Some(refusal) = outcome["refusal"].as_str() {
+                println!("{mode}: {refusal}");
+            }
+        }
+        println!();
+        println!("One interface with a published port");
+        println!("| {:28} | median ms | min ms | runs |", "");
+        println!("|{:-<30}|----------:|-------:|-----:|", "");
+        for (name, times) in &self.contestants {
+            println!(
+                "| {name:28} | {:9.2} | {:6.2} | {:4} |",
+                milliseconds(times.median()),
+                milliseconds(times.shortest()),
+                times.count(),
+            );
+        }
+        let [library, process] = self.factors();
+        println!(
+            "berth is {library:.0} times faster than the better of the others as a library (expected: {EXPECTED_AS_LIBRARY}), \
+             {process:.0} times as a process (expected: {EXPECTED_AS_PROCESS})"
+        );
+    }
+
+    pub fn json(&self) -> Value {
+        let [library, process] = self.factors();
+        let scale = self.scale.iter().map(|(mode, outcome)| {
+            let mut outcome = outcome.clone();
+            outcome["mode"] = (*mode).into();
+            outcome
+        });
+        let contestants = self.contestants.iter().map(|(name, times)| {
+            let mut entry = times.json();
+            entry["name"] = name.clone().into();
+            entry
+        });
+        json!({
+            "benchmark": "network",
+            "scale": scale.collect::<Vec<_>>(),
+            "expected_growth": EXPECTED_GROWTH,
+            "series": contestants.collect::<Vec<_>>(),
+            "times_faster_as_library": library,
+            "expected_as_library": EXPECTED_AS_LIBRARY,
+            "times_faster_as_process": process,
+            "expected_as_process": EXPECTED_AS_PROCESS,
+        })
+    }
+}
+
+fn growth(outcome: &Value) -> f64 {
+    let [first, last] =
+        ["first_us", "last_us"].map(|name| outcome[name].as_f64().unwrap_or(f64::NAN));
+    last / first
+}
