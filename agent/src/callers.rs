@@ -4,11 +4,9 @@
 //! have proved anything. Each connection is a descriptor of the agent's: without a limit, one task
 //! could take them all, and the agent could neither pull nor reach its supervisors.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,41 +16,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
+use crate::shares::{Place, Shares};
+
 /// How long a caller may say nothing. Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The listener.
 pub struct Callers {
     inner: TcpListener,
-    /// The most connections of one address.
-    most: usize,
-    open: Open,
+    open: Shares,
 }
-
-/// How many connections each address has open.
-type Open = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 impl Callers {
     /// Lets each address have `most` connections at once; a further one is closed.
     pub fn new(inner: TcpListener, most: usize) -> Self {
         Self {
             inner,
-            most,
-            open: Open::default(),
+            open: Shares::new(most),
         }
-    }
-
-    fn admit(&self, address: IpAddr) -> Option<Place> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            open: Arc::clone(&self.open),
-            address,
-        })
     }
 }
 
@@ -63,7 +44,7 @@ impl Listener for Callers {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             let (stream, peer) = Listener::accept(&mut self.inner).await;
-            if let Some(place) = self.admit(peer.ip()) {
+            if let Some(place) = self.open.take(peer.ip()) {
                 let connection = Connection {
                     stream,
                     patience: Box::pin(tokio::time::sleep(PATIENCE)),
@@ -77,24 +58,6 @@ impl Listener for Callers {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
-    }
-}
-
-/// One of an address's connections, given back when it is dropped.
-struct Place {
-    open: Open,
-    address: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
     }
 }
 

@@ -30,6 +30,7 @@ pub mod image;
 pub mod members;
 pub mod metadata;
 mod removal;
+mod shares;
 pub mod store;
 pub mod supervisor;
 pub mod task;
