@@ -13,6 +13,7 @@
 //! | [`supervisor`] | the process that is the parent of a task's containers |
 //! | [`image`] | where images come from and how they are kept |
 //! | [`api`] | the ECS API |
+//! | [`dns`] | the resolver that containers ask |
 //! | [`metadata`] | the endpoint that containers ask |
 //! | [`cli`] | the command |
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod api;
 mod callers;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod engine;
 pub mod error;
 pub mod failpoint;
