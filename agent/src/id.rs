@@ -106,10 +106,15 @@ impl Place {
     /// one region whose names carry no region.
     pub fn private_dns_name(&self, address: std::net::Ipv4Addr) -> String {
         let dashed = address.to_string().replace('.', "-");
+        format!("ip-{dashed}.{}", self.private_domain())
+    }
+
+    /// The domain of those names, which is the VPC's search domain too.
+    pub fn private_domain(&self) -> String {
         if self.region == "us-east-1" {
-            format!("ip-{dashed}.ec2.internal")
+            "ec2.internal".to_owned()
         } else {
-            format!("ip-{dashed}.{}.compute.internal", self.region)
+            format!("{}.compute.internal", self.region)
         }
     }
 }

@@ -4,7 +4,7 @@
 //! is accepted, before any of it exists. So one write to disk comes before the first step, each
 //! step can be done again under the same name, and a crash leaves nothing that nobody knows.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,6 +98,10 @@ pub struct AttachedEni {
     pub subnet_cidr: String,
     pub gateway: Ipv4Addr,
     pub private_dns_name: String,
+    #[serde(default)]
+    pub domain_name_servers: Vec<IpAddr>,
+    #[serde(default)]
+    pub domain_name_search_list: Vec<String>,
     /// In a subnet that has a range of it.
     #[serde(default)]
     pub ipv6: Option<AttachedIpv6>,

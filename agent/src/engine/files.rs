@@ -1,6 +1,5 @@
 //! The folders of a task: what it has while it runs, and the logs that outlive it.
 
-use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use super::check_path;
 use crate::config::Config;
 use crate::removal;
 use crate::supervisor::protocol::{Files, Plan};
+use crate::task::AttachedEni;
 
 /// Makes the agent's own folders, closed to everyone else.
 pub fn make_folders(config: &Config) -> anyhow::Result<()> {
@@ -93,16 +93,11 @@ impl TaskFiles {
     }
 
     /// Makes the folders, and the files that every container of the task sees in `/etc`.
-    pub fn make(&self, hostname: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+    pub fn make(&self, eni: &AttachedEni) -> anyhow::Result<()> {
         for folder in [self.run.folder(), &self.etc, &self.logs, &self.writable] {
             make_folder(folder)?;
         }
-        let hosts = format!("127.0.0.1 localhost\n{address} {hostname}\n");
-        for (name, content) in [
-            ("hosts", hosts),
-            ("hostname", format!("{hostname}\n")),
-            ("resolv.conf", resolvers()),
-        ] {
+        for (name, content) in etc(eni) {
             let path = self.etc.join(name);
             std::fs::write(&path, content)
                 .with_context(|| format!("writing {}", path.display()))?;
@@ -117,31 +112,56 @@ impl TaskFiles {
     }
 }
 
-/// The host's resolvers that a task can reach. One on the host's own loopback is no use in
-/// another network namespace; behind systemd's are those that it asks itself.
-fn resolvers() -> String {
-    let read = |path: &str| {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let useful = |line: &&str| {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver") => words
-                    .next()
-                    .and_then(|address| address.parse::<Ipv4Addr>().ok())
-                    .is_some_and(|address| !address.is_loopback()),
-                Some("search" | "options") => true,
-                _ => false,
-            }
+/// The files of `/etc` as the ECS agent writes them for a task with an interface of its own
+/// (`netlib` in amazon-ecs-agent): names, resolvers and domains are the interface's, for all
+/// containers, whose definitions have no say under `awsvpc`.
+fn etc(eni: &AttachedEni) -> [(&'static str, String); 3] {
+    let hostname = &eni.private_dns_name;
+    let mut resolv_conf: String = eni
+        .domain_name_servers
+        .iter()
+        .map(|server| format!("nameserver {server}\n"))
+        .collect();
+    if !eni.domain_name_search_list.is_empty() {
+        resolv_conf += &format!("search {}\n", eni.domain_name_search_list.join(" "));
+    }
+    [
+        (
+            "hosts",
+            format!("127.0.0.1 localhost\n{} {hostname}\n", eni.address),
+        ),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", resolv_conf),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_etc_tell_the_interfaces_names_and_resolvers() {
+        let mut eni = AttachedEni {
+            mac: "02:00:00:00:00:01".into(),
+            address: "10.231.0.4".parse().unwrap(),
+            subnet_cidr: "10.231.0.0/24".into(),
+            gateway: "10.231.0.1".parse().unwrap(),
+            private_dns_name: "ip-10-231-0-4.ec2.internal".into(),
+            domain_name_servers: vec!["10.231.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            domain_name_search_list: vec!["ec2.internal".into(), "b.example".into()],
+            ipv6: None,
         };
-        text.lines()
-            .filter(useful)
-            .map(|line| format!("{line}\n"))
-            .collect::<String>()
-    };
-    let own = read("/etc/resolv.conf");
-    if own.contains("nameserver") {
-        own
-    } else {
-        read("/run/systemd/resolve/resolv.conf")
+        let [hosts, hostname, resolv_conf] = etc(&eni).map(|(_, content)| content);
+        assert_eq!(
+            hosts,
+            "127.0.0.1 localhost\n10.231.0.4 ip-10-231-0-4.ec2.internal\n"
+        );
+        assert_eq!(hostname, "ip-10-231-0-4.ec2.internal\n");
+        assert_eq!(
+            resolv_conf,
+            "nameserver 10.231.0.2\nnameserver fd00::2\nsearch ec2.internal b.example\n"
+        );
+        eni.domain_name_search_list.clear();
+        assert!(!etc(&eni)[2].1.contains("search"));
     }
 }

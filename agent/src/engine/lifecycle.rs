@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use berth_netns::{AttachRequest, EniId};
+use berth_netns::{AttachRequest, Eni, EniId, Subnet};
 use berth_runtime::cgroup::Cgroup;
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ use super::files::{TaskFiles, layer_user};
 use super::publish::{PUBLISH_TAG, publish, published};
 use super::{Engine, Handle, Refused, plan};
 use crate::failpoint;
-use crate::id::Timestamp;
+use crate::id::{Place, Timestamp};
 use crate::image::{Image, ImageError, Puller};
 use crate::supervisor::client::Client;
 use crate::supervisor::forward::check_free;
@@ -217,7 +217,7 @@ impl Driver {
         let images = self.images().await?;
         failpoint::pass("images-ready");
         self.check_stop()?;
-        self.files.make(&eni.private_dns_name, eni.address)?;
+        self.files.make(&eni)?;
         let task = self.task();
         let plan = plan::plan(
             self.engine.config(),
@@ -287,23 +287,8 @@ impl Driver {
             let subnet = network
                 .subnet(&request.subnet)
                 .context("the subnet is gone")?;
-            let ipv6 = attachment.eni.ipv6_address;
-            let ipv6 = ipv6.zip(subnet.ipv6_cidr()).zip(subnet.ipv6_router());
-            let attached = AttachedEni {
-                mac: attachment.eni.mac().to_string(),
-                address: attachment.eni.address,
-                subnet_cidr: subnet.cidr().to_string(),
-                gateway: subnet.router(),
-                private_dns_name: engine
-                    .config()
-                    .place
-                    .private_dns_name(attachment.eni.address),
-                ipv6: ipv6.map(|((address, cidr), gateway)| AttachedIpv6 {
-                    address,
-                    subnet_cidr: cidr.to_string(),
-                    gateway,
-                }),
-            };
+            engine.inner.enter_names(&attachment.eni)?;
+            let attached = attached(&attachment.eni, subnet, &engine.config().place);
             Ok((attached, attachment.netns_path))
         };
         let attached = tokio::task::spawn_blocking(attach)
@@ -381,6 +366,7 @@ impl Driver {
         );
         failpoint::pass("supervisor-gone");
         let (engine, eni) = (self.engine.clone(), self.task().eni.id);
+        engine.inner.names.remove(&eni);
         let detach = move || -> anyhow::Result<()> { Ok(engine.network().detach(&eni.parse()?)?) };
         self.complain(tokio::task::spawn_blocking(detach).await);
         failpoint::pass("network-detached");
@@ -409,6 +395,26 @@ impl Driver {
             Err(error) => anyhow!(error),
         };
         tracing::error!(task = self.id, "giving back what the task had: {error:#}");
+    }
+}
+
+/// What is told of an attached interface.
+fn attached(eni: &Eni, subnet: &Subnet, place: &Place) -> AttachedEni {
+    let ipv6 = eni.ipv6_address.zip(subnet.ipv6_cidr());
+    let ipv6 = ipv6.zip(subnet.ipv6_router());
+    AttachedEni {
+        mac: eni.mac().to_string(),
+        address: eni.address,
+        subnet_cidr: subnet.cidr().to_string(),
+        gateway: subnet.router(),
+        private_dns_name: place.private_dns_name(eni.address),
+        domain_name_servers: vec![subnet.resolver().into()],
+        domain_name_search_list: vec![place.private_domain()],
+        ipv6: ipv6.map(|((address, cidr), gateway)| AttachedIpv6 {
+            address,
+            subnet_cidr: cidr.to_string(),
+            gateway,
+        }),
     }
 }
 

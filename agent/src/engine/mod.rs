@@ -15,11 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use berth_netns::{EniId, Network, NetworkConfig};
+use berth_netns::{Eni, EniId, Network, NetworkConfig};
+use ipnet::IpNet;
 use lifecycle::Start;
 use tokio::sync::{broadcast, watch};
 
 use crate::config::Config;
+use crate::dns::{self, Names};
 use crate::error::ApiError;
 use crate::failpoint;
 use crate::id::{self, Timestamp};
@@ -43,6 +45,8 @@ struct Inner {
     config: Config,
     store: Store,
     network: Arc<Network>,
+    /// What the tasks' resolver answers for.
+    names: Arc<Names>,
     images: Images,
     tasks: Mutex<HashMap<String, Arc<Handle>>>,
     /// Told the id of each task that has stopped.
@@ -111,10 +115,13 @@ impl Engine {
     /// [`StoreError::Locked`] is the cause where another process has it open.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let inner = tokio::task::spawn_blocking(move || Inner::open(config)).await??;
+        let resolver = dns::Server::bind(inner.resolver(), Arc::clone(&inner.names)).await?;
         let engine = Self {
             inner: Arc::new(inner),
         };
         engine.recover()?;
+        // What tasks of an earlier engine have asked meanwhile has waited: their names are there.
+        tokio::spawn(resolver.serve());
         Ok(engine)
     }
 
@@ -247,6 +254,9 @@ impl Inner {
         let store = open_store(&config)?;
         let images = Images::open(&config.root)?;
         let network = Network::open(network_config(&config)?).context("preparing the network")?;
+        let ranges: Vec<IpNet> = ranges(&network).collect();
+        let zones = dns::Zones::new(&config.place.private_domain(), &ranges)
+            .with_context(|| format!("the names of region '{}'", config.place.region))?;
         let instance = store.identity("container-instance", id::random_128)?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("reading the boot id")?;
@@ -254,6 +264,7 @@ impl Inner {
             config,
             store,
             network: Arc::new(network),
+            names: Arc::new(Names::new(zones)),
             images,
             tasks: Mutex::new(HashMap::new()),
             stopped: broadcast::Sender::new(64),
@@ -296,8 +307,39 @@ impl Inner {
             .reconcile(&enis)
             .context("freeing what earlier tasks left in the network")?;
         tracing::debug!(?report, "the network is reconciled");
+        for eni in self.network.list()? {
+            self.enter_names(&eni)?;
+        }
         Ok(live)
     }
+
+    /// Where the tasks' resolver is, and for whom.
+    fn resolver(&self) -> dns::Settings {
+        let subnets = self.network.subnets();
+        dns::Settings {
+            addresses: subnets
+                .iter()
+                .map(|subnet| subnet.resolver().into())
+                .collect(),
+            port: dns::PORT,
+            clients: ranges(&self.network).collect(),
+            host_resolvers: "/etc/resolv.conf".into(),
+        }
+    }
+
+    /// Has an interface found by its name, and its name by its address.
+    fn enter_names(&self, eni: &Eni) -> anyhow::Result<()> {
+        let name = self.config.place.private_dns_name(eni.address);
+        let records = dns::interface(&name, &[eni.address.into()])?;
+        self.names.enter(eni.id.as_str(), records);
+        Ok(())
+    }
+}
+
+/// The ranges of the subnets.
+fn ranges(network: &Network) -> impl Iterator<Item = IpNet> {
+    let subnets = network.subnets().iter();
+    subnets.map(|subnet| IpNet::V4(subnet.cidr()))
 }
 
 /// Opens the state database. The caller holds the engine's lock, so whoever has the database open
@@ -342,7 +384,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::task::{Eni, LastStatus, Moments};
+    use crate::task::{self, LastStatus, Moments};
     use crate::task_definition::{LaunchType, TaskDefinition};
 
     fn handle() -> Arc<Handle> {
@@ -364,7 +406,7 @@ mod tests {
             version: 1,
             stop: None,
             moments: Moments::default(),
-            eni: Eni {
+            eni: task::Eni {
                 id: id::random_ec2("eni"),
                 attachment: id::random_uuid(),
                 subnet: String::new(),

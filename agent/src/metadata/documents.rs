@@ -150,12 +150,15 @@ fn networks(task: &Task) -> Value {
         return Value::Null;
     };
     let length = eni.subnet_cidr.rsplit('/').next().unwrap_or_default();
+    let list = |list: Value| if list == json!([]) { Value::Null } else { list };
     let mut network = json!({
         "NetworkMode": "awsvpc",
         "IPv4Addresses": [eni.address],
         "AttachmentIndex": 0,
         "MACAddress": eni.mac,
         "IPv4SubnetCIDRBlock": eni.subnet_cidr,
+        "DomainNameServers": list(json!(eni.domain_name_servers)),
+        "DomainNameSearchList": list(json!(eni.domain_name_search_list)),
         "PrivateDNSName": eni.private_dns_name,
         "SubnetGatewayIpv4Address": format!("{}/{length}", eni.gateway),
     });
@@ -166,5 +169,5 @@ fn networks(task: &Task) -> Value {
         network.insert("IPv6SubnetCIDRBlock".into(), json!(ipv6.subnet_cidr));
         network.insert("SubnetGatewayIpv6Address".into(), json!(gateway));
     }
-    json!([network])
+    json!([without_nulls(network)])
 }
