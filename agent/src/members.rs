@@ -170,6 +170,12 @@ impl Members {
         }
     }
 
+    /// Whether a member is there that says something.
+    pub fn says(&self, name: &str) -> bool {
+        let value = self.map.get(name);
+        value.is_some_and(|value| !is_empty(value) && !is_default(value))
+    }
+
     /// Passes over members that only an answer has.
     pub fn pass_over(&mut self, names: &[&str]) {
         for name in names {
@@ -179,13 +185,9 @@ impl Members {
 
     /// Refuses whatever has not been taken and says something.
     pub fn finish(self) -> Result<(), ApiError> {
-        let rest = self
-            .map
-            .iter()
-            .find(|(_, value)| !is_empty(value) && !is_default(value));
-        match rest {
+        match self.map.keys().find(|name| self.says(name)) {
             None => Ok(()),
-            Some((name, _)) => Err(ApiError::client(format!(
+            Some(name) => Err(ApiError::client(format!(
                 "{} is not supported by this version of Berth; remove it",
                 self.path_of(name)
             ))),

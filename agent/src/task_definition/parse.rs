@@ -136,7 +136,24 @@ fn containers(members: &mut Members) -> Result<Vec<ContainerDefinition>, ApiErro
     containers.into_iter().map(container).collect()
 }
 
+/// Members that mean something in other network modes only, with ECS's words for the refusal.
+const NOT_UNDER_AWSVPC: [(&str, &str); 6] = [
+    ("hostname", "hostname is not supported on container"),
+    ("extraHosts", "Extra hosts are not supported on container"),
+    ("dnsServers", "DNS servers are not supported on container"),
+    (
+        "dnsSearchDomains",
+        "DNS search domains are not supported on container",
+    ),
+    ("links", "Links are not supported"),
+    (
+        "disableNetworking",
+        "Disable Networking is not supported on container",
+    ),
+];
+
 fn container(mut members: Members) -> Result<ContainerDefinition, ApiError> {
+    refuse_other_modes(&members)?;
     let container = ContainerDefinition {
         name: members.required_string("name")?,
         image: members.required_string("image")?,
@@ -173,6 +190,16 @@ fn container(mut members: Members) -> Result<ContainerDefinition, ApiError> {
     };
     members.finish()?;
     Ok(container)
+}
+
+fn refuse_other_modes(members: &Members) -> Result<(), ApiError> {
+    let given = NOT_UNDER_AWSVPC.iter().find(|(name, _)| members.says(name));
+    given.map_or(Ok(()), |(name, refusal)| {
+        Err(ApiError::client(format!(
+            "{refusal} when networkMode=awsvpc. Remove {}.",
+            members.path_of(name)
+        )))
+    })
 }
 
 fn number<T: TryFrom<i64>>(

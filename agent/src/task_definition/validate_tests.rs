@@ -150,6 +150,36 @@ fn each_mistake_is_a_client_exception_that_names_the_member() {
             "containerDefinitions[0].colour is not supported",
         ),
         (
+            "/containerDefinitions/0/hostname",
+            json!("web"),
+            "hostname is not supported on container when networkMode=awsvpc.",
+        ),
+        (
+            "/containerDefinitions/0/extraHosts",
+            json!([{"hostname": "db", "ipAddress": "10.0.0.9"}]),
+            "Extra hosts are not supported on container when networkMode=awsvpc.",
+        ),
+        (
+            "/containerDefinitions/1/dnsServers",
+            json!(["9.9.9.9"]),
+            "DNS servers are not supported on container when networkMode=awsvpc. Remove containerDefinitions[1].dnsServers.",
+        ),
+        (
+            "/containerDefinitions/0/dnsSearchDomains",
+            json!(["example.com"]),
+            "DNS search domains are not supported on container when networkMode=awsvpc.",
+        ),
+        (
+            "/containerDefinitions/0/disableNetworking",
+            json!(true),
+            "Disable Networking is not supported on container when networkMode=awsvpc.",
+        ),
+        (
+            "/containerDefinitions/0/links",
+            json!(["db"]),
+            "Links are not supported when networkMode=awsvpc.",
+        ),
+        (
             "/containerDefinitions/0/environment",
             json!([{"name": "A=B"}]),
             "environment[0].name is 'A=B'",
