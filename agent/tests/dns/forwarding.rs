@@ -1,0 +1,326 @@
+//! What the resolver asks of the host's resolvers, which come, go, change and misbehave.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use crate::Case;
+use crate::client::{PATIENCE, addresses, answer, dig, query, socket};
+use crate::upstream::{Dnsmasq, Fake};
+use crate::world::{OUTSIDE, World, inside, resolv_conf};
+
+/// An address that answers carry.
+const RIGHT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const WRONG: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        ("an_outside_name_is_found", an_outside_name),
+        ("a_resolver_on_the_hosts_loopback_is_asked", loopback),
+        (
+            "a_large_answer_is_cut_as_the_client_says_and_whole_over_tcp",
+            large,
+        ),
+        ("a_resolver_that_cuts_is_asked_over_tcp", cut_upstream),
+        ("a_silent_resolver_costs_one_query_some_time", silent_first),
+        (
+            "a_dead_resolver_is_said_and_found_again_when_it_lives",
+            dead_then_alive,
+        ),
+        (
+            "a_resolver_that_can_not_find_out_makes_the_next_one_asked",
+            failing_first,
+        ),
+        ("no_query_is_lost_while_the_hosts_resolvers_change", change),
+        ("an_answer_is_taken_only_if_it_is_to_the_question", forged),
+        ("no_two_queries_look_alike", unpredictable),
+        ("a_resolver_that_knows_no_edns_is_asked_without", no_edns),
+    ]
+}
+
+fn an_outside_name(world: &World) {
+    let _dnsmasq = Dnsmasq::start(world, OUTSIDE[0]);
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let found = dig(&task, &["who.example"]);
+    found.is("NOERROR", &["0 IN A 192.0.2.2"]);
+    assert!(
+        found.has("ra") && !found.has("aa") && !found.has("tc"),
+        "{}",
+        found.text
+    );
+    dig(&task, &["+tcp", "who.example"]).is("NOERROR", &["0 IN A 192.0.2.2"]);
+    dig(&task, &["TXT", "text.example"]).is("NOERROR", &["0 IN TXT \"hello\""]);
+    dig(&task, &["AAAA", "x.example"]).is("NOERROR", &[]);
+    // Nobody there knows it.
+    dig(&task, &["who.test"]).is("REFUSED", &[]);
+    // The host's resolvers are nobody's to use without the wish to be helped.
+    dig(&task, &["+norecurse", "who.example"]).is("REFUSED", &[]);
+}
+
+fn loopback(world: &World) {
+    let local = Ipv4Addr::new(127, 0, 0, 53);
+    let stop = Arc::new(AtomicBool::new(false));
+    let socket = UdpSocket::bind((local, 53)).expect("bound");
+    world.host_asks(&[local]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let served = Arc::clone(&stop);
+    let server = thread::spawn(move || {
+        let mut buffer = [0; 512];
+        let (length, from) = socket.recv_from(&mut buffer).expect("a query");
+        let mut bytes = buffer[..length].to_vec();
+        // An answer without records.
+        bytes[2] |= 0x80;
+        socket.send_to(&bytes, from).expect("sent");
+        served.store(true, Ordering::Relaxed);
+    });
+    dig(&task, &["x.example"]).is("NOERROR", &[]);
+    server.join().expect("it was asked");
+    assert!(stop.load(Ordering::Relaxed));
+}
+
+fn large(world: &World) {
+    let _dnsmasq = Dnsmasq::start(world, OUTSIDE[0]);
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    for (args, limit) in [
+        (&["+noedns"][..], 512),
+        (&["+bufsize=600"], 600),
+        (&["+bufsize=1232"], 1232),
+        (&["+bufsize=65000"], 1232),
+    ] {
+        let cut = dig(&task, &[args, &["+ignore", "big.example"]].concat());
+        assert!(cut.has("tc"), "{args:?}: {}", cut.text);
+        let size = cut.text.split("MSG SIZE  rcvd: ").nth(1);
+        let size: usize = size.expect("a size").trim().parse().expect("a number");
+        assert!(size <= limit && size + 16 > limit, "{args:?}: {size}");
+        assert!(cut.answers.len() > 20, "{args:?}: {}", cut.text);
+    }
+    for args in [&[][..], &["+noedns"], &["+tcp"]] {
+        let whole = dig(&task, &[args, &["big.example"]].concat());
+        assert!(!whole.has("tc"), "{}", whole.text);
+        let addresses: HashSet<&String> = whole.answers.iter().collect();
+        assert_eq!(addresses.len(), 100, "{args:?}: {}", whole.text);
+    }
+}
+
+fn cut_upstream(world: &World) {
+    let address = OUTSIDE[0];
+    let datagrams = Fake::start(world, address, |got| {
+        let mut answer = got.answer(WRONG);
+        answer.metadata.truncation = true;
+        got.send(&answer);
+    });
+    world.host_asks(&[address]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    // Nobody there over TCP: a part is more than nothing.
+    let part = dig(&task, &["+ignore", "who.example"]);
+    part.is("NOERROR", &[&format!("60 IN A {WRONG}")]);
+    assert!(part.has("tc"), "{}", part.text);
+    drop(datagrams);
+    let dnsmasq = Dnsmasq::start(world, address);
+    let whole = dig(&task, &["+tcp", "big.example"]);
+    assert_eq!(whole.answers.len(), 100, "{}", whole.text);
+    let over_tcp = dnsmasq
+        .log()
+        .lines()
+        .filter(|l| l.contains("query[A] big"))
+        .count();
+    assert_eq!(over_tcp, 2, "by datagram, then over TCP: {}", dnsmasq.log());
+}
+
+fn silent_first(world: &World) {
+    let _silent = Fake::silent(world, OUTSIDE[0]);
+    let _dnsmasq = Dnsmasq::start(world, OUTSIDE[1]);
+    world.host_asks(&OUTSIDE);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let time = |name: &str| {
+        let start = Instant::now();
+        dig(&task, &[name]).is("NOERROR", &["0 IN A 198.51.100.7"]);
+        start.elapsed()
+    };
+    let first = time("a.example");
+    assert!(
+        first > Duration::from_secs(1),
+        "it was asked first: {first:?}"
+    );
+    let second = time("b.example");
+    assert!(second < Duration::from_secs(1), "it still is: {second:?}");
+}
+
+fn dead_then_alive(world: &World) {
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let start = Instant::now();
+    dig(&task, &["who.example"]).is("SERVFAIL", &[]);
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    // One that is just being started again has its queries all the same.
+    let socket = socket(&task);
+    socket
+        .send(&query(1, "who.example", RecordType::A))
+        .expect("sent");
+    let dnsmasq = Dnsmasq::start(world, OUTSIDE[0]);
+    let found = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+    assert_eq!(addresses(&found), [OUTSIDE[0]]);
+    drop(dnsmasq);
+    dig(&task, &["who.example"]).is("SERVFAIL", &[]);
+    let _silent = Fake::silent(world, OUTSIDE[0]);
+    let start = Instant::now();
+    dig(&task, &["who.example"]).is("SERVFAIL", &[]);
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+}
+
+fn failing_first(world: &World) {
+    let codes = [ResponseCode::ServFail, ResponseCode::Refused];
+    let mut turn = 0;
+    let failing = Fake::start(world, OUTSIDE[0], move |got| {
+        turn += 1;
+        got.send(&got.refusal(codes[turn % 2]));
+    });
+    world.host_asks(&OUTSIDE);
+    let _dnsmasq = Dnsmasq::start(world, OUTSIDE[1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    for name in ["a.example", "b.example"] {
+        dig(&task, &[name]).is("NOERROR", &["0 IN A 198.51.100.7"]);
+    }
+    drop(failing);
+    // That there is no such name is an answer, and no failure.
+    let _denying = Fake::start(world, OUTSIDE[0], |got| {
+        got.send(&got.refusal(ResponseCode::NXDomain));
+    });
+    dig(&task, &["c.example"]).is("NXDOMAIN", &[]);
+}
+
+fn change(world: &World) {
+    let _both = OUTSIDE.map(|address| Dnsmasq::start(world, address));
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let socket = socket(&task);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..200 {
+                let now = &OUTSIDE[round % 2..][..1];
+                if round % 3 == 0 {
+                    // Emptied first, as an editor or a script does it.
+                    fs::write(world.file("resolv.conf"), resolv_conf(now)).expect("written");
+                } else {
+                    world.host_asks(now);
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let mut asked = 0;
+        let mut seen = HashSet::new();
+        while !stop.load(Ordering::Relaxed) {
+            asked += 1;
+            let query = query(asked, "who.example", RecordType::A);
+            socket.send(&query).expect("sent");
+            let answer = answer(&socket, Instant::now() + PATIENCE);
+            let answer = answer.unwrap_or_else(|| panic!("query {asked} is lost"));
+            assert_eq!(answer.metadata.id, asked);
+            assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+            seen.extend(addresses(&answer));
+        }
+        assert_eq!(seen, HashSet::from(OUTSIDE), "of {asked}");
+    });
+    world.host_asks(&OUTSIDE[1..]);
+    dig(&task, &["who.example"]).is("NOERROR", &["0 IN A 192.0.2.3"]);
+}
+
+fn forged(world: &World) {
+    let stranger = inside(&world.outside, || {
+        UdpSocket::bind((OUTSIDE[1], 0)).expect("bound")
+    });
+    let _fake = Fake::start(world, OUTSIDE[0], move |got| {
+        let wrong = got.answer(WRONG);
+        let mut other_number = wrong.clone();
+        other_number.metadata.id ^= 1;
+        got.send(&other_number);
+        let mut other_question = wrong.clone();
+        other_question.queries[0].set_query_type(RecordType::AAAA);
+        got.send(&other_question);
+        let mut no_question = wrong.clone();
+        no_question.queries.clear();
+        got.send(&no_question);
+        got.send(&got.message);
+        got.socket.send_to(b"nonsense", got.from).expect("sent");
+        // The right bytes of somebody else.
+        let bytes = wrong.to_vec().expect("it can be written");
+        stranger.send_to(&bytes, got.from).expect("sent");
+        got.send(&got.answer(RIGHT));
+    });
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    for _ in 0..20 {
+        dig(&task, &["x.example"]).is("NOERROR", &[&format!("60 IN A {RIGHT}")]);
+    }
+}
+
+fn unpredictable(world: &World) {
+    let seen = Arc::new(Mutex::new((HashSet::new(), HashSet::new())));
+    let noted = Arc::clone(&seen);
+    let _fake = Fake::start(world, OUTSIDE[0], move |got| {
+        let mut noted = noted.lock().expect("no panic");
+        noted.0.insert(got.message.metadata.id);
+        noted.1.insert(got.from.port());
+        got.send(&got.answer(RIGHT));
+    });
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let socket = socket(&task);
+    for _ in 0..200 {
+        // Always the same number, and the same port, of the client's.
+        let query = query(77, "x.example", RecordType::A);
+        socket.send(&query).expect("sent");
+        answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+    }
+    let seen = seen.lock().expect("no panic");
+    // Of 65,536 and of some 28,000: a few may come twice.
+    assert!(seen.0.len() > 190, "{} numbers", seen.0.len());
+    assert!(seen.1.len() > 180, "{} ports", seen.1.len());
+}
+
+fn no_edns(world: &World) {
+    let _fake = Fake::start(world, OUTSIDE[0], |got| {
+        if got.message.edns.is_some() {
+            let mut refusal = got.refusal(ResponseCode::FormErr);
+            refusal.queries.clear();
+            refusal.edns = None;
+            got.send(&refusal);
+        } else {
+            got.send(&got.answer(RIGHT));
+        }
+    });
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let start = Instant::now();
+    let found = dig(&task, &["x.example"]);
+    found.is("NOERROR", &[&format!("60 IN A {RIGHT}")]);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    // To the client EDNS is between it and us.
+    assert!(found.text.contains("EDNS: version: 0"), "{}", found.text);
+}

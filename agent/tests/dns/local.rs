@@ -1,0 +1,163 @@
+//! What the resolver answers itself.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use berth_agent::dns::Server;
+use hickory_proto::rr::RecordType;
+
+use crate::Case;
+use crate::client::{PATIENCE, addresses, answer, dig, query, socket, socket_to};
+use crate::upstream::Dnsmasq;
+use crate::world::{DOMAIN, HOST, OUTSIDE, RESOLVER, RESOLVERS, World, inside};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        (
+            "a_task_finds_itself_and_others_there_and_back",
+            there_and_back,
+        ),
+        ("names_come_and_go_with_their_tasks", come_and_go),
+        (
+            "no_query_for_a_name_of_ours_leaves_the_host",
+            nothing_leaves,
+        ),
+        (
+            "every_subnet_has_its_resolver_at_its_own_address",
+            two_subnets,
+        ),
+        ("only_tasks_and_the_host_are_answered", strangers),
+        ("a_taken_port_is_said", taken_port),
+        ("a_restart_loses_no_name_and_no_client", restart),
+    ]
+}
+
+fn there_and_back(world: &World) {
+    let _resolver = world.resolver();
+    let (one, other) = (world.task(1), world.task(2));
+    for of in [&one, &other] {
+        let address = format!("60 IN A {}", of.address);
+        let dug = dig(&one, &[&of.name]);
+        dug.is("NOERROR", &[&address]);
+        assert!(dug.has("aa") && dug.has("ra"), "{}", dug.text);
+        dig(&one, &["+tcp", &of.name]).is("NOERROR", &[&address]);
+        let back = format!("60 IN PTR {}.", of.name);
+        dig(&one, &["-x", &of.address.to_string()]).is("NOERROR", &[&back]);
+    }
+    dig(&one, &["AAAA", &one.name]).is("NOERROR", &[]);
+    // Two questions in one connection.
+    let both = dig(
+        &one,
+        &["+tcp", "+keepopen", "+short", &one.name, &other.name],
+    );
+    let expected = format!("{}\n{}\n", one.address, other.address);
+    assert_eq!(both.text, expected);
+}
+
+fn come_and_go(world: &World) {
+    let _resolver = world.resolver();
+    let asking = world.task(1);
+    let name = world.task(2).name.clone();
+    let missing = dig(&asking, &[&name]);
+    missing.is("NXDOMAIN", &[]);
+    // For how long that may be kept.
+    let authority = format!("{DOMAIN}. 5\tIN\tSOA\t{DOMAIN}. nobody.invalid.");
+    assert!(missing.text.contains(&authority), "{}", missing.text);
+    let task = world.task(3);
+    let address = format!("60 IN A {}", task.address);
+    dig(&asking, &[&task.name]).is("NOERROR", &[&address]);
+}
+
+fn nothing_leaves(world: &World) {
+    let dnsmasq = Dnsmasq::start(world, OUTSIDE[0]);
+    world.host_asks(&OUTSIDE[..1]);
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let missing = format!("ip-10-231-0-99.{DOMAIN}");
+    for name in [&missing, &format!("www.{DOMAIN}")] {
+        dig(&task, &[name]).is("NXDOMAIN", &[]);
+    }
+    for address in [
+        "10.231.0.99",
+        "192.168.3.4",
+        "127.0.0.1",
+        "169.254.1.1",
+        "fe80::1",
+        "fd00::1",
+    ] {
+        dig(&task, &["-x", address]).is("NXDOMAIN", &[]);
+    }
+    dig(&task, &["localhost"]).is("NOERROR", &["60 IN A 127.0.0.1"]);
+    dig(&task, &["AAAA", "a.localhost"]).is("NOERROR", &["60 IN AAAA ::1"]);
+    dig(&task, &["x.example"]).is("NOERROR", &["0 IN A 198.51.100.7"]);
+    let log = dnsmasq.log();
+    let asked = log.lines().filter(|line| line.contains(": query["));
+    let asked: Vec<&str> = asked.collect();
+    assert!(
+        matches!(asked.as_slice(), [only] if only.contains("x.example")),
+        "{asked:?}"
+    );
+}
+
+fn two_subnets(world: &World) {
+    let _resolver = world.resolver();
+    let (task, other) = (world.task(1), world.task_in(1, 2));
+    assert_eq!(other.address.octets()[..3], [10, 77, 0]);
+    for asking in [&task, &other] {
+        for at in RESOLVERS {
+            let socket = socket_to(asking, at);
+            for of in [&task, &other] {
+                socket
+                    .send(&query(1, &of.name, RecordType::A))
+                    .expect("sent");
+                let answer = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+                assert_eq!(addresses(&answer), [of.address]);
+            }
+        }
+    }
+}
+
+fn strangers(world: &World) {
+    let _resolver = world.resolver();
+    let task = world.task(1);
+    let asks = |from: Ipv4Addr| {
+        let socket = UdpSocket::bind((from, 0)).expect("bound");
+        socket.connect((RESOLVER, 53)).expect("a way there");
+        socket
+            .send(&query(1, &task.name, RecordType::A))
+            .expect("sent");
+        answer(&socket, Instant::now() + PATIENCE / 10).is_some()
+    };
+    assert!(asks(Ipv4Addr::UNSPECIFIED), "the host, as it comes");
+    assert!(!asks(HOST), "no address of a subnet");
+    assert!(!inside(&world.outside, || asks(OUTSIDE[0])), "outside");
+}
+
+fn taken_port(world: &World) {
+    let _other = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).expect("bound");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let server = Server::bind(world.settings(), Arc::clone(&world.names));
+    let error = runtime.block_on(server).expect_err("taken");
+    assert_eq!(
+        format!("{error:#}"),
+        "listening for the tasks' DNS queries on 10.231.0.2:53; a DNS server of the host that has port 53 of all \
+         addresses must leave this one: Address already in use (os error 98)"
+    );
+}
+
+fn restart(world: &World) {
+    let task = world.task(1);
+    let socket = socket(&task);
+    for round in 0..20 {
+        let resolver = world.resolver();
+        // A connection that the server ends keeps its port busy: the next one must get it still.
+        let address = format!("60 IN A {}", task.address);
+        dig(&task, &["+tcp", &task.name]).is("NOERROR", &[&address]);
+        let query = query(round, &task.name, RecordType::A);
+        socket.send(&query).expect("sent");
+        let answer = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+        assert_eq!(answer.metadata.id, round);
+        drop(resolver);
+    }
+}
