@@ -21,6 +21,8 @@ pub const FOR_TESTS: &[&str] = &[
     "busybox-static",
     "nftables",
     "iproute2",
+    "bind9-dnsutils",
+    "dnsmasq-base",
     "skopeo",
     "docker-registry",
     "awscli",

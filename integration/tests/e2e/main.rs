@@ -20,6 +20,7 @@ mod host;
 mod images;
 mod leaks;
 mod limits;
+mod names;
 mod network;
 mod run;
 
@@ -108,9 +109,10 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 7] = [
+    let modules: [(&str, &[Case]); 8] = [
         ("run", run::CASES),
         ("network", network::CASES),
+        ("names", names::CASES),
         ("limits", limits::CASES),
         ("images", images::CASES),
         ("bad_input", bad_input::CASES),
