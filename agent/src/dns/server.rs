@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -34,6 +35,9 @@ const MOST_QUERIES: usize = 64;
 
 /// The TCP connections of one task.
 const MOST_CONNECTIONS: usize = 16;
+
+/// The TCP connections of all tasks: each is a descriptor, which the agent needs for more than this.
+const ALL_CONNECTIONS: usize = 256;
 
 /// How long a TCP connection may be silent, and how long its client may take to read an answer.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -72,6 +76,7 @@ struct Service {
     forwarder: Forwarder,
     clients: Vec<IpNet>,
     queries: Shares,
+    connections: Arc<Semaphore>,
 }
 
 impl Server {
@@ -96,6 +101,7 @@ impl Server {
             forwarder: Forwarder::new(resolvers),
             clients: settings.clients,
             queries: Shares::new(MOST_QUERIES),
+            connections: Arc::new(Semaphore::new(ALL_CONNECTIONS)),
         };
         Ok(Self {
             sockets,
@@ -177,11 +183,15 @@ impl Service {
         let mut callers = Callers::new(listener, MOST_CONNECTIONS);
         loop {
             let (connection, from) = callers.accept().await;
-            if self.admits(from.ip()) {
+            let place = Arc::clone(&self.connections).try_acquire_owned();
+            if let Ok(place) = place
+                && self.admits(from.ip())
+            {
                 let service = Arc::clone(&self);
                 tokio::spawn(async move {
                     // How it ended is the client's business.
                     service.converse(connection, from.ip()).await.ok();
+                    drop(place);
                 });
             }
         }
