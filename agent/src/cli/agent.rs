@@ -18,7 +18,7 @@ pub fn agent(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, listeners: Listeners) -> anyhow::Result<()> {
-    let Some(host) = Host::open(&config, listeners.unix).await? else {
+    let Some(host) = Host::open(&config, listeners.unix, listeners.resolver).await? else {
         bail!(
             "another berth runs with {}: an agent, or a `berth run`",
             config.run.display()

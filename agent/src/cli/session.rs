@@ -18,6 +18,7 @@ use tokio::net::UnixListener;
 use crate::api::client::Client;
 use crate::api::{Api, server};
 use crate::config::Config;
+use crate::dns::Sockets;
 use crate::engine::Engine;
 use crate::metadata;
 
@@ -29,10 +30,11 @@ pub struct Host {
 
 impl Host {
     /// Takes the lock and opens the engine. `Ok(None)` where somebody else has it. A listener that
-    /// was handed over is served, else one is made.
+    /// was handed over is served, else one is made; so are the resolver's sockets.
     pub async fn open(
         config: &Config,
         listener: Option<StdUnixListener>,
+        resolver: Sockets,
     ) -> anyhow::Result<Option<Self>> {
         if !lock(config)? {
             return Ok(None);
@@ -42,7 +44,7 @@ impl Host {
             Some(listener) => UnixListener::from_std(listener)?,
             None => server::listen_unix(&config.socket())?,
         };
-        let engine = Engine::open(config.clone()).await?;
+        let engine = Engine::open(config.clone(), resolver).await?;
         let api = Api::new(engine.clone());
         let endpoint = metadata::listen().await?;
         serve("the metadata endpoint", metadata::serve(engine, endpoint));
@@ -124,7 +126,7 @@ impl Session {
             if let Some(client) = Client::of_agent(&config.socket()).await? {
                 return Ok(Self { client, host: None });
             }
-            if let Some(host) = Host::open(config, None).await? {
+            if let Some(host) = Host::open(config, None, Sockets::default()).await? {
                 return Ok(Self {
                     client: Client::Here(host.api.clone()),
                     host: Some(host),

@@ -11,6 +11,7 @@ mod local;
 mod message;
 mod names;
 mod server;
+mod sockets;
 mod zones;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use hickory_proto::rr::{Name, RData};
 
 pub use names::{Known, Names};
 pub use server::{PORT, Server, Settings};
+pub use sockets::{Keep, Sockets};
 pub use zones::Zones;
 
 /// The records of an interface: its addresses, and its name at each of them.

@@ -11,7 +11,6 @@ use anyhow::Context;
 use axum::serve::Listener;
 use hickory_proto::op::ResponseCode;
 use ipnet::IpNet;
-use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
@@ -23,6 +22,7 @@ use super::host_resolvers::HostResolvers;
 use super::local::{self, Decision};
 use super::message::{Asked, Reply, Request};
 use super::names::Names;
+use super::sockets::Sockets;
 use crate::callers::Callers;
 use crate::shares::Shares;
 
@@ -41,10 +41,6 @@ const ALL_CONNECTIONS: usize = 256;
 
 /// How long a TCP connection may be silent, and how long its client may take to read an answer.
 const SILENCE: Duration = Duration::from_secs(10);
-
-/// Room for what tasks ask while we are busy: with the kernel's default a few hundred queries at
-/// once lose some, and each that is lost costs its client five seconds.
-const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// How long to wait after a socket failed. It is kept: another one would lose what is in it.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
@@ -82,11 +78,15 @@ struct Service {
 impl Server {
     /// Takes the addresses, exactly: a socket of all addresses would answer from another one than
     /// it was asked at. What is asked meanwhile waits for [`Server::serve`].
-    pub async fn bind(settings: Settings, names: Arc<Names>) -> anyhow::Result<Self> {
+    pub async fn bind(
+        settings: Settings,
+        names: Arc<Names>,
+        mut left: Sockets,
+    ) -> anyhow::Result<Self> {
         let mut sockets = Vec::new();
         for ip in &settings.addresses {
             let address = SocketAddr::new(*ip, settings.port);
-            let bound = bind(address).await;
+            let bound = left.at(address).await;
             sockets.push(bound.with_context(|| {
                 format!(
                     "listening for the tasks' DNS queries on {address}; a DNS server of the host that has port {} of \
@@ -119,15 +119,6 @@ impl Server {
         }
         loops.join_all().await;
     }
-}
-
-async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let datagrams = UdpSocket::bind(address).await?;
-    // Past the host's limit where we may; without it the buffer is as large as the host lets it.
-    if setsockopt(&datagrams, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        setsockopt(&datagrams, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
-    }
-    Ok((datagrams, TcpListener::bind(address).await?))
 }
 
 impl Service {

@@ -111,11 +111,13 @@ impl Handle {
 }
 
 impl Engine {
-    /// Opens the state folder and takes up the tasks that are in it.
+    /// Opens the state folder and takes up the tasks that are in it, and those of their resolver's
+    /// sockets that an earlier agent has left.
     /// [`StoreError::Locked`] is the cause where another process has it open.
-    pub async fn open(config: Config) -> anyhow::Result<Self> {
+    pub async fn open(config: Config, sockets: dns::Sockets) -> anyhow::Result<Self> {
         let inner = tokio::task::spawn_blocking(move || Inner::open(config)).await??;
-        let resolver = dns::Server::bind(inner.resolver(), Arc::clone(&inner.names)).await?;
+        let names = Arc::clone(&inner.names);
+        let resolver = dns::Server::bind(inner.resolver(), names, sockets).await?;
         let engine = Self {
             inner: Arc::new(inner),
         };

@@ -1,5 +1,6 @@
 //! Asking the resolver: with `dig`, and byte by byte.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,18 @@ pub fn socket_to(task: &Task, resolver: Ipv4Addr) -> UdpSocket {
 /// A connection of a task to the resolver.
 pub fn connection(task: &Task) -> TcpStream {
     task.inside(|| TcpStream::connect((RESOLVER, PORT)).expect("connected"))
+}
+
+/// Asks on a connection; nothing where it has ended.
+pub fn ask(stream: &mut TcpStream, name: &str) -> Option<Message> {
+    let query = query(9, name, RecordType::A);
+    let length = u16::try_from(query.len()).expect("short").to_be_bytes();
+    stream.write_all(&[&length[..], &query].concat()).ok()?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).ok()?;
+    let mut answer = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut answer).ok()?;
+    Message::from_vec(&answer).ok()
 }
 
 /// The next answer, until the moment comes.

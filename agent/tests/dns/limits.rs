@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use crate::Case;
-use crate::client::{PATIENCE, addresses, answer, connection, dig, query, socket};
+use crate::client::{PATIENCE, addresses, answer, ask, connection, dig, query, socket};
 use crate::upstream::{Dnsmasq, Fake};
 use crate::world::{OUTSIDE, Task, World};
 
@@ -107,18 +107,6 @@ fn greedy(world: &World) {
     }
     assert_eq!(failed, 64, "its share of what is asked at once");
     dig(&greedy, &["x.example"]).is("NOERROR", &["0 IN A 198.51.100.7"]);
-}
-
-/// Asks on a connection; nothing where it has ended.
-fn ask(stream: &mut TcpStream, name: &str) -> Option<Message> {
-    let query = query(9, name, RecordType::A);
-    let length = u16::try_from(query.len()).expect("short").to_be_bytes();
-    stream.write_all(&[&length[..], &query].concat()).ok()?;
-    let mut length = [0; 2];
-    stream.read_exact(&mut length).ok()?;
-    let mut answer = vec![0; u16::from_be_bytes(length).into()];
-    stream.read_exact(&mut answer).ok()?;
-    Message::from_vec(&answer).ok()
 }
 
 fn connections(world: &World) {

@@ -1,14 +1,17 @@
 //! What the resolver answers itself.
 
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::Arc;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use berth_agent::dns::Server;
+use berth_agent::dns::{Server, Sockets};
 use hickory_proto::rr::RecordType;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::Case;
-use crate::client::{PATIENCE, addresses, answer, dig, query, socket, socket_to};
+use crate::client::{PATIENCE, addresses, answer, ask, connection, dig, query, socket, socket_to};
 use crate::upstream::Dnsmasq;
 use crate::world::{DOMAIN, HOST, OUTSIDE, RESOLVER, RESOLVERS, World, inside};
 
@@ -29,6 +32,10 @@ pub fn cases() -> Vec<Case> {
         ),
         ("only_tasks_and_the_host_are_answered", strangers),
         ("a_taken_port_is_said", taken_port),
+        (
+            "who_asks_while_the_agent_restarts_is_answered_by_the_next",
+            asked_meanwhile,
+        ),
         ("a_restart_loses_no_name_and_no_client", restart),
     ]
 }
@@ -137,7 +144,11 @@ fn strangers(world: &World) {
 fn taken_port(world: &World) {
     let _other = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).expect("bound");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let server = Server::bind(world.settings(), Arc::clone(&world.names));
+    let server = Server::bind(
+        world.settings(),
+        Arc::clone(&world.names),
+        Sockets::default(),
+    );
     let error = runtime.block_on(server).expect_err("taken");
     assert_eq!(
         format!("{error:#}"),
@@ -160,4 +171,46 @@ fn restart(world: &World) {
         assert_eq!(answer.metadata.id, round);
         drop(resolver);
     }
+}
+
+/// The sockets that somebody holds while no agent runs.
+static HELD: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+
+fn hold(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let held = socket.try_clone_to_owned()?;
+    HELD.lock().expect("no panic").push(held);
+    Ok(())
+}
+
+fn asked_meanwhile(world: &World) {
+    let task = world.task(1);
+    drop(world.resolver_with(Sockets {
+        keep: Some(hold),
+        ..Sockets::default()
+    }));
+    // Nobody is there, and nobody says so.
+    let socket = socket(&task);
+    let mut stream = connection(&task);
+    for id in 0..100 {
+        let query = query(id, &task.name, RecordType::A);
+        socket.send(&query).expect("sent");
+    }
+    assert!(answer(&socket, Instant::now() + PATIENCE / 10).is_none());
+    let mut left = Sockets::default();
+    for held in HELD.lock().expect("no panic").drain(..) {
+        match getsockopt(&held, sockopt::SockType).expect("a socket") {
+            SockType::Datagram => left.datagrams.push(held.into()),
+            _ => left.listeners.push(held.into()),
+        }
+    }
+    let both = (left.datagrams.len(), left.listeners.len());
+    assert_eq!(both, (RESOLVERS.len(), RESOLVERS.len()));
+    let _resolver = world.resolver_with(left);
+    for id in 0..100 {
+        let answer = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+        assert_eq!(answer.metadata.id, id);
+        assert_eq!(addresses(&answer), [task.address]);
+    }
+    let answer = ask(&mut stream, &task.name).expect("an answer");
+    assert_eq!(addresses(&answer), [task.address]);
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use berth_agent::dns::{self, Names, Server, Settings, Zones};
+use berth_agent::dns::{self, Names, Server, Settings, Sockets, Zones};
 use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
 use berth_netns::{AttachRequest, EniId, MacAddress, Network, NetworkConfig, Subnet};
 use ipnet::{IpNet, Ipv4Net};
@@ -110,13 +110,18 @@ impl World {
 
     /// Starts the resolver, which ends with what is returned.
     pub fn resolver(&self) -> Resolver {
+        self.resolver_with(Sockets::default())
+    }
+
+    /// Starts it with what an earlier one has left.
+    pub fn resolver_with(&self, sockets: Sockets) -> Resolver {
         // Its threads are in this thread's namespace.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("a runtime");
-        let server = Server::bind(self.settings(), Arc::clone(&self.names));
+        let server = Server::bind(self.settings(), Arc::clone(&self.names), sockets);
         let server = runtime.block_on(server).expect("the address is free");
         runtime.spawn(server.serve());
         Resolver(Some(runtime))
