@@ -4,6 +4,9 @@ use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::*;
+use crate::dns::local::{self, Decision};
+use crate::dns::names::Names;
+use crate::dns::zones::Zones;
 
 fn name() -> Name {
     Name::from_ascii("Www.example.com.").unwrap()
@@ -170,7 +173,7 @@ impl Numbers {
 }
 
 /// Whatever comes in: an answer that can be read, to nobody but who asked, and not larger.
-fn check(bytes: &[u8], reply: &Reply) {
+fn check(bytes: &[u8], reply: &Reply, names: &Names) {
     match Request::read(bytes) {
         Request::Ignored => {}
         Request::Refused(answer) => {
@@ -190,6 +193,9 @@ fn check(bytes: &[u8], reply: &Reply) {
             assert_eq!(*question, asked.question);
             assert_eq!(message.edns.is_some(), asked.edns.is_some());
             asked.to_upstream(1, true).unwrap();
+            if let Decision::Answer(reply) = local::decide(&asked, names) {
+                assert!(Message::from_vec(&asked.answer(&reply, limit)).is_ok());
+            }
         }
     }
 }
@@ -202,6 +208,7 @@ fn no_bytes_make_it_fail() {
         // As a query, with all its records.
         [&answer[..2], &[1, 0], &answer[4..]].concat()
     }];
+    let names = Names::new(Zones::new("example.com", &[]).unwrap());
     let replies = [addresses(100), Reply::code(ResponseCode::NXDomain)];
     for round in 0..60_000 {
         let mut bytes = seeds[round % seeds.len()].clone();
@@ -215,13 +222,13 @@ fn no_bytes_make_it_fail() {
                 _ => bytes[at] = numbers.next().to_be_bytes()[0],
             }
         }
-        check(&bytes, &replies[round % 2]);
+        check(&bytes, &replies[round % 2], &names);
     }
     for _ in 0..20_000 {
         let length = numbers.below(64);
         let bytes: Vec<u8> = (0..length)
             .map(|_| numbers.next().to_be_bytes()[0])
             .collect();
-        check(&bytes, &replies[0]);
+        check(&bytes, &replies[0], &names);
     }
 }

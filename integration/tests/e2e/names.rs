@@ -89,6 +89,12 @@ fn one_another(host: &Host) {
         found.contains("10.231.0.2:53") && found.contains("Address: 10.231.0.4"),
         "{found}"
     );
+    // By the search domain, and by the C library too.
+    let short = look_up(host, &asking, "ip-10-231-0-4");
+    assert!(short.contains("Address: 10.231.0.4"), "{short}");
+    let read = ["exec", &asking, "--", "wget", "-q", "-O", "-"];
+    let read = |url: &str| host.succeed(&[&read[..], &[url]].concat());
+    assert_eq!(read("http://ip-10-231-0-4/"), "hello over localhost\n");
     let back = look_up(host, &asking, "-type=ptr 4.0.231.10.in-addr.arpa");
     assert!(back.contains(&format!("name = {name}")), "{back}");
     host.succeed(&["stop", &server]);
