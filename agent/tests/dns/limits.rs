@@ -26,6 +26,10 @@ pub fn cases() -> Vec<Case> {
             connections,
         ),
         (
+            "all_tasks_together_hold_the_connections_that_the_agent_can_spare",
+            all_connections,
+        ),
+        (
             "a_connection_that_is_silent_or_says_nonsense_ends",
             bad_connections,
         ),
@@ -126,6 +130,24 @@ fn connections(world: &World) {
         assert!(Instant::now() < end, "connections that ended still count");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn all_connections(world: &World) {
+    let _resolver = world.resolver();
+    let tasks: Vec<Task> = (1..=17).map(|number| world.task(number)).collect();
+    let name = &tasks[0].name;
+    let streams = tasks
+        .iter()
+        .flat_map(|task| (0..16).map(|_| connection(task)));
+    let mut held: Vec<TcpStream> = streams.collect();
+    let answered = held
+        .iter_mut()
+        .filter_map(|stream| ask(stream, name))
+        .count();
+    assert_eq!(answered, 256);
+    // Datagrams are not connections.
+    let address = format!("60 IN A {}", tasks[0].address);
+    dig(&tasks[16], &[name]).is("NOERROR", &[&address]);
 }
 
 fn bad_connections(world: &World) {
