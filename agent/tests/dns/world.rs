@@ -140,6 +140,7 @@ impl World {
             subnet: subnets()[subnet].id().clone(),
             security_groups: Vec::new(),
             netns: format!("task-{number}").parse().expect("valid"),
+            published: Vec::new(),
         };
         let attachment = self.network.attach(&request).expect("attached");
         let address = attachment.eni.address;
@@ -224,6 +225,7 @@ fn connect_to_outside(outside: &OwnedFd) {
     let mut there = inside(outside, || RouteSocket::open().expect("a socket"));
     let veth = NewVeth {
         name: "uplink",
+        mac: None,
         bridge: None,
         peer_name: "eth0",
         peer_mac: MacAddress([2, 0, 0, 0, 0, 9]),
