@@ -24,6 +24,9 @@ pub struct NetworkConfig {
     pub security_groups: Vec<SecurityGroup>,
     /// The port of the metadata endpoint, on 169.254.170.2.
     pub metadata_port: u16,
+    /// Whether the firewall's tables are to be owned and persistent, where the kernel has that (Linux 6.9): nobody
+    /// else can change them then. See [`crate::Network::firewall_is_owned`].
+    pub own_tables: bool,
 }
 
 impl NetworkConfig {
@@ -40,6 +43,7 @@ impl NetworkConfig {
             subnets: vpc.subnets().to_vec(),
             security_groups: vpc.security_groups().to_vec(),
             metadata_port: METADATA_PORT,
+            own_tables: true,
         }
     }
 }

@@ -114,6 +114,12 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The firewall's tables belong to another process.
+    #[error(
+        "the nftables tables inet berth and bridge berth are owned by another process, through its netlink socket {0}; end it"
+    )]
+    TablesOwned(u32),
+
     /// The network can't be removed while tasks use it.
     #[error("{0} tasks have a network interface here; stop them first")]
     InUse(usize),

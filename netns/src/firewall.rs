@@ -6,14 +6,16 @@
 //! chains of theirs ([`crate::policy`]).
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use crate::eni::Eni;
+use crate::eni::{Eni, EniId};
 use crate::error::{Doing, Error, Result};
-use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table};
+use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, TableKind};
 use crate::policy::{self, Direction, Policies, Policy};
 use crate::published::{HostPort, PublishedPort};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, octets};
@@ -27,11 +29,14 @@ const BATCH_SIZE: usize = 500;
 const FIRST_NUMBER_OF_A_GROUP: u32 = 1000;
 const FIRST_NUMBER_OF_A_POLICY: u32 = 1_000_000;
 
-/// The two tables, the socket to them, and the policies that are in them.
+/// The two tables, the socket to them, and what is in them.
 #[derive(Debug)]
 pub(crate) struct Firewall {
     socket: NftSocket,
+    kind: TableKind,
     policies: Policies,
+    /// The interfaces that have their elements.
+    admitted: BTreeMap<EniId, Eni>,
 }
 
 impl Firewall {
@@ -39,7 +44,12 @@ impl Firewall {
     pub(crate) fn open(groups: &[SecurityGroup]) -> Result<Self> {
         let policies = Policies::new(groups)?;
         let socket = NftSocket::open().doing(|| "open the socket of nftables".into())?;
-        Ok(Self { socket, policies })
+        Ok(Self {
+            socket,
+            kind: TableKind::Plain,
+            policies,
+            admitted: BTreeMap::new(),
+        })
     }
 
     /// The groups of an interface: the default one if it names none.
@@ -71,47 +81,10 @@ impl Firewall {
         Ok(())
     }
 
-    /// Puts the rules there unless they are there, with the elements of the subnets and of the
-    /// interfaces that exist: in one batch, so that no packet of theirs passes between two sets of
-    /// rules, and none sees rules without its elements.
-    pub(crate) fn ensure(
-        &mut self,
-        subnets: &[Subnet],
-        enis: &[Eni],
-        metadata_port: u16,
-    ) -> Result<()> {
-        let mut batch = Batch::default();
-        let version = ruleset::version(metadata_port);
-        let mut present = true;
-        for table in [INET_TABLE, BRIDGE_TABLE] {
-            let comment = self.comment(table)?;
-            present &= comment.as_ref() == Some(&version);
-            if comment.is_some() {
-                batch.delete_table(table);
-            }
-        }
-        if present {
-            batch = Batch::default();
-        } else {
-            ruleset::write(&mut batch, metadata_port);
-        }
-        let elements = subnets.iter().flat_map(subnet_elements);
-        elements.for_each(|element| batch.add_element(&element));
-        self.policies.keep_only(enis);
-        write_policies(&mut batch, &self.policies);
-        if !present {
-            enis.iter()
-                .flat_map(eni_elements)
-                .for_each(|element| batch.add_element(&element));
-        }
-        self.socket
-            .commit(batch)
-            .doing(|| "load the firewall's rules into nftables".into())
-    }
-
     /// Lets an interface send and be reached, as its security groups have it.
     pub(crate) fn admit(&mut self, eni: &Eni) -> Result<()> {
         let mut batch = Batch::default();
+        self.admitted.insert(eni.id.clone(), eni.clone());
         if self.policies.enter(eni) {
             write_policies(&mut batch, &self.policies);
         }
@@ -126,6 +99,7 @@ impl Firewall {
     /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more.
     pub(crate) fn expel(&mut self, eni: &Eni) -> Result<()> {
         let doing = || format!("remove {} from the firewall's sets", eni.id);
+        self.admitted.remove(&eni.id);
         let is_last = self.policies.leave(eni);
         let elements = eni_elements(eni);
         let batch = self.removal(eni, &elements, is_last);
@@ -171,7 +145,7 @@ impl Firewall {
     /// Makes the interfaces' elements exactly those of `enis`, and the policies those that they have; how many
     /// elements were removed.
     pub(crate) fn reconcile(&mut self, enis: &[Eni]) -> Result<usize> {
-        self.policies.keep_only(enis);
+        self.admit_only(enis);
         let mut batch = Batch::default();
         write_policies(&mut batch, &self.policies);
         self.socket
@@ -185,6 +159,12 @@ impl Firewall {
         }
         self.remove_stale_policies()?;
         Ok(removed)
+    }
+
+    fn admit_only(&mut self, enis: &[Eni]) {
+        self.policies.keep_only(enis);
+        let by_id = |eni: &Eni| (eni.id.clone(), eni.clone());
+        self.admitted = enis.iter().map(by_id).collect();
     }
 
     /// The sets whose elements are the interfaces'.
@@ -264,25 +244,6 @@ impl Firewall {
         self.socket
             .commit(batch)
             .doing(|| "remove the rules that no interface has".into())
-    }
-
-    /// Removes both tables.
-    pub(crate) fn remove(&mut self) -> Result<()> {
-        let mut batch = Batch::default();
-        for table in [INET_TABLE, BRIDGE_TABLE] {
-            if self.comment(table)?.is_some() {
-                batch.delete_table(table);
-            }
-        }
-        self.socket
-            .commit(batch)
-            .doing(|| "remove the tables from nftables".into())
-    }
-
-    fn comment(&mut self, table: Table) -> Result<Option<String>> {
-        self.socket
-            .table_comment(table)
-            .doing(|| format!("look for the table {table:?}"))
     }
 }
 

@@ -73,7 +73,7 @@ impl Network {
         let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
         let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
         let mut firewall = Firewall::open(&config.security_groups)?;
-        firewall.ensure(&config.subnets, &addresses.all(), config.metadata_port)?;
+        firewall.ensure(&config, &addresses.all())?;
         reached(failpoint::OPEN_FIREWALL)?;
         for subnet in missing {
             add_bridge(&mut routes, subnet, mtu)?;
@@ -151,6 +151,18 @@ impl Network {
     /// interface stays in its groups; one that is gone lets nothing pass.
     pub fn set_security_groups(&self, groups: &[SecurityGroup]) -> Result<()> {
         self.firewall().set_groups(groups)
+    }
+
+    /// Whether the kernel keeps others from the firewall's tables: then `nft flush ruleset` leaves them as they are
+    /// while this is open. It does so since Linux 6.9, unless [`NetworkConfig::own_tables`] is off.
+    pub fn firewall_is_owned(&self) -> bool {
+        self.firewall().is_owned()
+    }
+
+    /// Puts the firewall's rules back as they should be, with the elements of all interfaces: in one transaction, and
+    /// whether that was needed. Open connections go on.
+    pub fn restore_firewall(&self) -> Result<bool> {
+        self.firewall().restore(&self.config)
     }
 
     /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.

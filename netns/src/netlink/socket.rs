@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::sockopt::{ReceiveTimeout, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, send, setsockopt, socket,
 };
 use nix::sys::time::TimeVal;
 
@@ -22,6 +22,10 @@ const LARGEST_DATAGRAM: usize = 64 * 1024;
 /// The kernel answers while a request is sent; this is only so that a mistake can't hang a caller.
 const ANSWER_TIMEOUT: TimeVal = TimeVal::new(30, 0);
 
+/// What all of a host's interfaces need at once, a few hundred bytes each, with much to spare. It is a limit, and no
+/// memory is taken for it.
+const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
+
 /// A message of the kernel: its type, and what follows the header.
 pub(crate) type Message = (u16, Vec<u8>);
 
@@ -29,6 +33,7 @@ pub(crate) type Message = (u16, Vec<u8>);
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -50,11 +55,23 @@ impl Socket {
         crate::sys::enable_extended_acks(fd.as_fd())?;
         setsockopt(&fd, ReceiveTimeout, &ANSWER_TIMEOUT)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
         Ok(Self {
             fd,
+            port,
             sequence: 0,
             buffer: vec![0; LARGEST_DATAGRAM],
         })
+    }
+
+    /// The number that the kernel gave the socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Lets a datagram of requests be larger than the system's limit, some 200 KiB.
+    pub(crate) fn allow_large_requests(&self) -> Result<(), NetlinkError> {
+        Ok(setsockopt(&self.fd, SndBufForce, &LARGEST_REQUEST)?)
     }
 
     /// Sends requests in one datagram, which the kernel carries out in order, and returns what it

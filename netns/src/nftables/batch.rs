@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::attributes::Writer;
-use super::{Expression, Family, Name, Table, expression_list};
+use super::{Expression, Family, Name, Table, TableKind, expression_list};
 use crate::netlink::{Frame, flags};
 
 const SUBSYSTEM: u16 = 10;
@@ -133,15 +133,16 @@ pub(crate) struct Element {
 pub(crate) struct Batch(Vec<Frame>);
 
 impl Batch {
-    /// Makes a table, with a comment that says what is in it. Nothing happens if it exists.
-    pub(crate) fn add_table(&mut self, table: Table, comment: &str) {
+    /// Makes a table, with a comment that says what is in it. If it exists, one that nobody owns gets an owner if it
+    /// is of that kind, and else nothing happens.
+    pub(crate) fn add_table(&mut self, table: Table, comment: &str, kind: TableKind) {
         // The comment is an attribute of user space: type 0, length, text.
         let mut userdata = vec![0, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
         userdata.extend_from_slice(comment.as_bytes());
         userdata.push(0);
         let attributes = Writer::default()
             .text(1, table.name)
-            .number(2, 0)
+            .number(2, kind.flags())
             .bytes(6, &userdata);
         self.push(NEW_TABLE, flags::CREATE, table.family, attributes);
     }

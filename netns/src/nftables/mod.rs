@@ -13,6 +13,7 @@ mod attributes;
 mod batch;
 mod expression;
 mod socket;
+mod table;
 
 pub(crate) use attributes::Writer;
 pub(crate) use batch::{Batch, Chain, Element, Field, Hook, Set};
@@ -20,6 +21,7 @@ pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };
 pub(crate) use socket::NftSocket;
+pub(crate) use table::{TableKind, TableState};
 
 /// The name of a chain or set.
 pub(crate) type Name = std::borrow::Cow<'static, str>;

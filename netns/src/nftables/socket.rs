@@ -1,12 +1,12 @@
-//! The socket of nftables: batches go out, a table's comment and a set's keys come in.
+//! The socket of nftables: batches go out, what a table is and a set's keys come in.
 #![forbid(unsafe_code)]
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::Table;
 use super::attributes::Writer;
 use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_SET, GET_TABLE, frame};
+use super::{Table, TableState};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
@@ -18,7 +18,9 @@ pub(crate) struct NftSocket(Socket);
 
 impl NftSocket {
     pub(crate) fn open() -> Result<Self, NetlinkError> {
-        Ok(Self(Socket::open(SockProtocol::NetlinkNetFilter)?))
+        let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+        socket.allow_large_requests()?;
+        Ok(Self(socket))
     }
 
     /// Makes all changes of the batch, or none.
@@ -29,9 +31,8 @@ impl NftSocket {
         self.0.request(&batch.into_frames()).map(drop)
     }
 
-    /// The comment of a table; an empty one if it has none.
-    pub(crate) fn table_comment(&mut self, table: Table) -> Result<Option<String>, NetlinkError> {
-        const USERDATA: u16 = 6;
+    /// A table, if it is there.
+    pub(crate) fn table(&mut self, table: Table) -> Result<Option<TableState>, NetlinkError> {
         let attributes = Writer::default().text(1, table.name).finish();
         let request = frame(GET_TABLE, flags::ACK, table.family, attributes);
         let messages = match self.0.request(&[request]) {
@@ -41,15 +42,12 @@ impl NftSocket {
         let payload = messages
             .first()
             .and_then(|(_, payload)| payload.get(FAMILY_HEADER..));
-        let userdata = payload
-            .and_then(|bytes| find(bytes, USERDATA))
-            .unwrap_or_default();
-        // Type 0, length, text, zero.
-        let text = match userdata {
-            [0, _, text @ .., 0] => String::from_utf8_lossy(text).into_owned(),
-            _ => String::new(),
-        };
-        Ok(Some(text))
+        Ok(Some(TableState::read(payload.unwrap_or_default())))
+    }
+
+    /// The number that the kernel knows the socket by: as the owner of tables, and as who changed something.
+    pub(crate) fn port(&self) -> u32 {
+        self.0.port()
     }
 
     /// The names of a table's chains.
@@ -108,7 +106,7 @@ fn key(element: &[u8]) -> Option<Vec<u8>> {
     find(find(element, KEY)?, VALUE).map(<[u8]>::to_vec)
 }
 
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     Attributes(attributes)
         .find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)

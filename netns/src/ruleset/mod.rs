@@ -17,7 +17,7 @@ use rules::rules;
 use sets::sets;
 
 use crate::hash;
-use crate::nftables::{Batch, Chain, Family, Hook, Name, Table};
+use crate::nftables::{Batch, Chain, Family, Hook, Name, Table, TableKind};
 
 /// The table that IP packets pass.
 pub(crate) const INET_TABLE: Table = Table {
@@ -61,10 +61,10 @@ pub(crate) fn version(metadata_port: u16) -> String {
 }
 
 /// Writes both tables into a batch.
-pub(crate) fn write(batch: &mut Batch, metadata_port: u16) {
+pub(crate) fn write(batch: &mut Batch, metadata_port: u16, kind: TableKind) {
     let comment = version(metadata_port);
-    batch.add_table(INET_TABLE, &comment);
-    batch.add_table(BRIDGE_TABLE, &comment);
+    batch.add_table(INET_TABLE, &comment, kind);
+    batch.add_table(BRIDGE_TABLE, &comment, kind);
     write_contents(batch, metadata_port);
 }
 

@@ -11,6 +11,7 @@
 )]
 
 mod crashes;
+mod firewall;
 mod host;
 mod leaks;
 mod lifecycle;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 7] = [
+    let groups: [(&str, Vec<Case>); 8] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -52,12 +53,17 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::cases()),
         ("host", host::cases()),
         ("crashes", crashes::cases()),
+        ("firewall", firewall::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
-        let modes = [AttachmentMode::Bridged, AttachmentMode::Routed];
+        let modes: &[AttachmentMode] = match group {
+            // What the tables are is the same in both.
+            "firewall" => &[AttachmentMode::Bridged],
+            _ => &[AttachmentMode::Bridged, AttachmentMode::Routed],
+        };
         cases
             .into_iter()
-            .flat_map(move |case| modes.map(|mode| trial(group, case, mode)))
+            .flat_map(move |case| modes.iter().map(move |mode| trial(group, case, *mode)))
     });
     let needs_nft = [
         "nft_agrees_that_the_tables_are_ours_and_whole",
@@ -65,14 +71,18 @@ fn main() -> ExitCode {
         "groups_that_can_not_be_replaced_stay",
     ];
     let trials = trials.map(|trial| {
-        let needs_it = needs_nft.iter().any(|name| trial.name().ends_with(name));
-        let skip = needs_it && !leaks::nft_is_installed();
+        let last = |name: &str| name.rsplit("::").next().map(str::to_owned);
+        let is_it = |name: &&str| last(name) == last(trial.name());
+        let needs_nft = needs_nft.iter().any(is_it) || trial.name().starts_with("firewall::");
+        let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
+        let skip = needs_nft && !leaks::nft_is_installed()
+            || needs_owned && !firewall::kernel_has_owned_tables();
         trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-/// Every test runs in both modes: a task sees no difference.
+/// Almost every test runs in both modes: a task sees no difference.
 fn trial(group: &str, (name, case): Case, mode: AttachmentMode) -> Trial {
     let name = format!("{group}::{}::{name}", name_of(mode));
     Trial::test(name, move || World::run(case, mode).map_err(Failed::from))

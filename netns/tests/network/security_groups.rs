@@ -364,7 +364,11 @@ fn nft_shows_the_rules_of_groups(world: &World) {
 }
 
 fn groups_that_can_not_be_replaced_stay(world: &World) {
-    let network = network(world, vec![group(2, vec![])]);
+    let config = NetworkConfig {
+        own_tables: false,
+        ..config(world, vec![group(2, vec![])])
+    };
+    let network = Network::open(config).expect("the network opens");
     crate::leaks::nft(&["delete", "table", "inet", "berth"]);
     network
         .set_security_groups(&[group(3, vec![])])

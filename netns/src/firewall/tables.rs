@@ -1,0 +1,159 @@
+//! The two tables as a whole: whose they are, how they are put there, and how they go.
+//!
+//! Where the kernel has it, our socket owns them: nobody else changes them, and `nft flush ruleset` leaves them
+//! out. They outlive the socket, and belong to nobody then, until the next one makes them its own.
+#![forbid(unsafe_code)]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::{Firewall, eni_elements, subnet_elements, write_policies};
+use crate::config::NetworkConfig;
+use crate::eni::Eni;
+use crate::error::{Doing, Error, Result};
+use crate::netlink::NetlinkError;
+use crate::nftables::{Batch, Table, TableKind, TableState};
+use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
+
+const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
+
+/// How long a table may belong to a socket that is about to be closed. The lock says that its process is gone, but
+/// a child that it is just making has all its descriptors until it runs its program.
+const UNTIL_RELEASED: Duration = Duration::from_secs(2);
+
+/// What is made of tables that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// They stay if they have our rules; what has changed since is for [`Firewall::reconcile`].
+    Kept,
+    Replaced,
+}
+
+impl Firewall {
+    /// Puts the rules there unless they are there, with the elements of the subnets and of the
+    /// interfaces that exist: in one batch, so that no packet of theirs passes between two sets of
+    /// rules, and none sees rules without its elements.
+    pub(crate) fn ensure(&mut self, config: &NetworkConfig, enis: &[Eni]) -> Result<()> {
+        self.wait_until_released()?;
+        self.admit_only(enis);
+        let kinds: &[TableKind] = match config.own_tables {
+            true => &[TableKind::Owned, TableKind::Plain],
+            false => &[TableKind::Plain],
+        };
+        let mut outcome = Ok(());
+        for kind in kinds {
+            outcome = self.load(config, *kind, Found::Kept);
+            match &outcome {
+                Err(error) if is_unknown_kind(error) => {}
+                _ => break,
+            }
+        }
+        outcome.doing(|| "load the firewall's rules into nftables".into())
+    }
+
+    /// Puts the rules back as they should be, with all elements, in one batch; whether that was needed. Tables that
+    /// are ours can't have been changed.
+    pub(crate) fn restore(&mut self, config: &NetworkConfig) -> Result<bool> {
+        if self.is_owned() && self.owners()?.iter().all(Option::is_some) {
+            return Ok(false);
+        }
+        self.load(config, self.kind, Found::Replaced)
+            .doing(|| "put the firewall's rules back into nftables".into())?;
+        Ok(true)
+    }
+
+    /// Whether nobody else can change the tables.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.kind == TableKind::Owned
+    }
+
+    /// Removes both tables.
+    pub(crate) fn remove(&mut self) -> Result<()> {
+        self.wait_until_released()?;
+        let mut batch = Batch::default();
+        for table in TABLES {
+            if self.table(table)?.is_some() {
+                batch.delete_table(table);
+            }
+        }
+        self.socket
+            .commit(batch)
+            .doing(|| "remove the tables from nftables".into())
+    }
+
+    fn load(
+        &mut self,
+        config: &NetworkConfig,
+        kind: TableKind,
+        found: Found,
+    ) -> Result<(), NetlinkError> {
+        let version = ruleset::version(config.metadata_port);
+        let mut batch = Batch::default();
+        let mut keep = found == Found::Kept;
+        for table in TABLES {
+            let state = self.socket.table(table)?;
+            keep &= state
+                .as_ref()
+                .is_some_and(|state| state.comment == version && state.suits(kind));
+            if state.is_some() {
+                batch.delete_table(table);
+            }
+        }
+        if keep {
+            batch = Batch::default();
+            // Tables that nobody owns become ours.
+            for table in TABLES {
+                batch.add_table(table, &version, kind);
+            }
+        } else {
+            ruleset::write(&mut batch, config.metadata_port, kind);
+        }
+        let elements = config.subnets.iter().flat_map(subnet_elements);
+        elements.for_each(|element| batch.add_element(&element));
+        write_policies(&mut batch, &self.policies);
+        if !keep {
+            let elements = self.admitted.values().flat_map(eni_elements);
+            elements.for_each(|element| batch.add_element(&element));
+        }
+        self.socket.commit(batch)?;
+        self.kind = kind;
+        Ok(())
+    }
+
+    /// Waits until no other socket owns the tables.
+    fn wait_until_released(&mut self) -> Result<()> {
+        let deadline = Instant::now() + UNTIL_RELEASED;
+        loop {
+            let mut others = self.owners()?.into_iter().flatten();
+            let Some(port) = others.find(|port| *port != self.socket.port()) else {
+                return Ok(());
+            };
+            if Instant::now() >= deadline {
+                return Err(Error::TablesOwned(port));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The ports of the sockets that own the tables.
+    fn owners(&mut self) -> Result<[Option<u32>; 2]> {
+        let mut owners = [None; 2];
+        for (owner, table) in owners.iter_mut().zip(TABLES) {
+            *owner = self.table(table)?.and_then(|state| state.owner);
+        }
+        Ok(owners)
+    }
+
+    fn table(&mut self, table: Table) -> Result<Option<TableState>> {
+        self.socket
+            .table(table)
+            .doing(|| format!("look for the table {table:?}"))
+    }
+}
+
+/// Whether the kernel is too old for the tables' flags.
+fn is_unknown_kind(error: &NetlinkError) -> bool {
+    [Errno::EOPNOTSUPP, Errno::EINVAL].contains(&error.errno)
+}

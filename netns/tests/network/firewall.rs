@@ -1,0 +1,180 @@
+//! What others do to the firewall's tables: `nft flush ruleset`, above all.
+
+use berth_netns::{Network, NetworkConfig};
+
+use crate::Case;
+use crate::leaks;
+use crate::world::{Reached, Task, World};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        (
+            "tables_are_owned_where_the_kernel_has_that",
+            tables_are_owned_where_possible,
+        ),
+        (
+            "nobody_else_changes_tables_that_are_owned",
+            nobody_else_changes_owned_tables,
+        ),
+        (
+            "the_next_start_makes_tables_its_own_as_they_are",
+            the_next_start_adopts_the_tables,
+        ),
+        (
+            "tables_without_an_owner_are_replaced_with_owned_ones",
+            plain_tables_become_owned,
+        ),
+        (
+            "tables_that_another_process_owns_are_refused",
+            tables_of_another_process_are_refused,
+        ),
+        (
+            "six_hundred_interfaces_are_put_into_new_tables_at_once",
+            many_interfaces_at_once,
+        ),
+    ]
+}
+
+/// The tests that show nothing where the kernel has no owned tables.
+pub const NEED_OWNED_TABLES: [&str; 4] = [
+    "firewall::nobody_else_changes_tables_that_are_owned",
+    "firewall::the_next_start_makes_tables_its_own_as_they_are",
+    "firewall::tables_without_an_owner_are_replaced_with_owned_ones",
+    "firewall::tables_that_another_process_owns_are_refused",
+];
+
+/// Linux 6.9 and later.
+pub fn kernel_has_owned_tables() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("readable");
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(9))
+}
+
+/// A network whose tables everybody can change, as before Linux 6.9.
+fn plain(world: &World) -> NetworkConfig {
+    NetworkConfig {
+        own_tables: false,
+        ..world.config()
+    }
+}
+
+/// What `nft` answers to a change.
+fn is_allowed(arguments: &[&str]) -> bool {
+    let outcome = std::process::Command::new("nft").args(arguments).output();
+    outcome.expect("nft runs").status.success()
+}
+
+/// What is in the table, with the numbers that it would have anew in a table that is made anew.
+fn numbered() -> Vec<String> {
+    let table = leaks::nft(&["-a", "list", "table", "inet", "berth"]);
+    // The first lines say whose the table is; after these chains come the policies', which each start writes.
+    let contents = table.lines().skip_while(|line| !line.contains("set "));
+    let contents = contents.take_while(|line| !line.contains("chain ingress-"));
+    contents.map(str::to_owned).collect()
+}
+
+fn tables_are_owned_where_possible(world: &World) {
+    assert_eq!(
+        world.network().firewall_is_owned(),
+        kernel_has_owned_tables()
+    );
+    let network = Network::open(plain(world)).expect("opened");
+    assert!(!network.firewall_is_owned());
+}
+
+fn nobody_else_changes_owned_tables(world: &World) {
+    let network = world.network();
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    two.serve(two.address, 80);
+    let before = numbered();
+    leaks::nft(&["flush", "ruleset"]);
+    for change in [
+        &["delete", "table", "inet", "berth"][..],
+        &["flush", "table", "bridge", "berth"],
+        &["delete", "chain", "inet", "berth", "output"],
+        &["flush", "set", "inet", "berth", "bridges"],
+        &["add", "rule", "inet", "berth", "forward", "accept"],
+    ] {
+        assert!(!is_allowed(change), "{change:?}");
+    }
+    assert_eq!(numbered(), before);
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    assert_eq!(leaks::elements("set bridge berth sources"), 2);
+    one.detach(&network);
+    two.detach(&network);
+}
+
+fn the_next_start_adopts_the_tables(world: &World) {
+    let network = world.network();
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    two.serve(two.address, 80);
+    let before = numbered();
+    drop(network);
+    assert_eq!(numbered(), before, "they outlive their owner");
+    let network = world.network();
+    assert_eq!(numbered(), before, "they are not made anew");
+    assert!(network.firewall_is_owned());
+    assert!(!is_allowed(&["delete", "table", "inet", "berth"]));
+    assert!(!is_allowed(&["delete", "table", "bridge", "berth"]));
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    one.detach(&network);
+    two.detach(&network);
+}
+
+fn plain_tables_become_owned(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    assert!(!network.firewall_is_owned());
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    two.serve(two.address, 80);
+    drop(network);
+    let network = world.network();
+    assert!(network.firewall_is_owned());
+    assert!(!is_allowed(&["delete", "table", "inet", "berth"]));
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    assert_eq!(leaks::elements("set bridge berth sources"), 2);
+    drop(network);
+    // And back, as a start with an older version would.
+    let network = Network::open(plain(world)).expect("opened");
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    one.detach(&network);
+    two.detach(&network);
+    leaks::nft(&["delete", "table", "inet", "berth"]);
+}
+
+fn tables_of_another_process_are_refused(world: &World) {
+    let network = world.network();
+    let elsewhere = NetworkConfig::new(world.state_dir().join("2"), world.run_dir());
+    let error = Network::open(elsewhere.clone()).expect_err("refused");
+    assert!(
+        error.to_string().contains("owned by another process"),
+        "{error}"
+    );
+    assert!(Network::undo(&elsewhere).is_err());
+    drop(network);
+    std::fs::remove_dir_all(elsewhere.state_dir).expect("ours");
+}
+
+fn many_interfaces_at_once(world: &World) {
+    const MANY: u32 = 600;
+    let subnet = berth_netns::Subnet::new(
+        berth_netns::Subnet::default_subnet().id().clone(),
+        "10.231.0.0/20".parse().expect("a network"),
+        "berth0",
+    );
+    let config = NetworkConfig {
+        subnets: vec![subnet.expect("valid")],
+        ..plain(world)
+    };
+    let network = Network::open(config.clone()).expect("opened");
+    for number in 1..=MANY {
+        let request = crate::world::request(number);
+        network.attach(&request).expect("attached");
+    }
+    drop(network);
+    leaks::nft(&["flush", "ruleset"]);
+    let network = Network::open(config).expect("opened");
+    assert_eq!(leaks::elements("set bridge berth sources"), MANY as usize);
+    network.reconcile(&[]).expect("all are gone");
+}
