@@ -3,7 +3,8 @@
 //! [`Network::open`] makes what the host needs: a bridge for each [`Subnet`], the firewall's rules, and
 //! forwarding. [`Network::attach`] makes a network namespace with an [`Eni`], and
 //! [`Network::detach`] takes it away. [`Network::reconcile`] cleans up after a crash, and
-//! [`Network::undo`] leaves the host as it was. What can reach what, and how, is in `docs/design.md`.
+//! [`Network::undo`] leaves the host as it was. A [`FirewallWatch`] puts back rules that somebody else
+//! removes. What can reach what, and how, is in `docs/design.md`.
 //!
 //! ```no_run
 //! use berth_netns::{AttachRequest, EniId, Network, NetworkConfig};
@@ -65,6 +66,7 @@ mod sys;
 mod sysctls;
 mod uplink;
 mod vpc;
+mod watch;
 
 pub use attachment::{AttachRequest, Attachment};
 pub use config::{METADATA_PORT, NetworkConfig};
@@ -72,6 +74,7 @@ pub use eni::{Eni, EniId, MacAddress, NetnsName};
 pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
 pub use network::Network;
+pub use nftables::Process;
 pub use published::{HostPort, PortProtocol, PublishedPort};
 pub use reconcile::Report;
 pub use security_group::{Peer, Protocol, Rule, SecurityGroup, SecurityGroupId};
@@ -80,3 +83,4 @@ pub use subnet::{
     Subnet, SubnetId,
 };
 pub use vpc::{InvalidVpc, Vpc};
+pub use watch::{FirewallWatch, WatchEvent, WatchStop};

@@ -165,6 +165,11 @@ impl Network {
         self.firewall().restore(&self.config)
     }
 
+    /// Whether both of the firewall's tables are there.
+    pub(crate) fn firewall_is_whole(&self) -> Result<bool> {
+        self.firewall().is_present(&self.config)
+    }
+
     /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.
     pub fn mtu(&self) -> u32 {
         self.mtu

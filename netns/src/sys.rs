@@ -58,3 +58,40 @@ fn owned(outcome: libc::c_long) -> io::Result<OwnedFd> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Keeps netlink messages from a socket that are about what the socket with this number did: the kernel drops them
+/// before they take room in the queue.
+pub(crate) fn ignore_port(socket: BorrowedFd<'_>, port: u32) -> io::Result<()> {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const SKIP_UNLESS_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const KEEP: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const PORT_IN_HEADER: u32 = 12;
+    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let mut steps = [
+        step(LOAD_WORD, 0, PORT_IN_HEADER),
+        // The load takes the bytes for big-endian.
+        step(SKIP_UNLESS_EQUAL, 1, port.to_be()),
+        step(KEEP, 0, 0),
+        step(KEEP, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as libc::c_ushort,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the descriptor is open for the duration of the borrow; the pointer and the length describe `program`,
+    // whose pointer and length describe `steps`, and both outlive the call; the kernel only reads them.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

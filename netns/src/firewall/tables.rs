@@ -64,6 +64,23 @@ impl Firewall {
         Ok(true)
     }
 
+    /// Whether both tables are there and have our rules, as far as their comments say.
+    pub(crate) fn is_present(&mut self, config: &NetworkConfig) -> Result<bool> {
+        let version = ruleset::version(config.metadata_port);
+        for table in TABLES {
+            let state = self.table(table)?;
+            if state.is_none_or(|state| state.comment != version) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The number of the socket that changes them.
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// Whether nobody else can change the tables.
     pub(crate) fn is_owned(&self) -> bool {
         self.kind == TableKind::Owned

@@ -1,12 +1,12 @@
 //! A netlink socket: sends requests and reads until each is answered.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::{ReceiveTimeout, SndBufForce};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, SndBufForce};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
     recv, send, setsockopt, socket,
@@ -25,6 +25,9 @@ const ANSWER_TIMEOUT: TimeVal = TimeVal::new(30, 0);
 /// What all of a host's interfaces need at once, a few hundred bytes each, with much to spare. It is a limit, and no
 /// memory is taken for it.
 const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
+
+/// How much the kernel may have told of its own accord that nobody has read yet.
+const LARGEST_BACKLOG: usize = 8 * 1024 * 1024;
 
 /// A message of the kernel: its type, and what follows the header.
 pub(crate) type Message = (u16, Vec<u8>);
@@ -72,6 +75,16 @@ impl Socket {
     /// Lets a datagram of requests be larger than the system's limit, some 200 KiB.
     pub(crate) fn allow_large_requests(&self) -> Result<(), NetlinkError> {
         Ok(setsockopt(&self.fd, SndBufForce, &LARGEST_REQUEST)?)
+    }
+
+    /// Lets the kernel tell a lot at once without that something is lost.
+    pub(crate) fn allow_large_backlog(&self) -> Result<(), NetlinkError> {
+        Ok(setsockopt(&self.fd, RcvBufForce, &LARGEST_BACKLOG)?)
+    }
+
+    /// Keeps away what the kernel tells of the doings of the socket with that number.
+    pub(crate) fn ignore(&self, port: u32) -> Result<(), NetlinkError> {
+        Ok(crate::sys::ignore_port(self.fd.as_fd(), port)?)
     }
 
     /// Sends requests in one datagram, which the kernel carries out in order, and returns what it
@@ -136,6 +149,12 @@ impl Socket {
             }
         }
         Ok(messages)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -12,6 +12,7 @@
 mod attributes;
 mod batch;
 mod expression;
+mod notices;
 mod socket;
 mod table;
 
@@ -20,6 +21,8 @@ pub(crate) use batch::{Batch, Chain, Element, Field, Hook, Set};
 pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };
+pub use notices::Process;
+pub(crate) use notices::{Notice, Notices};
 pub(crate) use socket::NftSocket;
 pub(crate) use table::{TableKind, TableState};
 

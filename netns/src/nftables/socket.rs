@@ -10,7 +10,7 @@ use super::{Table, TableState};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
-const FAMILY_HEADER: usize = 4;
+pub(super) const FAMILY_HEADER: usize = 4;
 
 /// A socket for nftables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl NftSocket {
 }
 
 /// A text without the zero at its end.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     String::from_utf8_lossy(text).into_owned()
 }

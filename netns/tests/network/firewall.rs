@@ -36,11 +36,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The tests that show nothing where the kernel has no owned tables.
-pub const NEED_OWNED_TABLES: [&str; 4] = [
+pub const NEED_OWNED_TABLES: [&str; 5] = [
     "firewall::nobody_else_changes_tables_that_are_owned",
     "firewall::the_next_start_makes_tables_its_own_as_they_are",
     "firewall::tables_without_an_owner_are_replaced_with_owned_ones",
     "firewall::tables_that_another_process_owns_are_refused",
+    "watch::what_can_not_be_put_back_is_tried_again",
 ];
 
 /// Linux 6.9 and later.
@@ -53,7 +54,7 @@ pub fn kernel_has_owned_tables() -> bool {
 }
 
 /// A network whose tables everybody can change, as before Linux 6.9.
-fn plain(world: &World) -> NetworkConfig {
+pub fn plain(world: &World) -> NetworkConfig {
     NetworkConfig {
         own_tables: false,
         ..world.config()

@@ -20,6 +20,7 @@ mod published;
 mod reach;
 mod security_groups;
 mod spoofing;
+mod watch;
 mod world;
 
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 8] = [
+    let groups: [(&str, Vec<Case>); 9] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -54,11 +55,12 @@ fn main() -> ExitCode {
         ("host", host::cases()),
         ("crashes", crashes::cases()),
         ("firewall", firewall::cases()),
+        ("watch", watch::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
         let modes: &[AttachmentMode] = match group {
             // What the tables are is the same in both.
-            "firewall" => &[AttachmentMode::Bridged],
+            "firewall" | "watch" => &[AttachmentMode::Bridged],
             _ => &[AttachmentMode::Bridged, AttachmentMode::Routed],
         };
         cases
@@ -73,7 +75,9 @@ fn main() -> ExitCode {
     let trials = trials.map(|trial| {
         let last = |name: &str| name.rsplit("::").next().map(str::to_owned);
         let is_it = |name: &&str| last(name) == last(trial.name());
-        let needs_nft = needs_nft.iter().any(is_it) || trial.name().starts_with("firewall::");
+        let of_group = |group: &&str| trial.name().starts_with(*group);
+        let needs_nft =
+            needs_nft.iter().any(is_it) || ["firewall::", "watch::"].iter().any(of_group);
         let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
         let skip = needs_nft && !leaks::nft_is_installed()
             || needs_owned && !firewall::kernel_has_owned_tables();

@@ -1,0 +1,273 @@
+//! The watch over the firewall's rules: what somebody else changes in them is put back.
+//!
+//! Of tables that we own there is nothing to put back: the kernel lets nobody change them. Of others it tells, in the
+//! same moment, that they were changed and who did it.
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::error::{Doing, Error, Result};
+use crate::netlink::NetlinkError;
+use crate::network::Network;
+use crate::nftables::{Notice, Notices, Process};
+use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
+
+/// How long the end of a transaction may take whose beginning has been told.
+const UNTIL_COMMIT: Duration = Duration::from_millis(100);
+
+/// What the watch did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// The rules were changed or removed, and are back.
+    Restored {
+        /// Who changed them, if that is known.
+        by: Option<Process>,
+    },
+    /// The rules can't be put back, or what happens to them can't be heard. The watch goes on trying, once a second,
+    /// and says so once.
+    Failed(Error),
+}
+
+/// A watch over the firewall's rules. It hears what happens from when it is opened.
+#[derive(Debug)]
+pub struct FirewallWatch {
+    notices: Notices,
+    stop: Arc<EventFd>,
+}
+
+/// What ends a [`FirewallWatch::run`].
+#[derive(Debug, Clone)]
+pub struct WatchStop(Arc<EventFd>);
+
+impl WatchStop {
+    /// Ends it, soon.
+    pub fn stop(&self) -> Result<()> {
+        let told = self.0.write(1).map(drop);
+        told.map_err(|errno| Error::io("stop the watch over the firewall's rules", errno))
+    }
+}
+
+/// Why the watch woke up.
+enum Woken {
+    /// Somebody has changed something of ours, or may have.
+    Changed(Option<Process>),
+    Stopped,
+}
+
+impl FirewallWatch {
+    /// Opens the watch, in the network namespace of the calling thread, which is the network's.
+    pub fn open(network: &Network) -> Result<Self> {
+        let doing = || "watch the rules of nftables".to_owned();
+        let notices = Notices::open(network.firewall().port()).doing(doing)?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        Ok(Self {
+            notices,
+            stop: Arc::new(stop.map_err(|errno| Error::io(doing(), errno))?),
+        })
+    }
+
+    /// What ends it, from any thread.
+    pub fn stop(&self) -> WatchStop {
+        WatchStop(Arc::clone(&self.stop))
+    }
+
+    /// Puts the rules back whenever somebody else changes them, and tells of it, until it is stopped.
+    ///
+    /// They are back at once, and within a second where somebody removes them again and again.
+    pub fn run(mut self, network: &Network, mut tell: impl FnMut(WatchEvent)) {
+        let mut turns = Turns::default();
+        // It listens before it looks, so that nothing falls in between.
+        let mut woken = match network.firewall_is_whole() {
+            Ok(true) => self.wait(None, &mut turns, &mut tell),
+            Ok(false) | Err(_) => Woken::Changed(None),
+        };
+        while let Woken::Changed(by) = woken {
+            if self.pause(turns.next(Instant::now())) {
+                return;
+            }
+            let patience = match network.restore_firewall() {
+                Ok(restored) => {
+                    turns.failing = false;
+                    if restored {
+                        tell(WatchEvent::Restored { by });
+                    }
+                    None
+                }
+                Err(error) => {
+                    turns.failed(error, &mut tell);
+                    Some(LONGEST_PAUSE)
+                }
+            };
+            woken = self.wait(patience, &mut turns, &mut tell);
+        }
+    }
+
+    /// Waits until somebody changes something of ours, or patience ends.
+    fn wait(
+        &mut self,
+        patience: Option<Duration>,
+        turns: &mut Turns,
+        tell: &mut impl FnMut(WatchEvent),
+    ) -> Woken {
+        loop {
+            let heard = match self.poll(patience) {
+                Ok(Heard::Stop) => return Woken::Stopped,
+                Ok(Heard::Nothing) => return Woken::Changed(None),
+                Ok(Heard::Notices) => self.changed_by(),
+                Err(errno) => Err(errno.into()),
+            };
+            match heard {
+                Ok(None) => {}
+                Ok(Some(by)) => return Woken::Changed(by),
+                Err(error) => {
+                    let error = Err::<(), _>(error).doing(|| "listen to nftables".into());
+                    error.unwrap_or_else(|error| turns.failed(error, tell));
+                    return Woken::Changed(None);
+                }
+            }
+        }
+    }
+
+    /// Reads what has been told: who changed something of ours, if anybody did.
+    fn changed_by(&mut self) -> Result<Option<Option<Process>>, NetlinkError> {
+        let mut deadline = Instant::now();
+        let mut is_ours = false;
+        loop {
+            let notices = match self.notices.read(deadline) {
+                // More was told than there was room for, and something of ours may have been in it.
+                Err(error) if error.errno == Errno::ENOBUFS => return Ok(Some(None)),
+                outcome => outcome?,
+            };
+            let nothing_more = notices.is_empty();
+            for notice in notices {
+                match notice {
+                    Notice::Change { family, table, .. } => {
+                        is_ours |= is_of_ours(family, &table);
+                    }
+                    Notice::Commit(process) if is_ours => return Ok(Some(Some(process))),
+                    Notice::Commit(_) => {}
+                }
+            }
+            match is_ours {
+                false => return Ok(None),
+                true if nothing_more => return Ok(Some(None)),
+                true => deadline = Instant::now() + UNTIL_COMMIT,
+            }
+        }
+    }
+
+    /// Waits before it is our turn, and forgets what was told until then: it is all put back now. Whether the watch
+    /// was stopped.
+    fn pause(&mut self, pause: Duration) -> bool {
+        let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        // A signal only shortens it.
+        if poll(&mut stop, rounded_up(pause)).is_ok_and(|ready| ready > 0) {
+            return true;
+        }
+        let more = |told: Vec<Notice>| !told.is_empty();
+        while self.notices.read(Instant::now()).is_ok_and(more) {}
+        false
+    }
+
+    fn poll(&self, patience: Option<Duration>) -> Result<Heard, Errno> {
+        let timeout = patience.map_or(PollTimeout::NONE, rounded_up);
+        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
+        let mut both = [stop, PollFd::new(self.notices.as_fd(), PollFlags::POLLIN)];
+        let ready = loop {
+            match poll(&mut both, timeout) {
+                Err(Errno::EINTR) => {}
+                outcome => break outcome?,
+            }
+        };
+        let [stop, _] = both;
+        Ok(match ready {
+            0 => Heard::Nothing,
+            _ if stop.any().unwrap_or(true) => Heard::Stop,
+            _ => Heard::Notices,
+        })
+    }
+}
+
+enum Heard {
+    Stop,
+    Notices,
+    /// In all that time.
+    Nothing,
+}
+
+fn is_of_ours(family: u8, table: &str) -> bool {
+    let mut ours = [INET_TABLE, BRIDGE_TABLE].into_iter();
+    ours.any(|of_ours| of_ours.family as u8 == family && of_ours.name == table)
+}
+
+fn rounded_up(duration: Duration) -> PollTimeout {
+    let milliseconds = duration.as_micros().div_ceil(1000);
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+}
+
+/// The longest that the rules are missing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Turns with somebody who removes the rules again and again: each time it takes longer until we put them back.
+#[derive(Debug, Default)]
+struct Turns {
+    pause: Duration,
+    last: Option<Instant>,
+    failing: bool,
+}
+
+impl Turns {
+    const FIRST_PAUSE: Duration = Duration::from_millis(10);
+    /// Rules that were whole for this long are not being removed again and again.
+    const PEACE: Duration = Duration::from_secs(10);
+
+    /// How long to wait before the rules are put back: at first not at all.
+    fn next(&mut self, now: Instant) -> Duration {
+        let since_last = self.last.map(|last| now.saturating_duration_since(last));
+        self.pause = match since_last {
+            Some(since) if since < Self::PEACE => {
+                (self.pause * 2).clamp(Self::FIRST_PAUSE, LONGEST_PAUSE)
+            }
+            _ => Duration::ZERO,
+        };
+        self.last = Some(now + self.pause);
+        self.pause
+    }
+
+    /// Tells of a failure, unless that has been told.
+    fn failed(&mut self, error: Error, tell: &mut impl FnMut(WatchEvent)) {
+        if !self.failing {
+            tell(WatchEvent::Failed(error));
+        }
+        self.failing = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_removes_the_rules_again_and_again_waits_longer_and_longer_but_no_more_than_a_second()
+    {
+        let mut turns = Turns::default();
+        let mut now = Instant::now();
+        let pauses: Vec<u128> = std::iter::repeat_with(|| {
+            let pause = turns.next(now);
+            now += pause;
+            pause.as_millis()
+        })
+        .take(10)
+        .collect();
+        assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        now += Turns::PEACE;
+        assert_eq!(turns.next(now), Duration::ZERO);
+    }
+}

@@ -1,0 +1,261 @@
+//! The watch over the firewall's rules, where the kernel lets others change them.
+
+use std::fmt::Write;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use berth_netns::{FirewallWatch, Network, NetworkConfig, WatchEvent, WatchStop};
+
+use crate::Case;
+use crate::firewall::plain;
+use crate::leaks::nft;
+use crate::world::{OUTSIDE, Reached, Task, World, connect, inside};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        (
+            "rules_that_someone_flushes_are_back_within_a_second",
+            flushed_rules_are_back,
+        ),
+        (
+            "whatever_someone_changes_is_put_back",
+            every_change_is_put_back,
+        ),
+        (
+            "what_concerns_us_not_and_what_we_do_ourselves_is_left_alone",
+            nothing_is_done_without_need,
+        ),
+        (
+            "rules_that_were_removed_before_the_watch_began_are_put_back",
+            removed_before,
+        ),
+        (
+            "more_than_could_be_told_counts_as_a_change",
+            an_overrun_is_a_change,
+        ),
+        (
+            "with_someone_who_removes_rules_in_a_loop_it_takes_turns",
+            it_takes_turns,
+        ),
+        (
+            "what_can_not_be_put_back_is_tried_again",
+            failures_are_retried,
+        ),
+        (
+            "there_is_nothing_to_do_for_tables_that_are_owned",
+            owned_tables_need_nothing,
+        ),
+    ]
+}
+
+const A_SECOND: Duration = Duration::from_secs(1);
+/// How long we wait for something that must not happen.
+const BRIEFLY: Duration = Duration::from_millis(300);
+
+/// Stops the watch also when the test panics, which would otherwise wait for it for ever.
+struct StopAtEnd(WatchStop);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop().expect("told");
+    }
+}
+
+/// Does something while a watch runs that was opened before.
+fn during(watch: FirewallWatch, network: &Network, work: impl FnOnce(&Receiver<WatchEvent>)) {
+    let (tell, told) = channel();
+    thread::scope(|scope| {
+        let stop = StopAtEnd(watch.stop());
+        scope.spawn(move || watch.run(network, |event| tell.send(event).expect("heard")));
+        work(&told);
+        drop(stop);
+    });
+}
+
+fn watched(network: &Network, work: impl FnOnce(&Receiver<WatchEvent>)) {
+    let watch = FirewallWatch::open(network).expect("opened");
+    during(watch, network, work);
+}
+
+/// The name of the program that changed the rules which are back.
+fn restored(told: &Receiver<WatchEvent>) -> Option<String> {
+    match told.recv_timeout(2 * A_SECOND).expect("rules are back") {
+        WatchEvent::Restored { by } => by.map(|process| process.name),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The ruleset without what it has counted.
+fn ruleset() -> String {
+    let text = nft(&["list", "ruleset"]);
+    let lines = text.lines().map(|line| {
+        let Some((before, after)) = line.split_once("counter packets ") else {
+            return line.to_owned();
+        };
+        let verdict = after.split(' ').skip(3).collect::<Vec<_>>();
+        format!("{before} {}", verdict.join(" "))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn flushed_rules_are_back(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    two.serve(two.address, 80);
+    let before = ruleset();
+    watched(&network, |told| {
+        let start = Instant::now();
+        nft(&["flush", "ruleset"]);
+        assert_eq!(restored(told).as_deref(), Some("nft"));
+        assert!(start.elapsed() < A_SECOND, "{:?}", start.elapsed());
+        assert_eq!(ruleset(), before);
+        assert_eq!(one.connect(two.address, 80), Reached::Yes);
+        let from_outside = inside(&world.outside, || connect(two.address, 80));
+        assert_eq!(from_outside, Reached::Silence);
+    });
+    one.detach(&network);
+    two.detach(&network);
+}
+
+fn every_change_is_put_back(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let task = Task::attach(&network, 1);
+    let before = ruleset();
+    let element = format!("{{ {} }}", task.address);
+    let map = ["inet", "berth", "ingress"];
+    watched(&network, |told| {
+        for change in [
+            &["delete", "table", "bridge", "berth"][..],
+            &["delete", "table", "inet", "berth"],
+            &["flush", "table", "inet", "berth"],
+            &["flush", "chain", "inet", "berth", "forward"],
+            &["add", "rule", "inet", "berth", "forward", "accept"],
+            &["insert", "rule", "bridge", "berth", "ports", "accept"],
+            &["delete", "chain", "inet", "berth", "output"],
+            &["flush", "set", "inet", "berth", "bridges"],
+            &["flush", "set", "bridge", "berth", "sources"],
+            &[&["delete", "element"][..], &map[..], &[&element]].concat(),
+            &["add", "chain", "inet", "berth", "another"],
+            &["add", "table", "inet", "berth", "{ flags dormant; }"],
+        ] {
+            nft(change);
+            assert_eq!(restored(told).as_deref(), Some("nft"), "{change:?}");
+            assert_eq!(ruleset(), before, "{change:?}");
+        }
+    });
+    task.detach(&network);
+}
+
+fn nothing_is_done_without_need(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    watched(&network, |told| {
+        let task = Task::attach(&network, 1);
+        network.set_security_groups(&[]).expect("replaced");
+        nft(&["add", "table", "inet", "other"]);
+        nft(&["add", "table", "ip", "berth"]);
+        nft(&["delete", "table", "ip", "berth"]);
+        nft(&["delete", "table", "inet", "other"]);
+        task.detach(&network);
+        assert!(told.recv_timeout(BRIEFLY).is_err(), "something was done");
+    });
+}
+
+fn removed_before(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let before = ruleset();
+    nft(&["delete", "table", "bridge", "berth"]);
+    watched(&network, |told| {
+        assert_eq!(restored(told), None);
+        assert_eq!(ruleset(), before);
+    });
+}
+
+fn an_overrun_is_a_change(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let before = ruleset();
+    let watch = FirewallWatch::open(&network).expect("opened");
+    // Nobody reads what is told of this, until there is no room for more.
+    let mut elements = String::new();
+    for number in 0..60_000 {
+        write!(elements, "{number}, ").expect("written");
+    }
+    let file = world.state_dir().join("many");
+    let many = format!(
+        "table ip other {{ set many {{ typeof meta mark; elements = {{ {elements} }}; }}; }}"
+    );
+    std::fs::write(&file, many).expect("written");
+    for _ in 0..2 {
+        nft(&["-f", file.to_str().expect("a path")]);
+        nft(&["delete", "table", "ip", "other"]);
+    }
+    std::fs::remove_file(file).expect("ours");
+    // The comment of the table is still the same.
+    nft(&["flush", "set", "inet", "berth", "bridges"]);
+    during(watch, &network, |told| {
+        assert_eq!(restored(told), None);
+        assert_eq!(ruleset(), before);
+    });
+}
+
+fn it_takes_turns(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let before = ruleset();
+    watched(&network, |told| {
+        let end = Instant::now() + 3 * A_SECOND;
+        while Instant::now() < end {
+            nft(&["flush", "ruleset"]);
+        }
+        let last = Instant::now();
+        while ruleset() != before {
+            assert!(last.elapsed() < 2 * A_SECOND, "the rules are not back");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let turns = told.try_iter().count();
+        // 10, 20, 40, … 1000 ms.
+        assert!((6..=10).contains(&turns), "{turns} turns in three seconds");
+    });
+}
+
+fn failures_are_retried(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let before = ruleset();
+    watched(&network, |told| {
+        let elsewhere = NetworkConfig {
+            own_tables: true,
+            state_dir: world.state_dir().join("2"),
+            ..plain(world)
+        };
+        // Somebody takes the tables, and nobody else may change them.
+        let other = Network::open(elsewhere.clone()).expect("opened");
+        let failed = told.recv_timeout(A_SECOND).expect("told");
+        assert!(matches!(failed, WatchEvent::Failed(_)), "{failed:?}");
+        assert!(
+            told.recv_timeout(2 * A_SECOND).is_err(),
+            "it is told but once"
+        );
+        drop(other);
+        let back = told.recv_timeout(2 * A_SECOND).expect("told");
+        assert!(matches!(back, WatchEvent::Restored { .. }), "{back:?}");
+        assert_eq!(ruleset(), before);
+        std::fs::remove_dir_all(elsewhere.state_dir).expect("ours");
+    });
+}
+
+fn owned_tables_need_nothing(world: &World) {
+    let network = world.network();
+    if !network.firewall_is_owned() {
+        return;
+    }
+    let (one, before) = (Task::attach(&network, 1), ruleset());
+    watched(&network, |told| {
+        nft(&["flush", "ruleset"]);
+        assert!(told.recv_timeout(BRIEFLY).is_err(), "something was done");
+        assert_eq!(ruleset(), before);
+        let outside = inside(&world.outside, || connect(one.address, 80));
+        assert_eq!(outside, Reached::Silence);
+        assert_eq!(one.connect(OUTSIDE, 80), Reached::Refused);
+    });
+    assert!(!network.restore_firewall().expect("asked"));
+    one.detach(&network);
+}
