@@ -198,8 +198,11 @@ fn network() -> Check {
         std::fs::create_dir_all(&folder)?;
         let opened = Network::open(NetworkConfig::new(folder.join("state"), folder.join("run")));
         std::fs::remove_dir_all(&folder)?;
-        opened?;
-        Ok("bridge, addresses and nftables work".into())
+        let tables = match opened?.firewall_is_owned() {
+            true => "nobody else can change the tables (Linux 6.9 and later)",
+            false => "what others remove of the tables is put back",
+        };
+        Ok(format!("bridge, addresses and nftables work; {tables}"))
     });
     let result = match built.join() {
         Ok(result) => result.map_err(|error| format!("{error:#}")),

@@ -6,6 +6,7 @@
 
 pub mod decide;
 mod files;
+mod firewall;
 mod lifecycle;
 mod plan;
 mod publish;
@@ -45,6 +46,7 @@ struct Inner {
     config: Config,
     store: Store,
     network: Arc<Network>,
+    _firewall: firewall::Guard,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
     images: Images,
@@ -259,13 +261,16 @@ impl Inner {
         let ranges: Vec<IpNet> = ranges(&network).collect();
         let zones = dns::Zones::new(&config.place.private_domain(), &ranges)
             .with_context(|| format!("the names of region '{}'", config.place.region))?;
+        let network = Arc::new(network);
+        let firewall = firewall::Guard::start(Arc::clone(&network))?;
         let instance = store.identity("container-instance", id::random_128)?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("reading the boot id")?;
         Ok(Self {
             config,
             store,
-            network: Arc::new(network),
+            network,
+            _firewall: firewall,
             names: Arc::new(Names::new(zones)),
             images,
             tasks: Mutex::new(HashMap::new()),
