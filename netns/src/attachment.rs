@@ -26,7 +26,8 @@ use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{
     LinkWatch, NetlinkError, NewVeth, Request, add_address, add_blackhole, add_forwarding_entry,
-    add_link_route, add_neighbour, add_route, bring_port_up, bring_up, bring_up_without_link_local,
+    add_link_route, add_neighbour, add_route, bring_port_up, bring_routed_up, bring_up,
+    bring_up_without_link_local,
 };
 use crate::network::{Bridge, Network};
 use crate::published::{PortProtocol, PublishedPort};
@@ -260,7 +261,7 @@ impl Network {
                 if eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links {
                     sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
                 }
-                vec![self.bring_up(link)]
+                vec![bring_routed_up(link, self.ipv6.is_there)]
             }
         };
         requests.extend(ways(eni, bridge.index, link));

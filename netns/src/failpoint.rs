@@ -15,6 +15,7 @@ const VARIABLE: &str = "BERTH_NETNS_FAILPOINT";
 pub const FAILPOINTS: &[&str] = &[
     OPEN_FIREWALL,
     OPEN_BRIDGE,
+    OPEN_ROUTING_POLICY,
     OPEN_SYSCTLS,
     ATTACH_ADDRESS,
     ATTACH_NAMESPACE,
@@ -29,6 +30,7 @@ pub const FAILPOINTS: &[&str] = &[
 ];
 
 pub(crate) const OPEN_FIREWALL: &str = "open:firewall";
+pub(crate) const OPEN_ROUTING_POLICY: &str = "open:routing-policy";
 pub(crate) const OPEN_BRIDGE: &str = "open:bridge";
 pub(crate) const OPEN_SYSCTLS: &str = "open:sysctls";
 pub(crate) const ATTACH_ADDRESS: &str = "attach:address";

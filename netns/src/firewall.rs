@@ -11,6 +11,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::eni::{Eni, EniId};
@@ -261,7 +262,23 @@ fn subnet_elements(subnet: &Subnet) -> Vec<Element> {
         of_address(ruleset::RESOLVERS, subnet.resolver().into()),
     ];
     elements.extend(subnet.ipv6_router().map(|router| host(router.into())));
+    elements.extend(subnet.ranges().flat_map(range_elements));
     elements
+}
+
+/// A range of the subnets' set.
+fn range_elements(range: IpNet) -> [Element; 2] {
+    let first = range.network();
+    let behind: Vec<u8> = match range {
+        IpNet::V4(range) => (u32::from(range.broadcast()).saturating_add(1))
+            .to_be_bytes()
+            .into(),
+        IpNet::V6(range) => (u128::from(range.broadcast()).saturating_add(1))
+            .to_be_bytes()
+            .into(),
+    };
+    let set = IpFamily::of(first).set(ruleset::SUBNETS);
+    Element::range(INET_TABLE, set, [octets(first), behind])
 }
 
 /// The element of an address in its family's set of that name.

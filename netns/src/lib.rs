@@ -59,6 +59,7 @@ mod nftables;
 mod policy;
 mod published;
 mod reconcile;
+mod routing_policy;
 mod ruleset;
 mod security_group;
 mod subnet;

@@ -24,6 +24,7 @@ use crate::netlink::{
     Link, LinkWatch, NetlinkError, NewBridge, RouteSocket, RouteWatch, add_address, bring_up,
     bring_up_without_link_local,
 };
+use crate::routing_policy;
 use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
 use crate::sysctls::{self, SysctlTree, SysctlTrees, Sysctls};
@@ -84,6 +85,8 @@ impl Network {
             .map(|subnet| configure_bridge(&mut routes, subnet));
         let bridges = bridges.collect::<Result<Vec<Bridge>>>()?;
         reached(failpoint::OPEN_BRIDGE)?;
+        routing_policy::ensure(&mut routes, &config.subnets)?;
+        reached(failpoint::OPEN_ROUTING_POLICY)?;
         let with_ipv6 = config
             .subnets
             .iter()
@@ -123,6 +126,7 @@ impl Network {
                     .doing(|| format!("remove the bridge {}", subnet.bridge()))?;
             }
         }
+        routing_policy::remove(&mut routes)?;
         Firewall::open(&[])?.remove()?;
         Sysctls::new(&config.state_dir).restore()?;
         drop(lock);
@@ -374,11 +378,13 @@ fn wait_until_local(routes: &mut RouteSocket, address: Ipv6Addr) -> Result<(), N
     Ok(())
 }
 
-/// A source that another way leads to is dropped; nobody beyond the bridge is believed a router; and what has no
-/// range of IPv6 has no IPv6.
+/// A source that another way leads to is dropped, or one to which, without the mark, none does
+/// ([`routing_policy`]); nobody beyond the bridge is believed a router; and what has no range of IPv6 has no IPv6.
 fn set_sysctls(subnet: &Subnet) -> Result<()> {
     let key = |version, key| format!("net/{version}/conf/{}/{key}", subnet.bridge());
-    sysctls::write(&key("ipv4", "rp_filter"), "1")?;
+    for name in ["rp_filter", "src_valid_mark"] {
+        sysctls::write(&key("ipv4", name), "1")?;
+    }
     let is_off = key("ipv6", "disable_ipv6");
     if sysctls::exists(&is_off) {
         sysctls::write(&key("ipv6", "accept_ra"), "0")?;

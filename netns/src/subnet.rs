@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::eni::{HOST_LINK_PREFIX, MacAddress, check_id};
@@ -193,6 +193,12 @@ impl Subnet {
     /// How its tasks are joined to it.
     pub fn mode(&self) -> AttachmentMode {
         self.mode
+    }
+
+    /// Its ranges, of both families.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = IpNet> {
+        let ipv6 = self.ipv6_cidr.map(IpNet::V6);
+        [IpNet::V4(self.cidr)].into_iter().chain(ipv6)
     }
 
     /// Whether it has an address.

@@ -1,8 +1,6 @@
 //! What the host's own network means for ours: how large packets may be, and which ranges are taken.
 #![forbid(unsafe_code)]
 
-use ipnet::IpNet;
-
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{Link, Occupied, RouteSocket};
 use crate::subnet::Subnet;
@@ -77,9 +75,10 @@ pub(crate) fn refuse_overlap(
         if range.prefix_len() <= AS_GOOD_AS_DEFAULT || link.is_some_and(is_ours) {
             continue;
         }
-        let own = [IpNet::V4(subnet.cidr())].into_iter();
-        let mut own = own.chain(subnet.ipv6_cidr().map(IpNet::V6));
-        if let Some(cidr) = own.find(|own| own.contains(&range) || range.contains(own)) {
+        if let Some(cidr) = subnet
+            .ranges()
+            .find(|own| own.contains(&range) || range.contains(own))
+        {
             return Err(Error::Overlap {
                 subnet: subnet.id().clone(),
                 cidr,

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InetDevConf, InfoBridge,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -258,8 +258,32 @@ pub(crate) fn bring_up_without_link_local(index: u32) -> Request {
 }
 
 fn no_link_local() -> LinkAttribute {
-    let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)])
+    LinkAttribute::AfSpecUnspec(vec![no_own_address()])
+}
+
+fn no_own_address() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
+}
+
+/// Brings a link up that is a task's own way to the host.
+///
+/// A source that another way leads to is dropped, or one to which, without the firewall's mark, none does
+/// ([`crate::routing_policy`]). These are sysctls of the link, set where they cost nothing.
+pub(crate) fn bring_routed_up(index: u32, with_ipv6: bool) -> Request {
+    let mut sysctls = InetDevConf::default();
+    (sysctls.rp_filter, sysctls.src_vmark) = (1, 1);
+    let mut settings = vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(
+        sysctls,
+    )])];
+    if with_ipv6 {
+        settings.push(no_own_address());
+    }
+    let mut message = up(LinkMessage::default());
+    message.header.index = index;
+    message
+        .attributes
+        .push(LinkAttribute::AfSpecUnspec(settings));
+    Request::change(RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// Brings a bridge's port up, closed to everything but the bridge itself.

@@ -15,6 +15,7 @@ mod frame;
 mod link;
 mod local;
 mod route;
+mod rule;
 mod socket;
 
 use std::fmt;
@@ -28,9 +29,10 @@ pub(crate) use addressing::{
 pub use addressing::{add_address, add_route};
 pub(crate) use frame::{Attributes, Frame, align, flags};
 pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
-pub(crate) use link::{LinkWatch, bring_port_up, bring_up_without_link_local};
+pub(crate) use link::{LinkWatch, bring_port_up, bring_routed_up, bring_up_without_link_local};
 pub(crate) use local::RouteWatch;
 pub use route::{Request, RouteSocket};
+pub use rule::{PolicyAction, PolicyFamily, PolicyRule};
 pub(crate) use socket::Socket;
 
 /// A netlink request that the kernel refused, or that could not be sent.

@@ -72,6 +72,7 @@ pub(crate) struct Set {
     fields: Vec<Field>,
     /// What a map has for each key.
     values: Option<Vec<Field>>,
+    has_ranges: bool,
 }
 
 impl Set {
@@ -81,6 +82,7 @@ impl Set {
             name: name.into(),
             fields: fields.to_vec(),
             values: None,
+            has_ranges: false,
         }
     }
 
@@ -92,9 +94,19 @@ impl Set {
         }
     }
 
+    /// A set of ranges of one field: [`Element::range`].
+    pub(crate) fn of_ranges(name: impl Into<Name>, field: Field) -> Self {
+        Self {
+            has_ranges: true,
+            ..Self::of_keys(name, &[field])
+        }
+    }
+
     fn write(&self, table: Table, id: u32) -> Writer {
+        const INTERVAL: u32 = 4;
         const MAP: u32 = 8;
-        let flags = if self.values.is_some() { MAP } else { 0 };
+        let flags = if self.values.is_some() { MAP } else { 0 }
+            | if self.has_ranges { INTERVAL } else { 0 };
         let mut attributes = Writer::default()
             .text(1, table.name)
             .text(2, &self.name)
@@ -126,6 +138,8 @@ pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
     /// What a map has for the key.
     pub(crate) value: Option<Vec<u8>>,
+    /// Of a set of ranges: it is the first key behind one.
+    ends_range: bool,
 }
 
 /// Changes that are made together.
@@ -278,7 +292,17 @@ impl Element {
             set: set.into(),
             key,
             value: None,
+            ends_range: false,
         }
+    }
+
+    /// A range of a set of ranges: its first key, and the first behind it.
+    pub(crate) fn range(table: Table, set: Name, [first, behind]: [Vec<u8>; 2]) -> [Self; 2] {
+        let end = Self {
+            ends_range: true,
+            ..Self::new(table, set.clone(), behind)
+        };
+        [Self::new(table, set, first), end]
     }
 
     /// A key of a map, with what it has there.
@@ -290,9 +314,13 @@ impl Element {
     }
 
     fn write(&self) -> Writer {
+        const INTERVAL_END: u32 = 1;
         let mut element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
         if let Some(value) = &self.value {
             element = element.nested(2, Writer::default().bytes(1, value));
+        }
+        if self.ends_range {
+            element = element.number(3, INTERVAL_END);
         }
         let list = Writer::default().nested(1, element);
         Writer::default()

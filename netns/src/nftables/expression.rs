@@ -23,6 +23,8 @@ impl Register {
 /// Something that is known about a packet beside its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum MetaKey {
+    /// The packet's mark, as the processor has its numbers.
+    Mark = 3,
     InputName = 6,
     OutputName = 7,
     NetworkProtocol = 15,
@@ -59,6 +61,11 @@ pub(crate) enum Expression {
         key: MetaKey,
         into: Register,
     },
+    /// Sets what is known about a packet.
+    SetMeta {
+        key: MetaKey,
+        from: Register,
+    },
     Payload {
         base: Base,
         offset: u32,
@@ -84,6 +91,11 @@ pub(crate) enum Expression {
     Mask {
         register: Register,
         mask: Vec<u8>,
+    },
+    /// Sets bits of a register, and leaves the others as they are.
+    SetBits {
+        register: Register,
+        bits: Vec<u8>,
     },
     /// Compares a register with a value. A comparison with fewer bytes is one with a prefix.
     Compare {
@@ -132,13 +144,13 @@ pub(crate) enum Expression {
 impl Expression {
     fn name(&self) -> &'static str {
         match self {
-            Self::Meta { .. } => "meta",
+            Self::Meta { .. } | Self::SetMeta { .. } => "meta",
             Self::Payload { .. } => "payload",
             Self::ConnectionState { .. }
             | Self::ConnectionStatus { .. }
             | Self::OriginalPort { .. } => "ct",
             Self::KindOfDestination { .. } => "fib",
-            Self::Mask { .. } => "bitwise",
+            Self::Mask { .. } | Self::SetBits { .. } => "bitwise",
             Self::Compare { .. } | Self::NotZero { .. } => "cmp",
             Self::InSet { .. } | Self::ValueOf { .. } => "lookup",
             Self::Range { .. } => "range",
@@ -153,6 +165,7 @@ impl Expression {
         let empty = Writer::default();
         match self {
             Self::Meta { key, into } => empty.number(1, into.number()).number(2, *key as u32),
+            Self::SetMeta { key, from } => empty.number(2, *key as u32).number(3, from.number()),
             Self::Payload {
                 base,
                 offset,
@@ -173,7 +186,11 @@ impl Expression {
                 let fib = empty.number(1, into.number());
                 fib.number(2, ADDRESS_TYPE).number(3, DESTINATION)
             }
-            Self::Mask { register, mask } => mask_register(*register, mask),
+            Self::Mask { register, mask } => bitwise(*register, mask, &vec![0; mask.len()]),
+            Self::SetBits { register, bits } => {
+                let others: Vec<u8> = bits.iter().map(|byte| !byte).collect();
+                bitwise(*register, &others, bits)
+            }
             Self::Compare {
                 register,
                 comparison,
@@ -235,14 +252,15 @@ fn compare(register: Register, comparison: u32, value: &[u8]) -> Writer {
         .nested(3, data(value))
 }
 
-fn mask_register(register: Register, mask: &[u8]) -> Writer {
+/// Keeps the bits of the mask, then turns over the others.
+fn bitwise(register: Register, mask: &[u8], turned: &[u8]) -> Writer {
     let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
     Writer::default()
         .number(1, register.number())
         .number(2, register.number())
         .number(3, length)
         .nested(4, data(mask))
-        .nested(5, data(&vec![0; mask.len()]))
+        .nested(5, data(turned))
 }
 
 fn range(register: Register, from: &[u8], to: &[u8]) -> Writer {

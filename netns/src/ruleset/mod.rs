@@ -37,6 +37,8 @@ pub(crate) const BRIDGES: &str = "bridges";
 pub(crate) const HOST_ADDRESSES: &str = "host_addresses";
 /// Those of them that are resolvers, of IPv4 only.
 pub(crate) const RESOLVERS: &str = "resolvers";
+/// The ranges of the subnets.
+pub(crate) const SUBNETS: &str = "subnets";
 /// The chains in which a new connection to an interface finds the rules of that one's security groups, and one
 /// from it. They have a rule for each combination of groups ([`crate::policy`]).
 pub(crate) const INGRESS: &str = "ingress";
@@ -51,6 +53,11 @@ pub(crate) const HAIRPINS: &str = "hairpins";
 pub(crate) const SOURCES: &str = "sources";
 /// The same for a link that is no port of a bridge, but a task's own way to the host.
 pub(crate) const PORT_SOURCES: &str = "port_sources";
+
+/// The bit of a packet's mark that says that the firewall's rules have seen it: without it, nothing is routed to our
+/// subnets or from them ([`crate::routing_policy`]). Other bits are left to others; Docker, Kubernetes, Tailscale
+/// and WireGuard's wg-quick don't use this one.
+pub(crate) const MARK: u32 = 1 << 27;
 
 /// What the tables are recognised by: a hash of all they consist of.
 pub(crate) fn version(metadata_port: u16) -> String {
@@ -104,6 +111,8 @@ fn chains() -> Vec<(Table, Chain)> {
             Hook::Output,
             -100,
         ),
+        // Behind all who set marks and change destinations, at -150 and -100.
+        base(INET_TABLE, "seen", "filter", Hook::Prerouting, 1000),
         base(INET_TABLE, "masquerade", "nat", Hook::Postrouting, 100),
         base(INET_TABLE, "input", "filter", Hook::Input, 0),
         base(INET_TABLE, "forward", "filter", Hook::Forward, 0),

@@ -4,7 +4,7 @@
 use super::words::*;
 use super::{
     ADMITTED, BRIDGE_TABLE, EGRESS, HAIRPINS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily,
-    PORT_SOURCES, PUBLISHED, RESOLVERS, SOURCES,
+    PORT_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
 };
 use crate::nftables::{Base, Expression, Table, Verdict};
 use crate::subnet::{INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS};
@@ -19,6 +19,7 @@ pub(super) fn rules(metadata_port: u16) -> Vec<Rule> {
     rules.extend(from_task_to_host(metadata_port));
     rules.extend(forwarding());
     rules.extend(source_check());
+    rules.extend(marking());
     rules
 }
 
@@ -166,6 +167,17 @@ fn forwarding() -> Vec<Rule> {
     rules.push(inet(ADMITTED, &[go_to(INGRESS)]));
     rules.push(inet("from_elsewhere", &[drop()]));
     rules
+}
+
+/// What may be routed: without the mark, it is not.
+fn marking() -> Vec<Rule> {
+    let from = from_task().into_iter();
+    let to = IpFamily::BOTH
+        .into_iter()
+        .map(|family| to_one_of(SUBNETS, family));
+    from.chain(to)
+        .map(|which| inet("seen", &[which, mark(), accept()]))
+        .collect()
 }
 
 /// A port of a bridge sends IP and ARP, from its own addresses. Without its element it sends nothing.

@@ -3,7 +3,7 @@
 
 use super::{
     BRIDGE_TABLE, BRIDGES, HAIRPINS, HOST_ADDRESSES, INET_TABLE, IpFamily, PORT_SOURCES, PUBLISHED,
-    RESOLVERS, SOURCES,
+    RESOLVERS, SOURCES, SUBNETS,
 };
 use crate::nftables::Field::{EtherAddress, LinkName, Port, Protocol};
 use crate::nftables::{Set, Table};
@@ -19,6 +19,7 @@ pub(super) fn sets() -> Vec<(Table, Set)> {
         let inet = |set| (INET_TABLE, set);
         let source = [LinkName, EtherAddress, address];
         sets.extend([
+            inet(Set::of_ranges(family.set(SUBNETS), address)),
             inet(Set::of_keys(family.set(HOST_ADDRESSES), &[address])),
             inet(Set::of_keys(family.set(PORT_SOURCES), &source)),
             inet(Set::of_values(

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{BRIDGES, IpFamily};
+use super::{BRIDGES, IpFamily, MARK};
 use crate::eni::HOST_LINK_PREFIX;
 use crate::nftables::{Base, Comparison, Expression, MetaKey, Register, Verdict};
 
@@ -320,6 +320,19 @@ pub(super) fn redirect(address: Ipv4Addr, port: u16) -> Vec<Expression> {
             address: FIRST,
             port: SECOND,
         },
+    ]
+}
+
+/// Sets our bit of the packet's mark.
+pub(super) fn mark() -> Vec<Expression> {
+    let key = MetaKey::Mark;
+    vec![
+        Expression::Meta { key, into: FIRST },
+        Expression::SetBits {
+            register: FIRST,
+            bits: MARK.to_ne_bytes().to_vec(),
+        },
+        Expression::SetMeta { key, from: FIRST },
     ]
 }
 

@@ -70,9 +70,9 @@ fn is_allowed(arguments: &[&str]) -> bool {
 /// What is in the table, with the numbers that it would have anew in a table that is made anew.
 fn numbered() -> Vec<String> {
     let table = leaks::nft(&["-a", "list", "table", "inet", "berth"]);
-    // The first lines say whose the table is; after these chains come the policies', which each start writes.
+    // The first lines say whose the table is; after these chains come those that each start writes.
     let contents = table.lines().skip_while(|line| !line.contains("set "));
-    let contents = contents.take_while(|line| !line.contains("chain ingress-"));
+    let contents = contents.take_while(|line| !line.contains("chain egress"));
     contents.map(str::to_owned).collect()
 }
 

@@ -50,6 +50,12 @@ pub fn check_nothing(world: &World) {
     names.sort();
     names.retain(|name| !is_born_with_a_namespace(name));
     assert_eq!(names, ["lo", "uplink"], "links are left");
+    let rules = RouteSocket::open().expect("a socket").policy_rules();
+    assert_eq!(
+        rules.expect("readable"),
+        [],
+        "rules of the routing policy are left"
+    );
     if nft_is_installed() {
         let tables = nft(&["list", "tables"]);
         assert!(!tables.contains("berth"), "tables are left: {tables}");

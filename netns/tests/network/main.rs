@@ -10,6 +10,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod closed;
 mod crashes;
 mod firewall;
 mod host;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 9] = [
+    let groups: [(&str, Vec<Case>); 10] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         ("crashes", crashes::cases()),
         ("firewall", firewall::cases()),
         ("watch", watch::cases()),
+        ("closed", closed::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
         let modes: &[AttachmentMode] = match group {
@@ -76,8 +78,8 @@ fn main() -> ExitCode {
         let last = |name: &str| name.rsplit("::").next().map(str::to_owned);
         let is_it = |name: &&str| last(name) == last(trial.name());
         let of_group = |group: &&str| trial.name().starts_with(*group);
-        let needs_nft =
-            needs_nft.iter().any(is_it) || ["firewall::", "watch::"].iter().any(of_group);
+        let groups = ["firewall::", "watch::", "closed::"];
+        let needs_nft = needs_nft.iter().any(is_it) || groups.iter().any(of_group);
         let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
         let skip = needs_nft && !leaks::nft_is_installed()
             || needs_owned && !firewall::kernel_has_owned_tables();
