@@ -6,7 +6,10 @@
 //! chains of theirs ([`crate::policy`]).
 #![forbid(unsafe_code)]
 
+mod docker;
 mod tables;
+
+pub(crate) use docker::is_dockers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

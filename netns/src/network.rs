@@ -85,6 +85,7 @@ impl Network {
             .map(|subnet| configure_bridge(&mut routes, subnet));
         let bridges = bridges.collect::<Result<Vec<Bridge>>>()?;
         reached(failpoint::OPEN_BRIDGE)?;
+        firewall.pass_docker(&config)?;
         routing_policy::ensure(&mut routes, &config.subnets)?;
         reached(failpoint::OPEN_ROUTING_POLICY)?;
         let with_ipv6 = config
@@ -127,7 +128,9 @@ impl Network {
             }
         }
         routing_policy::remove(&mut routes)?;
-        Firewall::open(&[])?.remove()?;
+        let mut firewall = Firewall::open(&[])?;
+        firewall.leave_docker(config)?;
+        firewall.remove()?;
         Sysctls::new(&config.state_dir).restore()?;
         drop(lock);
         for path in [config.state_dir.join("addresses"), netns_dir(config)] {
@@ -167,6 +170,11 @@ impl Network {
     /// whether that was needed. Open connections go on.
     pub fn restore_firewall(&self) -> Result<bool> {
         self.firewall().restore(&self.config)
+    }
+
+    /// Makes our rules in Docker's chain for the rules of others, if that is there; whether any were missing.
+    pub(crate) fn pass_docker(&self) -> Result<bool> {
+        self.firewall().pass_docker(&self.config)
     }
 
     /// Whether both of the firewall's tables are there.

@@ -13,13 +13,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::error::{Doing, Error, Result};
+use crate::firewall::is_dockers;
 use crate::netlink::NetlinkError;
 use crate::network::Network;
 use crate::nftables::{Notice, Notices, Process};
 use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
 
 /// How long the end of a transaction may take whose beginning has been told.
-const UNTIL_COMMIT: Duration = Duration::from_millis(100);
+const UNTIL_COMMIT: Duration = Duration::from_millis(500);
 
 /// What the watch did.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub enum WatchEvent {
         /// Who changed them, if that is known.
         by: Option<Process>,
     },
+    /// Docker has come, and what its rules would drop of tasks' traffic passes now.
+    PassesDocker,
     /// The rules can't be put back, or what happens to them can't be heard. The watch goes on trying, once a second,
     /// and says so once.
     Failed(Error),
@@ -56,10 +59,24 @@ impl WatchStop {
 
 /// Why the watch woke up.
 enum Woken {
-    /// Somebody has changed something of ours, or may have.
-    Changed(Option<Process>),
+    /// Somebody has changed something that is of interest, or may have.
+    Changed(Change),
     Stopped,
 }
+
+/// What somebody has changed.
+#[derive(Default)]
+struct Change {
+    /// Whether our tables were, and not only Docker's chain.
+    ours: bool,
+    by: Option<Process>,
+}
+
+/// What may have been changed when it is not known.
+const ANYTHING: Change = Change {
+    ours: true,
+    by: None,
+};
 
 impl FirewallWatch {
     /// Opens the watch, in the network namespace of the calling thread, which is the network's.
@@ -86,18 +103,15 @@ impl FirewallWatch {
         // It listens before it looks, so that nothing falls in between.
         let mut woken = match network.firewall_is_whole() {
             Ok(true) => self.wait(None, &mut turns, &mut tell),
-            Ok(false) | Err(_) => Woken::Changed(None),
+            Ok(false) | Err(_) => Woken::Changed(ANYTHING),
         };
-        while let Woken::Changed(by) = woken {
+        while let Woken::Changed(change) = woken {
             if self.pause(turns.next(Instant::now())) {
                 return;
             }
-            let patience = match network.restore_firewall() {
-                Ok(restored) => {
+            let patience = match put_right(network, change, &mut tell) {
+                Ok(()) => {
                     turns.failing = false;
-                    if restored {
-                        tell(WatchEvent::Restored { by });
-                    }
                     None
                 }
                 Err(error) => {
@@ -109,7 +123,7 @@ impl FirewallWatch {
         }
     }
 
-    /// Waits until somebody changes something of ours, or patience ends.
+    /// Waits until somebody changes something of interest, or patience ends.
     fn wait(
         &mut self,
         patience: Option<Duration>,
@@ -119,47 +133,58 @@ impl FirewallWatch {
         loop {
             let heard = match self.poll(patience) {
                 Ok(Heard::Stop) => return Woken::Stopped,
-                Ok(Heard::Nothing) => return Woken::Changed(None),
-                Ok(Heard::Notices) => self.changed_by(),
+                Ok(Heard::Nothing) => return Woken::Changed(ANYTHING),
+                Ok(Heard::Notices) => self.change(),
                 Err(errno) => Err(errno.into()),
             };
             match heard {
                 Ok(None) => {}
-                Ok(Some(by)) => return Woken::Changed(by),
+                Ok(Some(change)) => return Woken::Changed(change),
                 Err(error) => {
                     let error = Err::<(), _>(error).doing(|| "listen to nftables".into());
                     error.unwrap_or_else(|error| turns.failed(error, tell));
-                    return Woken::Changed(None);
+                    return Woken::Changed(ANYTHING);
                 }
             }
         }
     }
 
-    /// Reads what has been told: who changed something of ours, if anybody did.
-    fn changed_by(&mut self) -> Result<Option<Option<Process>>, NetlinkError> {
+    /// Reads what has been told: what of interest was changed, if anything was.
+    fn change(&mut self) -> Result<Option<Change>, NetlinkError> {
         let mut deadline = Instant::now();
-        let mut is_ours = false;
+        let mut change: Option<Change> = None;
         loop {
             let notices = match self.notices.read(deadline) {
                 // More was told than there was room for, and something of ours may have been in it.
-                Err(error) if error.errno == Errno::ENOBUFS => return Ok(Some(None)),
+                Err(error) if error.errno == Errno::ENOBUFS => return Ok(Some(ANYTHING)),
                 outcome => outcome?,
             };
             let nothing_more = notices.is_empty();
             for notice in notices {
                 match notice {
-                    Notice::Change { family, table, .. } => {
-                        is_ours |= is_of_ours(family, &table);
+                    Notice::Change {
+                        family,
+                        table,
+                        chain,
+                    } => {
+                        if is_of_ours(family, &table) {
+                            change.get_or_insert_default().ours = true;
+                        } else if is_dockers(family, &table, chain.as_deref()) {
+                            change.get_or_insert_default();
+                        }
                     }
-                    Notice::Commit(process) if is_ours => return Ok(Some(Some(process))),
-                    Notice::Commit(_) => {}
+                    Notice::Commit(process) => {
+                        if let Some(change) = change {
+                            let by = Some(process);
+                            return Ok(Some(Change { by, ..change }));
+                        }
+                    }
                 }
             }
-            match is_ours {
-                false => return Ok(None),
-                true if nothing_more => return Ok(Some(None)),
-                true => deadline = Instant::now() + UNTIL_COMMIT,
+            if change.is_none() || nothing_more {
+                return Ok(change);
             }
+            deadline = Instant::now() + UNTIL_COMMIT;
         }
     }
 
@@ -193,6 +218,17 @@ impl FirewallWatch {
             _ => Heard::Notices,
         })
     }
+}
+
+/// Puts right what was changed.
+fn put_right(network: &Network, change: Change, tell: &mut impl FnMut(WatchEvent)) -> Result<()> {
+    if change.ours && network.restore_firewall()? {
+        tell(WatchEvent::Restored { by: change.by });
+    }
+    if network.pass_docker()? {
+        tell(WatchEvent::PassesDocker);
+    }
+    Ok(())
 }
 
 enum Heard {

@@ -16,6 +16,7 @@ pub(super) const NEW_CHAIN: u16 = NEW_TABLE | 3;
 pub(super) const GET_CHAIN: u16 = NEW_TABLE | 4;
 const DELETE_CHAIN: u16 = NEW_TABLE | 5;
 pub(super) const NEW_RULE: u16 = NEW_TABLE | 6;
+pub(super) const GET_RULE: u16 = NEW_TABLE | 7;
 pub(super) const DELETE_RULE: u16 = NEW_TABLE | 8;
 const NEW_SET: u16 = NEW_TABLE | 9;
 pub(super) const GET_SET: u16 = NEW_TABLE | 10;
@@ -189,16 +190,29 @@ impl Batch {
 
     /// Appends a rule to a chain.
     pub(crate) fn add_rule(&mut self, table: Table, chain: &str, rule: &[Expression]) {
+        self.new_rule(table, chain, rule, flags::APPEND);
+    }
+
+    /// Puts a rule before all others of a chain.
+    pub(crate) fn insert_rule(&mut self, table: Table, chain: &str, rule: &[Expression]) {
+        self.new_rule(table, chain, rule, 0);
+    }
+
+    fn new_rule(&mut self, table: Table, chain: &str, rule: &[Expression], place: u16) {
         let attributes = Writer::default()
             .text(1, table.name)
             .text(2, chain)
             .nested_bytes(4, &expression_list(rule));
-        self.push(
-            NEW_RULE,
-            flags::CREATE | flags::APPEND,
-            table.family,
-            attributes,
-        );
+        self.push(NEW_RULE, flags::CREATE | place, table.family, attributes);
+    }
+
+    /// Removes a rule, which must be there.
+    pub(crate) fn delete_rule(&mut self, table: Table, chain: &str, handle: u64) {
+        let attributes = Writer::default()
+            .text(1, table.name)
+            .text(2, chain)
+            .bytes(3, &handle.to_be_bytes());
+        self.push(DELETE_RULE, 0, table.family, attributes);
     }
 
     pub(crate) fn add_set(&mut self, table: Table, set: &Set, id: u32) {

@@ -52,6 +52,8 @@ pub(crate) enum Verdict {
     Accept,
     /// Goes on in another chain; at its end, the base chain's policy decides.
     Goto(Name),
+    /// Goes on where the chain was called from.
+    Return,
 }
 
 /// One instruction of a rule.
@@ -222,12 +224,23 @@ impl Expression {
 }
 
 impl Verdict {
+    /// The verdict with that code, unless it names a chain.
+    pub(super) fn read(code: u32) -> Option<Self> {
+        match code.cast_signed() {
+            0 => Some(Self::Drop),
+            1 => Some(Self::Accept),
+            -5 => Some(Self::Return),
+            _ => None,
+        }
+    }
+
     /// The verdict as a value.
     pub(super) fn write(&self) -> Writer {
         let (code, chain) = match self {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
             Self::Goto(chain) => (-4, Some(chain)),
+            Self::Return => (-5, None),
         };
         let mut verdict = Writer::default().number(1, i32::cast_unsigned(code));
         if let Some(chain) = chain {

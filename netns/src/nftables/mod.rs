@@ -12,6 +12,7 @@
 mod attributes;
 mod batch;
 mod expression;
+mod link_rule;
 mod notices;
 mod socket;
 mod table;
@@ -21,6 +22,7 @@ pub(crate) use batch::{Batch, Chain, Element, Field, Hook, Set};
 pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };
+pub(crate) use link_rule::LinkRule;
 pub use notices::Process;
 pub(crate) use notices::{Notice, Notices};
 pub(crate) use socket::NftSocket;
@@ -34,6 +36,8 @@ pub(crate) type Name = std::borrow::Cow<'static, str>;
 pub(crate) enum Family {
     /// IPv4 and IPv6.
     Inet = 1,
+    /// IPv4 alone.
+    Ipv4 = 2,
     /// Frames on a bridge.
     Bridge = 7,
 }

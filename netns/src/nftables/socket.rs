@@ -5,8 +5,8 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::attributes::Writer;
-use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_SET, GET_TABLE, frame};
-use super::{Table, TableState};
+use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, frame};
+use super::{LinkRule, Table, TableState};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
@@ -76,6 +76,27 @@ impl NftSocket {
         };
         let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
         Ok(payloads.filter_map(name).collect())
+    }
+
+    /// The handles of a chain's rules, in their order, each with the rule if it is about links alone.
+    pub(crate) fn link_rules(
+        &mut self,
+        table: Table,
+        chain: &str,
+    ) -> Result<Vec<(u64, Option<LinkRule>)>, NetlinkError> {
+        const HANDLE: u16 = 3;
+        const EXPRESSIONS: u16 = 4;
+        let attributes = Writer::default().text(1, table.name).text(2, chain);
+        let request = frame(GET_RULE, flags::DUMP, table.family, attributes.finish());
+        let messages = self.0.request(&[request])?;
+        let read = |payload: &[u8]| {
+            let attributes = payload.get(FAMILY_HEADER..)?;
+            let handle = find(attributes, HANDLE)?.try_into().ok()?;
+            let rule = find(attributes, EXPRESSIONS).and_then(LinkRule::read);
+            Some((u64::from_be_bytes(handle), rule))
+        };
+        let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
+        Ok(payloads.filter_map(read).collect())
     }
 
     /// The keys of a set of ours.

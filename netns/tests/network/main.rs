@@ -12,6 +12,7 @@
 
 mod closed;
 mod crashes;
+mod docker;
 mod firewall;
 mod host;
 mod leaks;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 10] = [
+    let groups: [(&str, Vec<Case>); 11] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -58,11 +59,12 @@ fn main() -> ExitCode {
         ("firewall", firewall::cases()),
         ("watch", watch::cases()),
         ("closed", closed::cases()),
+        ("docker", docker::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
         let modes: &[AttachmentMode] = match group {
             // What the tables are is the same in both.
-            "firewall" | "watch" => &[AttachmentMode::Bridged],
+            "firewall" | "watch" | "docker" => &[AttachmentMode::Bridged],
             _ => &[AttachmentMode::Bridged, AttachmentMode::Routed],
         };
         cases
@@ -82,7 +84,8 @@ fn main() -> ExitCode {
         let needs_nft = needs_nft.iter().any(is_it) || groups.iter().any(of_group);
         let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
         let skip = needs_nft && !leaks::nft_is_installed()
-            || needs_owned && !firewall::kernel_has_owned_tables();
+            || needs_owned && !firewall::kernel_has_owned_tables()
+            || trial.name().starts_with("docker::") && !docker::is_installed();
         trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
