@@ -52,9 +52,17 @@ fn tell(event: WatchEvent) {
             pid = process.id,
             "somebody changed or removed the firewall's rules; they are back"
         ),
-        WatchEvent::Failed(error) => {
-            tracing::error!("the firewall's rules may be missing, and tasks unprotected: {error}");
+        WatchEvent::Restored { by: None } => {
+            tracing::warn!("the firewall's rules were changed or removed; they are back");
         }
-        _ => tracing::warn!("the firewall's rules were changed or removed; they are back"),
+        WatchEvent::PassesDocker => {
+            tracing::info!("Docker's chain DOCKER-USER lets the traffic of tasks pass");
+        }
+        WatchEvent::Failed(error) => {
+            tracing::error!(
+                "the firewall's rules may be missing, and with them tasks' network: {error}"
+            );
+        }
+        other => tracing::info!(?other, "the watch over the firewall's rules"),
     }
 }
