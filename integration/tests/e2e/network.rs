@@ -53,6 +53,11 @@ pub const CASES: &[Case] = &[
         security_groups,
     ),
     Case(
+        "a_flush_of_the_ruleset_opens_nothing",
+        Needs::Kernel,
+        flushed_ruleset,
+    ),
+    Case(
         "a_task_reaches_neither_the_api_nor_its_socket",
         Needs::Kernel,
         no_api,
@@ -369,6 +374,36 @@ fn start_in(host: &Host, group: &str, definition: &Value) -> String {
 }
 
 const FILES_SUBNET: &str = "subnet-00000000000000007";
+
+/// Before Linux 6.9 anybody can remove the tables, and the agent puts them back.
+fn flushed_ruleset(host: &Host) {
+    let nft = |words: &[&str]| Command::new("nft").args(words).output().unwrap();
+    host.image();
+    host.agent();
+    let server = host.start_task(&script("httpd -p 80 -h /www; exec sleep 60"));
+    let task = host.wait_status(&server, "RUNNING");
+    let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
+    let address = address.unwrap();
+    assert!(nft(&["flush", "ruleset"]).status.success());
+    host.until("both tables are there", || {
+        let tables = nft(&["list", "tables"]).stdout;
+        String::from_utf8_lossy(&tables).matches("berth").count() == 2
+    });
+    let _listener = std::net::TcpListener::bind("0.0.0.0:9999").unwrap();
+    let asks = script(&format!(
+        "wget -q -O - http://{address}/ || exit 8; timeout 3 nc 10.231.0.1 9999 < /dev/null && exit 9; exit 0"
+    ));
+    let task = host.wait_status(&host.start_task(&asks), "STOPPED");
+    assert_eq!(task["containers"][0]["exitCode"], 0, "{task}");
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let is_kept = (numbers.next(), numbers.next()) >= (Some(6), Some(9));
+    let log = host.agent_log();
+    assert_eq!(log.contains("they are back"), !is_kept, "{log}");
+    host.succeed(&["stop", &server]);
+}
 
 fn security_groups(host: &Host) {
     let (web, friend, stranger) = (
