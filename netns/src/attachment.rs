@@ -109,7 +109,7 @@ impl Network {
         reached(failpoint::ATTACH_VETH)?;
         self.configure_interface(eni, bridge, &mut namespace)?;
         reached(failpoint::ATTACH_INTERFACE)?;
-        self.firewall().admit(eni)?;
+        self.firewall().admit(eni, &self.config)?;
         self.forget_datagrams(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
         self.open_way(eni, bridge)?;

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
+use crate::config::NetworkConfig;
 use crate::eni::{Eni, EniId};
 use crate::error::{Doing, Error, Result};
 use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, TableKind};
@@ -85,8 +86,9 @@ impl Firewall {
         Ok(())
     }
 
-    /// Lets an interface send and be reached, as its security groups have it.
-    pub(crate) fn admit(&mut self, eni: &Eni) -> Result<()> {
+    /// Lets an interface send and be reached, as its security groups have it. If somebody has just removed the tables,
+    /// or what is in them, they are put back with it.
+    pub(crate) fn admit(&mut self, eni: &Eni, config: &NetworkConfig) -> Result<()> {
         let mut batch = Batch::default();
         self.admitted.insert(eni.id.clone(), eni.clone());
         if self.policies.enter(eni) {
@@ -95,9 +97,10 @@ impl Firewall {
         eni_elements(eni)
             .iter()
             .for_each(|element| batch.add_element(element));
-        self.socket
-            .commit(batch)
-            .doing(|| format!("add {} to the firewall's sets", eni.id))
+        match self.socket.commit(batch) {
+            Err(error) if error.errno == Errno::ENOENT && self.restore(config)? => Ok(()),
+            outcome => outcome.doing(|| format!("add {} to the firewall's sets", eni.id)),
+        }
     }
 
     /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more.

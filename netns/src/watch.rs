@@ -101,10 +101,14 @@ impl FirewallWatch {
     pub fn run(mut self, network: &Network, mut tell: impl FnMut(WatchEvent)) {
         let mut turns = Turns::default();
         // It listens before it looks, so that nothing falls in between.
-        let mut woken = match network.firewall_is_whole() {
-            Ok(true) => self.wait(None, &mut turns, &mut tell),
-            Ok(false) | Err(_) => Woken::Changed(ANYTHING),
+        let looked = network.firewall_is_whole().and_then(|is_whole| {
+            put_right(network, Change::default(), &mut tell).map(|()| is_whole)
+        });
+        let patience = match looked {
+            Ok(true) => None,
+            Ok(false) | Err(_) => Some(Duration::ZERO),
         };
+        let mut woken = self.wait(patience, &mut turns, &mut tell);
         while let Woken::Changed(change) = woken {
             if self.pause(turns.next(Instant::now())) {
                 return;

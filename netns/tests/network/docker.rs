@@ -28,6 +28,10 @@ pub fn cases() -> Vec<Case> {
             "a_chain_that_comes_later_lets_tasks_pass_too",
             a_chain_that_comes_later,
         ),
+        (
+            "a_chain_that_came_before_the_watch_is_found",
+            a_chain_before_the_watch,
+        ),
         ("docker_that_was_there_first_goes_on_working", docker_first),
         ("docker_that_comes_later_works_and_so_do_we", docker_last),
     ]
@@ -144,6 +148,15 @@ fn a_chain_that_comes_later(world: &World) {
     });
     one.detach(&network);
     two.detach(&network);
+}
+
+fn a_chain_before_the_watch(world: &World) {
+    let network = world.network();
+    make_chain();
+    watched(&network, |told| {
+        passes(told);
+        assert_eq!(iptables("-S DOCKER-USER"), CHAIN);
+    });
 }
 
 /// A daemon with all its files in a folder, and a container that serves on a published port.

@@ -43,6 +43,10 @@ pub fn cases() -> Vec<Case> {
             failures_are_retried,
         ),
         (
+            "an_attach_that_finds_no_tables_puts_them_back",
+            attach_without_tables,
+        ),
+        (
             "there_is_nothing_to_do_for_tables_that_are_owned",
             owned_tables_need_nothing,
         ),
@@ -242,6 +246,20 @@ fn failures_are_retried(world: &World) {
         assert_eq!(ruleset(), before);
         std::fs::remove_dir_all(elsewhere.state_dir).expect("ours");
     });
+}
+
+fn attach_without_tables(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let one = Task::attach(&network, 1);
+    nft(&["flush", "ruleset"]);
+    let two = Task::attach(&network, 2);
+    two.serve(two.address, 80);
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    let address = two.address;
+    let from_outside = inside(&world.outside, || connect(address, 80));
+    assert_eq!(from_outside, Reached::Silence);
+    one.detach(&network);
+    two.detach(&network);
 }
 
 fn owned_tables_need_nothing(world: &World) {
