@@ -10,10 +10,12 @@ use nix::errno::Errno;
 
 use super::Firewall;
 use crate::config::NetworkConfig;
+use crate::eni::HOST_LINK_PREFIX;
 use crate::error::{Doing, Result};
 use crate::nftables::{
     Batch, Comparison, Expression, Family, LinkRule, MetaKey, Register, Table, Verdict,
 };
+use crate::subnet::AttachmentMode;
 
 /// The table of iptables-nft.
 const FILTER: Table = Table {
@@ -90,26 +92,41 @@ impl Firewall {
     }
 }
 
+/// Where tasks' packets come from, and go to: bridges, and the links of routed tasks, by the beginning of their names.
+fn links(config: &NetworkConfig) -> Vec<Vec<u8>> {
+    let of_mode = |mode| {
+        config
+            .subnets
+            .iter()
+            .filter(move |subnet| subnet.mode() == mode)
+    };
+    let bridged = of_mode(AttachmentMode::Bridged);
+    let bridges = bridged.map(|subnet| format!("{}\0", subnet.bridge()).into_bytes());
+    let routed = of_mode(AttachmentMode::Routed).take(1);
+    let routed = routed.map(|_| HOST_LINK_PREFIX.as_bytes().to_vec());
+    bridges.chain(routed).collect()
+}
+
 /// The rules, in their order.
 fn wanted(config: &NetworkConfig) -> Vec<LinkRule> {
     let mut rules = Vec::new();
-    for subnet in &config.subnets {
-        let bridge = Some(format!("{}\0", subnet.bridge()).into_bytes());
+    for link in links(config) {
+        let ours = Some(link);
         for dockers in DOCKERS_BRIDGES {
             rules.push(LinkRule {
-                from: bridge.clone(),
+                from: ours.clone(),
                 to: Some(dockers.to_vec()),
                 verdict: Verdict::Return,
             });
         }
         rules.push(LinkRule {
-            from: bridge.clone(),
+            from: ours.clone(),
             to: None,
             verdict: Verdict::Accept,
         });
         rules.push(LinkRule {
             from: None,
-            to: bridge,
+            to: ours,
             verdict: Verdict::Accept,
         });
     }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use berth_netns::netlink::RouteSocket;
-use berth_netns::{Network, NetworkConfig, WatchEvent};
+use berth_netns::{AttachmentMode, Network, NetworkConfig, WatchEvent};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
             "a_chain_that_is_there_lets_tasks_pass_once",
             a_chain_that_is_there,
         ),
+        ("the_links_of_routed_tasks_pass_too", routed_links_pass_too),
         (
             "a_chain_that_comes_later_lets_tasks_pass_too",
             a_chain_that_comes_later,
@@ -126,6 +127,24 @@ fn a_chain_that_is_there(world: &World) {
     );
 }
 
+fn routed_links_pass_too(world: &World) {
+    make_chain();
+    let mut config = config(world);
+    let subnets = config.subnets.into_iter();
+    config.subnets = subnets
+        .map(|subnet| subnet.with_mode(AttachmentMode::Routed))
+        .collect();
+    let network = Network::open(config).expect("opened");
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    two.serve(two.address, 80);
+    assert_eq!(one.connect(two.address, 80), Reached::Yes);
+    assert_eq!(one.connect(OUTSIDE, 80), Reached::Refused);
+    let rules = iptables("-S DOCKER-USER");
+    assert_eq!(rules.matches("eni-+").count(), 4, "{rules}");
+    one.detach(&network);
+    two.detach(&network);
+}
+
 fn a_chain_that_comes_later(world: &World) {
     let network = open(world);
     let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
@@ -151,7 +170,7 @@ fn a_chain_that_comes_later(world: &World) {
 }
 
 fn a_chain_before_the_watch(world: &World) {
-    let network = world.network();
+    let network = open(world);
     make_chain();
     watched(&network, |told| {
         passes(told);
