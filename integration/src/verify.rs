@@ -147,11 +147,18 @@ fn check_source(tally: &mut Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many tests of a program run at once. Most share what they look at; those of the network have a world each,
+/// and mostly wait for what must not come.
+fn threads(test: &TestBinary) -> String {
+    let number = if test.name == "netns/network" { 3 } else { 1 };
+    format!("--test-threads={number}")
+}
+
 /// Runs a test program here. Its output is shown as it comes, so that a failing test's is whole.
 fn natively(test: &TestBinary, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     say(&format!("{} on this host", test.name));
     let mut child = Command::new(&test.path)
-        .args(["--test-threads=1", "--color=never"])
+        .args([&threads(test), "--color=never"])
         .current_dir(&test.folder)
         .env("BERTH", &built.berth)
         .env("BERTH_RUNTIME", &built.runtime)
@@ -217,8 +224,9 @@ fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     for (i, test) in chosen.enumerate() {
         payload.program(&test.path, &format!("tests/{i}"))?;
         start.push_str(&format!(
-            "echo 'RIG-SUITE {}'\n/tests/{i} --test-threads=1 --color=never < /dev/null 2>&1; echo \"RIG-STATUS $?\"\n",
-            test.name
+            "echo 'RIG-SUITE {}'\n/tests/{i} {} --color=never < /dev/null 2>&1; echo \"RIG-STATUS $?\"\n",
+            test.name,
+            threads(test),
         ));
     }
     payload.script("start", &start)?;

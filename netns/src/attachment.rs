@@ -26,8 +26,8 @@ use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{
     LinkWatch, NetlinkError, NewVeth, Request, add_address, add_blackhole, add_forwarding_entry,
-    add_link_route, add_neighbour, add_route, bring_port_up, bring_routed_up, bring_up,
-    bring_up_without_link_local,
+    add_link_route, add_neighbour, add_route, bring_port_up, bring_up, set_no_link_local,
+    set_routed,
 };
 use crate::network::{Bridge, Network};
 use crate::published::{PortProtocol, PublishedPort};
@@ -225,7 +225,8 @@ impl Network {
         let doing = || format!("configure {INTERFACE} of {}", eni.id);
         // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
         let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
-        let mut requests = vec![self.bring_up(index)];
+        let mut requests = self.no_link_local(index);
+        requests.push(bring_up(index));
         requests.extend(ipv4_configuration(eni, bridge, index));
         if let (Some(address), Some(router)) = (eni.ipv6_address, bridge.subnet.ipv6_router()) {
             requests.extend([
@@ -238,11 +239,11 @@ impl Network {
         namespace.inside.send(&requests).doing(doing)
     }
 
-    /// Brings a link up that has the addresses it is given, and none of its own making.
-    fn bring_up(&self, link: u32) -> Request {
+    /// What keeps a link from addresses of its own making, where there is IPv6.
+    fn no_link_local(&self, link: u32) -> Vec<Request> {
         match self.ipv6.is_there {
-            true => bring_up_without_link_local(link),
-            false => bring_up(link),
+            true => vec![set_no_link_local(link)],
+            false => Vec::new(),
         }
     }
 
@@ -253,15 +254,16 @@ impl Network {
         let mut routes = self.routes();
         let link = routes.index_of(&name).doing(doing)?;
         let mut requests = match eni.mode {
-            AttachmentMode::Bridged => vec![
-                bring_port_up(link, self.ipv6.is_there),
-                add_forwarding_entry(link, eni.mac()),
-            ],
+            AttachmentMode::Bridged => {
+                let mut requests = self.no_link_local(link);
+                requests.extend([bring_port_up(link), add_forwarding_entry(link, eni.mac())]);
+                requests
+            }
             AttachmentMode::Routed => {
                 if eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links {
                     sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
                 }
-                vec![bring_routed_up(link, self.ipv6.is_there)]
+                vec![set_routed(link, self.ipv6.is_there), bring_up(link)]
             }
         };
         requests.extend(ways(eni, bridge.index, link));

@@ -22,7 +22,7 @@ use crate::firewall::Firewall;
 use crate::namespace;
 use crate::netlink::{
     Link, LinkWatch, NetlinkError, NewBridge, RouteSocket, RouteWatch, add_address, bring_up,
-    bring_up_without_link_local,
+    set_no_link_local,
 };
 use crate::routing_policy;
 use crate::security_group::SecurityGroup;
@@ -356,13 +356,10 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
     let ipv6 = subnet
         .ipv6_router()
         .map(|router| Ipv6Net::new_assert(router, 64));
-    requests.insert(
-        0,
-        match ipv6 {
-            Some(_) => bring_up_without_link_local(link.index),
-            None => bring_up(link.index),
-        },
-    );
+    requests.insert(0, bring_up(link.index));
+    if ipv6.is_some() {
+        requests.insert(0, set_no_link_local(link.index));
+    }
     requests.extend(ipv6.map(|router| add_address(link.index, router, true)));
     set_sysctls(subnet)?;
     routes

@@ -249,36 +249,34 @@ pub fn bring_up(index: u32) -> Request {
     Request::change(RouteNetlinkMessage::SetLink(message), 0)
 }
 
-/// Brings a link up that has the addresses it is given, and none of its own making.
-pub(crate) fn bring_up_without_link_local(index: u32) -> Request {
-    let mut message = up(LinkMessage::default());
-    message.header.index = index;
-    message.attributes.push(no_link_local());
-    Request::change(RouteNetlinkMessage::SetLink(message), 0)
+/// Has a link without addresses of its own making, before it comes up: the kernel looks at what is set together with
+/// that only afterwards.
+pub(crate) fn set_no_link_local(index: u32) -> Request {
+    set(index, vec![no_link_local()])
 }
 
-fn no_link_local() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![no_own_address()])
-}
-
-fn no_own_address() -> AfSpecUnspec {
-    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
-}
-
-/// Brings a link up that is a task's own way to the host.
+/// Prepares a link that is a task's own way to the host.
 ///
 /// A source that another way leads to is dropped, or one to which, without the firewall's mark, none does
 /// ([`crate::routing_policy`]). These are sysctls of the link, set where they cost nothing.
-pub(crate) fn bring_routed_up(index: u32, with_ipv6: bool) -> Request {
+pub(crate) fn set_routed(index: u32, with_ipv6: bool) -> Request {
     let mut sysctls = InetDevConf::default();
     (sysctls.rp_filter, sysctls.src_vmark) = (1, 1);
     let mut settings = vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(
         sysctls,
     )])];
     if with_ipv6 {
-        settings.push(no_own_address());
+        settings.push(no_link_local());
     }
-    let mut message = up(LinkMessage::default());
+    set(index, settings)
+}
+
+fn no_link_local() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
+}
+
+fn set(index: u32, settings: Vec<AfSpecUnspec>) -> Request {
+    let mut message = LinkMessage::default();
     message.header.index = index;
     message
         .attributes
@@ -291,7 +289,7 @@ pub(crate) fn bring_routed_up(index: u32, with_ipv6: bool) -> Request {
 /// Isolated: what one task sends to another goes through the router, where the firewall is. Nothing
 /// is learned from what a task sends, so that it can't attract another's packets with a forged
 /// frame. And nothing is flooded to it: every address behind the bridge has a static entry.
-pub(crate) fn bring_port_up(index: u32, with_ipv6: bool) -> Request {
+pub(crate) fn bring_port_up(index: u32) -> Request {
     let port = vec![
         InfoBridgePort::Isolated(true),
         InfoBridgePort::Learning(false),
@@ -306,10 +304,6 @@ pub(crate) fn bring_port_up(index: u32, with_ipv6: bool) -> Request {
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(port)),
     ]));
-    if with_ipv6 {
-        // The port is not a place to talk to the host.
-        message.attributes.push(no_link_local());
-    }
     // A port's options are read from RTM_NEWLINK only, not from RTM_SETLINK.
     Request::change(RouteNetlinkMessage::NewLink(message), 0)
 }

@@ -68,6 +68,7 @@ pub fn cases() -> Vec<Case> {
             a_task_does_not_reach_the_hosts_services,
         ),
         ("a_task_reaches_its_resolver", a_task_reaches_its_resolver),
+        ("no_link_makes_itself_an_address", no_link_local_addresses),
         ("the_mtu_is_the_uplinks", the_mtu_is_the_uplinks),
     ]
 }
@@ -286,6 +287,19 @@ fn a_task_reaches_its_resolver(world: &World) {
     assert_eq!(receive(&resolver).as_deref(), Some(&b"name?"[..]));
     assert_eq!(task.connect(RESOLVER, 53), Reached::Yes);
     drop(asking);
+    task.detach(&network);
+}
+
+/// Neither end of a task's link, nor a bridge, has an address that nobody gave it.
+fn no_link_local_addresses(world: &World) {
+    let network = world.network();
+    let task = Task::attach(&network, 1);
+    let all = || std::fs::read_to_string("/proc/thread-self/net/if_inet6").expect("readable");
+    let (inside, here) = (inside(&task.netns, all), all());
+    for (addresses, link) in [(&inside, "eth0"), (&here, "eni-"), (&here, "berth")] {
+        let mut lines = addresses.lines().filter(|line| line.contains(link));
+        assert!(lines.all(|line| line.starts_with("fd62")), "{addresses}");
+    }
     task.detach(&network);
 }
 
