@@ -165,7 +165,8 @@ impl Network {
     /// That takes some milliseconds, so it is done for many at once.
     pub(crate) fn forget_connections(&self, new: Option<&Eni>) -> Result<()> {
         let mut addresses = self.addresses();
-        let is_ours = |address| self.bridges.iter().any(|bridge| bridge.subnet.has(address));
+        let subnets = self.bridges.iter().map(|bridge| &bridge.subnet);
+        let is_ours = |address| subnets.clone().any(|subnet| subnet.is_for_tasks(address));
         let is_new = |address| new.is_some_and(|eni| eni.addresses().any(|own| own == address));
         let is_gone =
             |address| is_ours(address) && (is_new(address) || !addresses.is_attached(address));

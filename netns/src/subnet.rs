@@ -201,11 +201,17 @@ impl Subnet {
         [IpNet::V4(self.cidr)].into_iter().chain(ipv6)
     }
 
-    /// Whether it has an address.
-    pub(crate) fn has(&self, address: IpAddr) -> bool {
+    /// Whether an address is one that it has for tasks: not the router's, nor another that is taken.
+    pub(crate) fn is_for_tasks(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => self.cidr.contains(&address),
-            IpAddr::V6(address) => self.ipv6_cidr.is_some_and(|cidr| cidr.contains(&address)),
+            IpAddr::V4(address) => self.task_index(address).is_some(),
+            IpAddr::V6(address) => {
+                let last = self.capacity().saturating_sub(1);
+                let [first, last] = [0, last].map(|index| self.ipv6_of(self.task_address(index)?));
+                first
+                    .zip(last)
+                    .is_some_and(|(first, last)| (first..=last).contains(&address))
+            }
         }
     }
 
@@ -328,6 +334,20 @@ mod tests {
         let expected = "fd00:1:2:3::203".parse().ok();
         assert_eq!(subnet.ipv6_of(Ipv4Addr::new(10, 9, 2, 3)), expected);
         assert_eq!(subnet.ipv6_router(), "fd00:1:2:3::1".parse().ok());
+        for (address, is_tasks) in [
+            ("10.9.0.1", false),
+            ("10.9.0.4", true),
+            ("10.9.255.254", true),
+            ("10.9.255.255", false),
+            ("fd00:1:2:3::1", false),
+            ("fd00:1:2:3::4", true),
+            ("fd00:1:2:3::fffe", true),
+            ("fd00:1:2:3::ffff", false),
+            ("fd00:1:2:4::4", false),
+        ] {
+            let parsed = address.parse().expect("an address");
+            assert_eq!(subnet.is_for_tasks(parsed), is_tasks, "{address}");
+        }
         for wrong in ["fd00::/48", "fd00::1/64", "fe80::/64", "ff02::/64"] {
             let subnet = subnet.clone();
             let outcome = subnet.with_ipv6(wrong.parse().expect("a network"));

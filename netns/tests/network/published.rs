@@ -1,8 +1,10 @@
 //! Published ports: who gets to the task through the host's, and what stays the host's own.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use berth_netns::{
     AttachRequest, AttachmentMode, Error, HostPort, METADATA_ADDRESS, METADATA_PORT, Network,
@@ -48,6 +50,10 @@ pub fn cases() -> Vec<Case> {
         (
             "the_next_process_keeps_what_is_published",
             the_next_process_keeps_it,
+        ),
+        (
+            "what_the_host_has_opened_goes_on",
+            the_hosts_connections_go_on,
         ),
         (
             "connections_end_with_the_interface",
@@ -269,6 +275,33 @@ fn the_next_process_keeps_it(world: &World) {
     for host in HOSTS {
         assert_eq!(inside(&world.outside, || connect(host, 8080)), Reached::Yes);
     }
+    task.detach(&network);
+}
+
+/// The host's own end is no task's address, and what it has opened goes on when those of tasks are looked through.
+fn the_hosts_connections_go_on(world: &World) {
+    let network = world.network();
+    let (task, other) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    let mut ends: Vec<(TcpStream, TcpStream)> = Vec::new();
+    for address in task.addresses() {
+        let listener = task.listen(address, 80);
+        let host = TcpStream::connect((address, 80)).expect("connected");
+        let (inside, _) = listener.accept().expect("accepted");
+        ends.push((host, inside));
+    }
+    other.detach(&network);
+    network
+        .reconcile(std::slice::from_ref(&task.id))
+        .expect("reconciled");
+    for (host, inside) in &mut ends {
+        inside.write_all(b"still here").expect("queued");
+        host.set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a timeout");
+        let mut bytes = [0; 10];
+        host.read_exact(&mut bytes).expect("it arrives");
+        assert_eq!(&bytes, b"still here");
+    }
+    drop(ends);
     task.detach(&network);
 }
 
