@@ -67,7 +67,10 @@ pub const CASES: &[Case] = &[
 fn metadata(host: &Host) {
     host.image();
     let ran = host.run(&script(
-        "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo; \
+        // The agent may hear a moment after it that the container runs.
+        "i=0; while [ $i -lt 100 ] && ! wget -q -O - $ECS_CONTAINER_METADATA_URI_V4 | grep -q '\"KnownStatus\":\"RUNNING\"'; \
+         do sleep 0.1; i=$((i+1)); done; \
+         wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo; \
          wget -q -O - http://169.254.170.2/v4/0000 || echo refused; hostname -i; grep eth0 /proc/net/if_inet6",
     ));
     let lines: Vec<&str> = ran.stdout.lines().collect();
