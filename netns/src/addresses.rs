@@ -3,6 +3,9 @@
 //! The file is there before anything else of the interface, and goes after everything else. It says
 //! all that is needed to find the rest, and during which boot it was made: a reboot takes everything
 //! but the files, so one of an earlier boot, or one that was not written to the end, is nobody's.
+//!
+//! An address that is given back is spent: the kernel may remember connections of the interface that had it. Its file
+//! stays, as `<address>.spent`, until those are forgotten, and others are given first.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +23,9 @@ use crate::published::{HostPort, PublishedPort};
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{Subnet, SubnetId};
 
+/// How the name of a spent address's file ends.
+const SPENT: &str = "spent";
+
 /// What is in a file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Allocation {
@@ -36,8 +42,8 @@ pub(crate) struct Addresses {
     taken: BTreeSet<Ipv4Addr>,
     namespaces: BTreeSet<NetnsName>,
     ports: BTreeMap<HostPort, EniId>,
-    /// Those that an interface had which is gone, and whose connections may be remembered. Not known at first.
-    spent: Option<BTreeSet<Ipv4Addr>>,
+    /// Those that an interface had which is gone, and whose connections may be remembered, with their files.
+    spent: BTreeMap<Ipv4Addr, PathBuf>,
     /// Where the search goes on, for each subnet: a released address rests as long as possible.
     next: BTreeMap<SubnetId, usize>,
 }
@@ -52,14 +58,17 @@ impl Addresses {
             taken: BTreeSet::new(),
             namespaces: BTreeSet::new(),
             ports: BTreeMap::new(),
-            spent: None,
+            spent: BTreeMap::new(),
             next: BTreeMap::new(),
         };
         for subnet in entries(&addresses.directory)? {
             for file in entries(&subnet)? {
                 match read(&file)? {
                     Some(allocation) if allocation.boot_id == addresses.boot_id => {
-                        addresses.enter(allocation.eni);
+                        match file.extension().is_some_and(|end| end == SPENT) {
+                            true => drop(addresses.spent.insert(allocation.eni.address, file)),
+                            false => addresses.enter(allocation.eni),
+                        }
                     }
                     _ => remove(&file)?,
                 }
@@ -80,8 +89,10 @@ impl Addresses {
         let capacity = subnet.capacity();
         let start = self.next.get(subnet.id()).copied().unwrap_or_default();
         let candidates = (start..start + capacity).map(|index| index % capacity);
-        for address in candidates.filter_map(|index| subnet.task_address(index)) {
-            if self.taken.contains(&address) {
+        let candidates = candidates.filter_map(|index| subnet.task_address(index));
+        let fresh = candidates.clone().map(|address| (address, false));
+        for (address, may_be_spent) in fresh.chain(candidates.map(|address| (address, true))) {
+            if self.taken.contains(&address) || self.is_spent(address) != may_be_spent {
                 continue;
             }
             let eni = Eni {
@@ -127,12 +138,16 @@ impl Addresses {
 
     /// Gives an address back.
     pub(crate) fn release(&mut self, eni: &Eni) -> Result<()> {
-        remove(&self.path(eni))?;
+        let path = self.path(eni);
+        let spent = path.with_file_name(format!("{}.{SPENT}", eni.address));
+        match fs::rename(&path, &spent) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file("rename", &path, error));
+            }
+            _ => self.spent.insert(eni.address, spent),
+        };
         self.enis.remove(&eni.id);
         self.taken.remove(&eni.address);
-        if let Some(spent) = &mut self.spent {
-            spent.insert(eni.address);
-        }
         self.namespaces.remove(&eni.netns);
         for published in &eni.published {
             self.ports.remove(&published.host);
@@ -142,19 +157,20 @@ impl Addresses {
 
     /// Whether connections of an interface that had this address before may be remembered.
     pub(crate) fn is_spent(&self, address: Ipv4Addr) -> bool {
-        self.spent
-            .as_ref()
-            .is_none_or(|spent| spent.contains(&address))
+        self.spent.contains_key(&address)
     }
 
     /// How many such addresses there are.
     pub(crate) fn count_spent(&self) -> usize {
-        self.spent.as_ref().map_or(0, BTreeSet::len)
+        self.spent.len()
     }
 
     /// Notes that nothing is remembered of any address that nobody has.
-    pub(crate) fn none_is_spent(&mut self) {
-        self.spent = Some(BTreeSet::new());
+    pub(crate) fn none_is_spent(&mut self) -> Result<()> {
+        while let Some((_, file)) = self.spent.pop_first() {
+            remove(&file)?;
+        }
+        Ok(())
     }
 
     /// Whether an interface has this address.
@@ -326,6 +342,26 @@ mod tests {
             reserve(&mut addresses, &subnet, 2).expect("free").address,
             first.address
         );
+    }
+
+    #[test]
+    fn spent_addresses_are_given_last_and_known_to_the_next_process() {
+        let folder = Folder::new("spent");
+        let subnet = small_subnet();
+        let mut addresses = load(&folder, "boot");
+        let first = reserve(&mut addresses, &subnet, 1).expect("free");
+        addresses.release(&first).expect("released");
+        let mut addresses = load(&folder, "boot");
+        assert!(addresses.is_spent(first.address));
+        for number in 2..=11 {
+            let eni = reserve(&mut addresses, &subnet, number).expect("free");
+            assert!(!addresses.is_spent(eni.address), "{}", eni.address);
+        }
+        let last = reserve(&mut addresses, &subnet, 12).expect("free");
+        assert_eq!(last.address, first.address);
+        addresses.none_is_spent().expect("removed");
+        assert!(!load(&folder, "boot").is_spent(first.address));
+        assert!(!load(&folder, "later").is_spent(first.address));
     }
 
     #[test]

@@ -173,8 +173,7 @@ impl Network {
         self.conntrack()
             .forget_addresses(is_gone)
             .doing(|| "forget the connections of interfaces that are gone".into())?;
-        addresses.none_is_spent();
-        Ok(())
+        addresses.none_is_spent()
     }
 
     /// A sender of datagrams that goes on is a connection that goes on, to where its first datagram went.

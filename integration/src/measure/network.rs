@@ -17,6 +17,8 @@ use super::world::{self, DISK};
 const INTERFACES: usize = 1000;
 const RUNS: usize = 30;
 const WARM_UP: usize = 2;
+/// The number of the interface that is there all the time.
+const NEIGHBOUR: usize = 200;
 
 /// What the last fifty may take of the time of the first, in `routed` mode.
 const EXPECTED_GROWTH: f64 = 1.5;
@@ -62,7 +64,8 @@ pub fn compare(runs: Option<usize>) -> anyhow::Result<Outcome> {
     outcome
 }
 
-/// Everyone in turn, each with a namespace that is there already; ours makes its own.
+/// Everyone in turn, each on a host that has an interface of its kind already, and with a namespace that is there;
+/// ours makes its own.
 fn beside_others(attach: &Path, runs: usize) -> anyhow::Result<Vec<(String, Times)>> {
     let calls = said(
         Command::new(attach)
@@ -80,6 +83,19 @@ fn beside_others(attach: &Path, runs: usize) -> anyhow::Result<Vec<(String, Time
         as_library.push(Duration::from_micros(time.as_u64().unwrap_or_default()));
     }
     let [mut as_process, mut cni, mut netavark] = [(); 3].map(|()| Times::default());
+    let neighbours = [
+        ("cni-neighbour", with_cni as Attach),
+        ("netavark-neighbour", with_netavark),
+    ];
+    for (name, attach) in neighbours {
+        said(Command::new("ip").args(["netns", "add", name]))?;
+        attach(name, NEIGHBOUR, Then::Stay)?;
+    }
+    said(
+        Command::new(attach)
+            .args(["once", &NEIGHBOUR.to_string()])
+            .arg(format!("{DISK}/once")),
+    )?;
     for turn in 0..WARM_UP + runs {
         let times = [
             berth_once(attach, turn)?,
@@ -121,18 +137,25 @@ fn berth_once(attach: &Path, turn: usize) -> anyhow::Result<Duration> {
 }
 
 /// Makes a namespace, measures what is done to it, and takes it away.
-fn in_namespace(
-    turn: usize,
-    with: fn(&str, usize) -> anyhow::Result<Duration>,
-) -> anyhow::Result<Duration> {
+fn in_namespace(turn: usize, with: Attach) -> anyhow::Result<Duration> {
     let name = format!("bench-{turn}");
     said(Command::new("ip").args(["netns", "add", &name]))?;
-    let time = with(&name, turn)?;
+    let time = with(&name, turn, Then::Go)?;
     said(Command::new("ip").args(["netns", "delete", &name]))?;
     Ok(time)
 }
 
-fn with_cni(name: &str, turn: usize) -> anyhow::Result<Duration> {
+/// What is measured: it gets the namespace's name and a number that nobody else has.
+type Attach = fn(&str, usize, Then) -> anyhow::Result<Duration>;
+
+/// What becomes of the interface.
+#[derive(PartialEq)]
+enum Then {
+    Go,
+    Stay,
+}
+
+fn with_cni(name: &str, turn: usize, then: Then) -> anyhow::Result<Duration> {
     let bridge = json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "cni0",
         "isGateway": true, "ipMasq": true,
@@ -153,8 +176,10 @@ fn with_cni(name: &str, turn: usize) -> anyhow::Result<Duration> {
     let result = plugin("bridge", "ADD", name, &bridge)?;
     plugin("portmap", "ADD", name, &portmap(&result))?;
     let time = start.elapsed();
-    plugin("portmap", "DEL", name, &portmap(&result))?;
-    plugin("bridge", "DEL", name, &bridge)?;
+    if then == Then::Go {
+        plugin("portmap", "DEL", name, &portmap(&result))?;
+        plugin("bridge", "DEL", name, &bridge)?;
+    }
     Ok(time)
 }
 
@@ -170,7 +195,7 @@ fn plugin(kind: &str, verb: &str, name: &str, config: &Value) -> anyhow::Result<
     Ok(serde_json::from_str(&said).unwrap_or_default())
 }
 
-fn with_netavark(name: &str, turn: usize) -> anyhow::Result<Duration> {
+fn with_netavark(name: &str, turn: usize, then: Then) -> anyhow::Result<Duration> {
     let config = json!({
         "container_id": format!("{turn:064x}"), "container_name": name,
         "port_mappings": [{
@@ -198,7 +223,9 @@ fn with_netavark(name: &str, turn: usize) -> anyhow::Result<Duration> {
     let start = Instant::now();
     answer(&mut command("setup"), &config)?;
     let time = start.elapsed();
-    answer(&mut command("teardown"), &config)?;
+    if then == Then::Go {
+        answer(&mut command("teardown"), &config)?;
+    }
     Ok(time)
 }
 

@@ -98,6 +98,8 @@ pub fn allocations(world: &World) -> Vec<String> {
     names_in(&folder)
         .iter()
         .flat_map(|subnet| names_in(&folder.join(subnet)))
+        // These wait until connections are forgotten, and belong to nobody.
+        .filter(|name| !name.ends_with(".spent"))
         .collect()
 }
 
