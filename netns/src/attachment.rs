@@ -13,6 +13,7 @@
 //! | the link comes up, with its neighbours, or its routes too | … which are removed |
 #![forbid(unsafe_code)]
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -76,8 +77,13 @@ impl Network {
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> {
         let bridge = self.bridge(&request.subnet)?;
         let groups = self.firewall().groups_of(&request.security_groups)?;
-        let eni = self.addresses().reserve(&bridge.subnet, request, &groups)?;
-        match self.build(&eni, bridge) {
+        let (eni, is_spent) = {
+            let mut addresses = self.addresses();
+            let eni = addresses.reserve(&bridge.subnet, request, &groups)?;
+            let is_spent = addresses.is_spent(eni.address);
+            (eni, is_spent)
+        };
+        match self.build(&eni, is_spent, bridge) {
             Ok(()) => Ok(Attachment {
                 netns_path: self.netns_path(&eni.netns),
                 eni,
@@ -98,9 +104,13 @@ impl Network {
         eni.map_or(Ok(()), |eni| self.dismantle(&eni))
     }
 
-    fn build(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
+    fn build(&self, eni: &Eni, is_spent: bool, bridge: &Bridge) -> Result<()> {
         reached(failpoint::ATTACH_ADDRESS)?;
-        self.begin_afresh(eni)?;
+        // None of the connections of an interface that had its address before: they would pass whatever its security
+        // groups say.
+        if is_spent {
+            self.forget_connections(Some(eni))?;
+        }
         let path = self.netns_path(&eni.netns);
         let is_allowed = eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links;
         let mut namespace = Namespace::create(&path, &*self.sysctls()?, is_allowed)?;
@@ -130,7 +140,7 @@ impl Network {
 
     pub(crate) fn dismantle(&self, eni: &Eni) -> Result<()> {
         let mut problems = Problems::default();
-        problems.note(self.firewall().expel(eni));
+        problems.note(self.firewall().expel(eni, &self.config));
         problems.note(reached(failpoint::DETACH_FIREWALL));
         problems.note(self.forget_datagrams(eni));
         problems.note(self.close_way(eni));
@@ -148,16 +158,6 @@ impl Network {
         match capacity {
             Ok(capacity) if spent > capacity / 2 => self.forget_connections(None),
             _ => Ok(()),
-        }
-    }
-
-    /// Sees to it that the interface has none of the connections of one that had its address before: they would
-    /// pass whatever its security groups say.
-    fn begin_afresh(&self, eni: &Eni) -> Result<()> {
-        let is_spent = self.addresses().is_spent(eni.address);
-        match is_spent {
-            true => self.forget_connections(Some(eni)),
-            false => Ok(()),
         }
     }
 
@@ -266,7 +266,7 @@ impl Network {
                 vec![set_routed(link, self.ipv6.is_there), bring_up(link)]
             }
         };
-        requests.extend(ways(eni, bridge.index, link));
+        requests.extend(ways(eni, eni.addresses(), bridge.index, link));
         routes.send(&requests).doing(doing)
     }
 
@@ -334,9 +334,14 @@ impl Network {
     }
 }
 
-/// How the host finds an interface, given its bridge and its link: who has its addresses, and where those are.
-pub(crate) fn ways(eni: &Eni, bridge: u32, link: u32) -> Vec<Request> {
-    let addresses = eni.addresses();
+/// How the host finds an interface at these of its addresses, given its bridge and its link: who has them, and where
+/// they are.
+pub(crate) fn ways(
+    eni: &Eni,
+    addresses: impl Iterator<Item = IpAddr>,
+    bridge: u32,
+    link: u32,
+) -> Vec<Request> {
     match eni.mode {
         AttachmentMode::Bridged => addresses
             .map(|address| add_neighbour(bridge, address, eni.mac()))

@@ -58,6 +58,17 @@ pub enum Error {
     #[error("there is no subnet {0} on this host")]
     UnknownSubnet(SubnetId),
 
+    /// A subnet that is no longer configured still has interfaces.
+    #[error(
+        "{subnet} is no longer configured, and still has {count} interfaces of tasks; put it back, or stop them first"
+    )]
+    SubnetInUse {
+        /// The subnet.
+        subnet: SubnetId,
+        /// How many there are.
+        count: usize,
+    },
+
     /// The security group is not one of this host's.
     #[error("there is no security group {0} on this host")]
     UnknownSecurityGroup(SecurityGroupId),

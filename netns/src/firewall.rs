@@ -103,8 +103,9 @@ impl Firewall {
         }
     }
 
-    /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more.
-    pub(crate) fn expel(&mut self, eni: &Eni) -> Result<()> {
+    /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more. If somebody has just removed
+    /// the tables, they are put back without it.
+    pub(crate) fn expel(&mut self, eni: &Eni, config: &NetworkConfig) -> Result<()> {
         let doing = || format!("remove {} from the firewall's sets", eni.id);
         self.admitted.remove(&eni.id);
         let is_last = self.policies.leave(eni);
@@ -125,7 +126,10 @@ impl Firewall {
             }
         }
         let batch = self.removal(eni, &there, is_last);
-        self.socket.commit(batch).doing(doing)
+        match self.socket.commit(batch) {
+            Err(error) if error.errno == Errno::ENOENT && self.restore(config)? => Ok(()),
+            outcome => outcome.doing(doing),
+        }
     }
 
     /// Removes elements of an interface that are there, and its policy if it was the last that had it.

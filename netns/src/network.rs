@@ -73,6 +73,7 @@ impl Network {
         }
         let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
         let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
+        refuse_orphans(&config.subnets, &addresses.all())?;
         let mut firewall = Firewall::open(&config.security_groups)?;
         firewall.ensure(&config, &addresses.all())?;
         reached(failpoint::OPEN_FIREWALL)?;
@@ -300,6 +301,19 @@ fn refuse_collisions(subnets: &[Subnet]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a configuration without a subnet in which tasks are: the firewall would not know where they are.
+fn refuse_orphans(subnets: &[Subnet], enis: &[Eni]) -> Result<()> {
+    let is_known = |eni: &&Eni| subnets.iter().any(|subnet| *subnet.id() == eni.subnet);
+    let Some(orphan) = enis.iter().find(|eni| !is_known(eni)) else {
+        return Ok(());
+    };
+    let of_it = enis.iter().filter(|eni| eni.subnet == orphan.subnet);
+    Err(Error::SubnetInUse {
+        subnet: orphan.subnet.clone(),
+        count: of_it.count(),
+    })
+}
+
 /// The bridge of a subnet, if it is there: a link of that name that is something else is refused.
 fn find_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Option<Link>> {
     let name = subnet.bridge();
@@ -358,7 +372,10 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
         .map(|router| Ipv6Net::new_assert(router, 64));
     requests.insert(0, bring_up(link.index));
     if ipv6.is_some() {
-        requests.insert(0, set_no_link_local(link.index));
+        // Before it has IPv6, and comes up: it would make itself an address.
+        routes
+            .send(&[set_no_link_local(link.index)])
+            .doing(|| format!("prepare the bridge {name}"))?;
     }
     requests.extend(ipv6.map(|router| add_address(link.index, router, true)));
     set_sysctls(subnet)?;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use crate::attachment::ways;
 use crate::eni::{Eni, EniId, HOST_LINK_PREFIX};
@@ -135,7 +136,10 @@ impl Network {
             for eni in members {
                 // Without its link, it is among the lost.
                 if let Some(link) = routes.link(&eni.id.host_link()).doing(doing)? {
-                    let requests = ways(eni, bridge.index, link.index);
+                    // The subnet may have lost its range of IPv6, and the bridge IPv6 with it.
+                    let has_it = |address: &IpAddr| bridge.subnet.is_for_tasks(*address);
+                    let addresses = eni.addresses().filter(has_it);
+                    let requests = ways(eni, addresses, bridge.index, link.index);
                     routes.send(&requests).doing(doing)?;
                 }
             }

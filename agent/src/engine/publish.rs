@@ -7,7 +7,7 @@ use berth_netns::{HostPort, PortProtocol, PublishedPort};
 
 use crate::supervisor::protocol::Publish;
 
-/// The tag of a task that publishes ports: `8080:80,*:53:53/udp`. The ECS API keeps tags and gives them back, so
+/// The tag of a task that publishes ports: `8080:80,*:5353:53/udp`. The ECS API keeps tags and gives them back, so
 /// this needs no member of its own.
 pub const PUBLISH_TAG: &str = "berth:publish";
 

@@ -15,7 +15,7 @@ use crate::error::{Doing, Result};
 use crate::nftables::{
     Batch, Comparison, Expression, Family, LinkRule, MetaKey, Register, Table, Verdict,
 };
-use crate::subnet::AttachmentMode;
+use crate::subnet::Subnet;
 
 /// The table of iptables-nft.
 const FILTER: Table = Table {
@@ -93,18 +93,12 @@ impl Firewall {
 }
 
 /// Where tasks' packets come from, and go to: bridges, and the links of routed tasks, by the beginning of their names.
+/// Both, whatever the subnets' modes: those may have changed while tasks run.
 fn links(config: &NetworkConfig) -> Vec<Vec<u8>> {
-    let of_mode = |mode| {
-        config
-            .subnets
-            .iter()
-            .filter(move |subnet| subnet.mode() == mode)
-    };
-    let bridged = of_mode(AttachmentMode::Bridged);
-    let bridges = bridged.map(|subnet| format!("{}\0", subnet.bridge()).into_bytes());
-    let routed = of_mode(AttachmentMode::Routed).take(1);
-    let routed = routed.map(|_| HOST_LINK_PREFIX.as_bytes().to_vec());
-    bridges.chain(routed).collect()
+    let bridges = config.subnets.iter().map(Subnet::bridge);
+    let bridges = bridges.map(|name| format!("{name}\0").into_bytes());
+    let routed = HOST_LINK_PREFIX.as_bytes().to_vec();
+    bridges.chain([routed]).collect()
 }
 
 /// The rules, in their order.

@@ -1,7 +1,8 @@
 //! The two tables as a whole: whose they are, how they are put there, and how they go.
 //!
 //! Where the kernel has it, our socket owns them: nobody else changes them, and `nft flush ruleset` leaves them
-//! out. They outlive the socket, and belong to nobody then, until the next one makes them its own.
+//! out. They outlive the socket, and belong to nobody then, until the next one makes them its own. What somebody has
+//! done to them in between can't be told, so they are always made anew; connections go on, and counters begin again.
 #![forbid(unsafe_code)]
 
 use std::thread;
@@ -23,16 +24,8 @@ const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
 /// a child that it is just making has all its descriptors until it runs its program.
 const UNTIL_RELEASED: Duration = Duration::from_secs(2);
 
-/// What is made of tables that are there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// They stay if they have our rules; what has changed since is for [`Firewall::reconcile`].
-    Kept,
-    Replaced,
-}
-
 impl Firewall {
-    /// Puts the rules there unless they are there, with the elements of the subnets and of the
+    /// Puts the rules there, in place of what is there, with the elements of the subnets and of the
     /// interfaces that exist: in one batch, so that no packet of theirs passes between two sets of
     /// rules, and none sees rules without its elements.
     pub(crate) fn ensure(&mut self, config: &NetworkConfig, enis: &[Eni]) -> Result<()> {
@@ -44,7 +37,7 @@ impl Firewall {
         };
         let mut outcome = Ok(());
         for kind in kinds {
-            outcome = self.load(config, *kind, Found::Kept);
+            outcome = self.load(config, *kind);
             match &outcome {
                 Err(error) if is_unknown_kind(error) => {}
                 _ => break,
@@ -59,7 +52,7 @@ impl Firewall {
         if self.is_owned() && self.owners()?.iter().all(Option::is_some) {
             return Ok(false);
         }
-        self.load(config, self.kind, Found::Replaced)
+        self.load(config, self.kind)
             .doing(|| "put the firewall's rules back into nftables".into())?;
         Ok(true)
     }
@@ -100,40 +93,19 @@ impl Firewall {
             .doing(|| "remove the tables from nftables".into())
     }
 
-    fn load(
-        &mut self,
-        config: &NetworkConfig,
-        kind: TableKind,
-        found: Found,
-    ) -> Result<(), NetlinkError> {
-        let version = ruleset::version(config.metadata_port);
+    fn load(&mut self, config: &NetworkConfig, kind: TableKind) -> Result<(), NetlinkError> {
         let mut batch = Batch::default();
-        let mut keep = found == Found::Kept;
         for table in TABLES {
-            let state = self.socket.table(table)?;
-            keep &= state
-                .as_ref()
-                .is_some_and(|state| state.comment == version && state.suits(kind));
-            if state.is_some() {
+            if self.socket.table(table)?.is_some() {
                 batch.delete_table(table);
             }
         }
-        if keep {
-            batch = Batch::default();
-            // Tables that nobody owns become ours.
-            for table in TABLES {
-                batch.add_table(table, &version, kind);
-            }
-        } else {
-            ruleset::write(&mut batch, config.metadata_port, kind);
-        }
+        ruleset::write(&mut batch, config.metadata_port, kind);
         let elements = config.subnets.iter().flat_map(subnet_elements);
         elements.for_each(|element| batch.add_element(&element));
         write_policies(&mut batch, &self.policies);
-        if !keep {
-            let elements = self.admitted.values().flat_map(eni_elements);
-            elements.for_each(|element| batch.add_element(&element));
-        }
+        let elements = self.admitted.values().flat_map(eni_elements);
+        elements.for_each(|element| batch.add_element(&element));
         self.socket.commit(batch)?;
         self.kind = kind;
         Ok(())

@@ -32,12 +32,10 @@ pub(crate) struct TableState {
     pub(crate) comment: String,
     /// The port of the socket that owns it, if one does.
     pub(crate) owner: Option<u32>,
-    flags: u32,
 }
 
 impl TableState {
     pub(super) fn read(attributes: &[u8]) -> Self {
-        const FLAGS: u16 = 2;
         const USERDATA: u16 = 6;
         const OWNER: u16 = 7;
         let number = |kind| {
@@ -52,14 +50,7 @@ impl TableState {
         Self {
             comment,
             owner: number(OWNER),
-            flags: number(FLAGS).unwrap_or_default(),
         }
-    }
-
-    /// Whether it can be used as a table of this kind: one without an owner can be made one's own only if it is
-    /// persistent.
-    pub(crate) fn suits(&self, kind: TableKind) -> bool {
-        self.flags & PERSISTENT == kind.flags() & PERSISTENT
     }
 }
 
@@ -67,16 +58,6 @@ impl TableState {
 mod tests {
     use super::super::attributes::Writer;
     use super::*;
-
-    #[test]
-    fn an_orphan_suits_who_wants_to_own_it_and_a_plain_table_does_not() {
-        let state = |flags| TableState::read(&Writer::default().number(2, flags).finish());
-        assert!(state(PERSISTENT).suits(TableKind::Owned));
-        assert!(state(OWNED | PERSISTENT).suits(TableKind::Owned));
-        assert!(!state(0).suits(TableKind::Owned));
-        assert!(state(0).suits(TableKind::Plain));
-        assert!(!state(PERSISTENT).suits(TableKind::Plain));
-    }
 
     #[test]
     fn the_comment_and_the_owner_are_read() {

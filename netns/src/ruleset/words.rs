@@ -256,9 +256,10 @@ pub(super) fn established() -> Vec<Expression> {
     connection_state(ESTABLISHED_OR_RELATED)
 }
 
+/// Of no connection: what can't be, and what is left out of account, as the discovery of neighbours is.
 pub(super) fn invalid() -> Vec<Expression> {
-    const INVALID: u32 = 1;
-    connection_state(INVALID)
+    const INVALID_OR_UNTRACKED: u32 = 1 | 64;
+    connection_state(INVALID_OR_UNTRACKED)
 }
 
 fn connection_state(bits: u32) -> Vec<Expression> {

@@ -21,6 +21,10 @@ pub fn cases() -> Vec<Case> {
             nothing_passes_without_rules,
         ),
         (
+            "an_interface_can_be_detached_without_rules",
+            detached_without_tables,
+        ),
+        (
             "without_rules_and_process_nothing_passes_either",
             nothing_passes_without_a_process,
         ),
@@ -94,6 +98,18 @@ fn nothing_passes_without_rules(world: &World) {
     assert_eq!(one.connect(HOST, 80), Reached::Silence);
     one.detach(&network);
     two.detach(&network);
+}
+
+fn detached_without_tables(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let task = Task::attach(&network, 1);
+    remove_rules();
+    task.detach(&network);
+    assert!(
+        nft(&["list", "tables"]).contains("inet berth"),
+        "they are back"
+    );
+    Task::attach(&network, 1).detach(&network);
 }
 
 fn nothing_passes_without_a_process(world: &World) {

@@ -58,6 +58,10 @@ const CHAIN: &str = "-N DOCKER-USER\n\
     -A DOCKER-USER -i berth0 -o br-+ -j RETURN\n\
     -A DOCKER-USER -i berth0 -j ACCEPT\n\
     -A DOCKER-USER -o berth0 -j ACCEPT\n\
+    -A DOCKER-USER -i eni-+ -o docker0 -j RETURN\n\
+    -A DOCKER-USER -i eni-+ -o br-+ -j RETURN\n\
+    -A DOCKER-USER -i eni-+ -j ACCEPT\n\
+    -A DOCKER-USER -o eni-+ -j ACCEPT\n\
     -A DOCKER-USER -j RETURN\n";
 
 fn run(program: &str, arguments: &[&str]) -> Output {

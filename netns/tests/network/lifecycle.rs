@@ -4,7 +4,7 @@ use berth_netns::{Error, Network, NetworkConfig, Subnet};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{BEFORE_REMOVAL, Reached, Task, World, eni, request};
+use crate::world::{BEFORE_REMOVAL, Reached, Task, World, connect, eni, request};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -16,6 +16,11 @@ pub fn cases() -> Vec<Case> {
             "an_exhausted_subnet_says_what_to_do",
             an_exhausted_subnet_says_what_to_do,
         ),
+        (
+            "a_subnets_ranges_may_change_while_tasks_run",
+            ranges_may_change,
+        ),
+        ("a_subnet_in_use_can_not_be_left_out", a_subnet_in_use_stays),
         (
             "an_unknown_subnet_or_group_is_refused",
             an_unknown_subnet_or_group_is_refused,
@@ -81,6 +86,65 @@ fn an_exhausted_subnet_says_what_to_do(world: &World) {
     );
     tasks.into_iter().for_each(|task| task.detach(&network));
     Task::attach(&network, 12).detach(&network);
+}
+
+/// The default subnet with other ranges.
+fn with_ranges(world: &World, ipv4: &str, ipv6: Option<&str>) -> NetworkConfig {
+    let id = Subnet::default_subnet().id().clone();
+    let subnet = Subnet::new(id, ipv4.parse().expect("a network"), "berth0").expect("valid");
+    let subnet = match ipv6 {
+        Some(range) => subnet.with_ipv6(range.parse().expect("a network")),
+        None => Ok(subnet),
+    };
+    NetworkConfig {
+        subnets: vec![subnet.expect("valid").with_mode(world.mode)],
+        ..world.config()
+    }
+}
+
+/// What a subnet has may change between starts, while tasks run.
+fn ranges_may_change(world: &World) {
+    const IPV6: Option<&str> = Some("fd62:6572:7468::/64");
+    let open = |config| Network::open(config).expect("opened");
+    let network = open(with_ranges(world, "10.231.0.0/25", IPV6));
+    let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+    two.serve(two.address, 80);
+    drop(network);
+    for (ipv4, ipv6) in [
+        ("10.231.0.0/24", IPV6),
+        ("10.231.0.0/24", None),
+        ("10.231.0.0/25", IPV6),
+    ] {
+        let network = open(with_ranges(world, ipv4, ipv6));
+        let live = [one.id.clone(), two.id.clone()];
+        let report = network.reconcile(&live).expect("reconciled");
+        assert_eq!(report.lost, [], "{ipv4} {ipv6:?}");
+        assert_eq!(
+            one.connect(two.address, 80),
+            Reached::Yes,
+            "{ipv4} {ipv6:?}"
+        );
+        assert_eq!(connect(two.address, 80), Reached::Yes, "{ipv4} {ipv6:?}");
+    }
+    let network = open(with_ranges(world, "10.231.0.0/25", IPV6));
+    one.detach(&network);
+    two.detach(&network);
+}
+
+fn a_subnet_in_use_stays(world: &World) {
+    let network = world.network();
+    let task = Task::attach_in(&network, 1, 1);
+    drop(network);
+    let mut config = world.config();
+    config.subnets.remove(1);
+    let error = Network::open(config).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "subnet-00000000000000002 is no longer configured, and still has 1 interfaces of tasks; put it back, or stop \
+         them first"
+    );
+    let network = world.network();
+    task.detach(&network);
 }
 
 fn an_unknown_subnet_or_group_is_refused(world: &World) {
