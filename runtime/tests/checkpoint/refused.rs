@@ -147,9 +147,15 @@ fn a_criu_that_fails_is_told_with_its_log() {
     assert_eq!(bundle.status(), "running");
 }
 
-/// Answers one question about its version, by the number of its socket.
-fn answering(bytes: &str) -> String {
-    format!("printf '{bytes}' >&$2")
+/// Takes one question about its version, by the number of its socket, and answers it. A question that nobody takes
+/// would break the connection, and the answer with it.
+fn answering(bundle: &Bundle, bytes: &str) -> String {
+    let busybox = bundle.rootfs().join("bin/busybox");
+    let take = format!(
+        "{} dd bs=65536 count=1 <&$2 >/dev/null 2>&1",
+        busybox.display()
+    );
+    format!("{take}; printf '{bytes}' >&$2")
 }
 
 fn an_old_criu_is_too_old() {
@@ -158,10 +164,10 @@ fn an_old_criu_is_too_old() {
     // The answer to a question about the version, which is 3.14.1.
     let old = r"\010\012\020\001\122\006\010\003\020\016\040\001";
     let args = ["checkpoint", &bundle.id];
-    let said = with_path(&bundle, &args, Some(&answering(old))).failure();
+    let said = with_path(&bundle, &args, Some(&answering(&bundle, old))).failure();
     assert!(said.contains("3.15") && said.contains("3.14.1"), "{said}");
     let nonsense = r"\377\377";
-    let said = with_path(&bundle, &args, Some(&answering(nonsense))).failure();
+    let said = with_path(&bundle, &args, Some(&answering(&bundle, nonsense))).failure();
     assert!(said.contains("can't be understood"), "{said}");
     assert_eq!(bundle.status(), "running");
 }
