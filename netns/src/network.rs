@@ -401,10 +401,11 @@ fn wait_until_local(routes: &mut RouteSocket, address: Ipv6Addr) -> Result<(), N
 }
 
 /// A source that another way leads to is dropped, or one to which, without the mark, none does
-/// ([`routing_policy`]); nobody beyond the bridge is believed a router; and what has no range of IPv6 has no IPv6.
+/// ([`routing_policy`]); nobody beyond the bridge is believed a router, or told of the host's addresses elsewhere; and what has no
+/// range of IPv6 has no IPv6.
 fn set_sysctls(subnet: &Subnet) -> Result<()> {
     let key = |version, key| format!("net/{version}/conf/{}/{key}", subnet.bridge());
-    for name in ["rp_filter", "src_valid_mark"] {
+    for name in ["rp_filter", "src_valid_mark", "arp_ignore"] {
         sysctls::write(&key("ipv4", name), "1")?;
     }
     let is_off = key("ipv6", "disable_ipv6");

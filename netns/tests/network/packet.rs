@@ -101,7 +101,15 @@ pub fn forged_arp(
     frame
 }
 
-/// The same in IPv6: an advertisement to all nodes, unasked, that overrides what they know.
+/// The question who has an address.
+pub fn arp_question(from_mac: MacAddress, from: Ipv4Addr, about: Ipv4Addr) -> Vec<u8> {
+    let mut frame = forged_arp(from_mac, from_mac, from, about);
+    // A request, not a reply.
+    frame[21] = 1;
+    frame
+}
+
+/// A forged claim in IPv6: an advertisement to all nodes, unasked, that overrides what they know.
 pub fn forged_neighbour(from_mac: MacAddress, from: Ipv6Addr, claimed: Ipv6Addr) -> Vec<u8> {
     const OVERRIDE: u8 = 0x20;
     let mut message = vec![136, 0, 0, 0, OVERRIDE, 0, 0, 0];

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use berth_netns::{MacAddress, Subnet};
+use berth_netns::{AttachmentMode, MacAddress, Subnet};
 
 use crate::Case;
 use crate::packet::{
-    BROADCAST, Capture, Datagram, forged_arp, forged_neighbour, forged_router, transmit,
+    BROADCAST, Capture, Datagram, arp_question, forged_arp, forged_neighbour, forged_router,
+    transmit,
 };
-use crate::world::{Task, World, receive};
+use crate::world::{HOST, Task, World, receive};
 
 /// IPv4 and IPv6.
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
@@ -33,6 +34,10 @@ pub fn cases() -> Vec<Case> {
         (
             "forged_arp_changes_no_neighbour",
             forged_arp_changes_no_neighbour,
+        ),
+        (
+            "arp_is_answered_for_the_bridges_addresses_only",
+            arp_is_answered_for_the_bridges_addresses,
         ),
         (
             "forged_neighbour_and_router_advertisements_change_nothing",
@@ -179,6 +184,22 @@ fn forged_arp_changes_no_neighbour(world: &World) {
     }
     assert_eq!(capture.frames(), Vec::<Vec<u8>>::new());
     assert!(stage.victim_is_found());
+    stage.end();
+}
+
+/// The host tells a task on a bridge of its addresses there, and of no other.
+fn arp_is_answered_for_the_bridges_addresses(world: &World) {
+    let stage = Stage::new(world);
+    let (own, address) = (stage.sender.mac, stage.sender.address);
+    let router = Subnet::default_subnet().router();
+    for (about, expected) in [(router, 1), (HOST, 0)] {
+        let capture = Capture::of(&stage.sender);
+        transmit(&stage.sender, &arp_question(own, address, about));
+        // A routed link has no addresses that it could tell apart from others.
+        if world.mode == AttachmentMode::Bridged {
+            assert_eq!(capture.frames().len(), expected, "{about}");
+        }
+    }
     stage.end();
 }
 

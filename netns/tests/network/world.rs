@@ -31,8 +31,12 @@ pub const UPLINK_MTU: u32 = 1400;
 pub const BEFORE_REMOVAL: Duration = Duration::from_millis(500);
 /// How long something that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long we wait for something that must not happen.
-const BRIEFLY: Duration = Duration::from_millis(300);
+/// How long we wait for something that must not happen; longer where the processor is an emulated one, which what
+/// must happen may take.
+fn briefly() -> Duration {
+    let in_machine = std::env::var_os("BERTH_RIG_MACHINE").is_some();
+    Duration::from_millis(if in_machine { 800 } else { 300 })
+}
 
 pub struct World {
     folder: PathBuf,
@@ -310,7 +314,7 @@ pub fn reaches_at_last(address: impl Into<IpAddr>, port: u16, expected: &Reached
 
 /// Connects from the calling thread's namespace.
 pub fn connect(address: impl Into<IpAddr>, port: u16) -> Reached {
-    let outcome = TcpStream::connect_timeout(&SocketAddr::new(address.into(), port), BRIEFLY);
+    let outcome = TcpStream::connect_timeout(&SocketAddr::new(address.into(), port), briefly());
     match outcome.map_err(|error| error.kind()) {
         Ok(_) => Reached::Yes,
         Err(io::ErrorKind::ConnectionRefused) => Reached::Refused,
@@ -346,7 +350,7 @@ pub fn fetch(address: impl Into<IpAddr>, port: u16) -> String {
 
 /// The next datagram, if one comes soon.
 pub fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
-    socket.set_read_timeout(Some(BRIEFLY)).expect("a timeout");
+    socket.set_read_timeout(Some(briefly())).expect("a timeout");
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer).ok()?;
     Some(buffer[..length].to_vec())
