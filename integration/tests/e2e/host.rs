@@ -325,7 +325,10 @@ impl Host {
         ] {
             let pattern = format!("ls -d {}/{folder}/* 2>/dev/null", self.folder.display());
             let found = Command::new("sh").args(["-c", &pattern]).output().unwrap();
-            left.push_str(&String::from_utf8_lossy(&found.stdout));
+            let found = String::from_utf8_lossy(&found.stdout).into_owned();
+            // An address that was given back rests, and belongs to nobody.
+            let found = found.lines().filter(|path| !path.ends_with(".spent"));
+            found.for_each(|path| left.push_str(&format!("{path}\n")));
         }
         for entry in std::fs::read_dir(self.root().join("tasks"))
             .into_iter()
