@@ -92,11 +92,12 @@ impl Addresses {
         let candidates = candidates.filter_map(|index| subnet.task_address(index));
         let fresh = candidates.clone().map(|address| (address, false));
         for (address, may_be_spent) in fresh.chain(candidates.map(|address| (address, true))) {
+            if self.taken.contains(&address) || self.is_spent(address) != may_be_spent {
+                continue;
+            }
             // A range of IPv6 may have been another subnet's before, and have interfaces of that one.
             let ipv6 = subnet.ipv6_of(address).map(IpAddr::V6);
-            let is_taken =
-                self.taken.contains(&address) || ipv6.is_some_and(|own| self.is_attached(own));
-            if is_taken || self.is_spent(address) != may_be_spent {
+            if ipv6.is_some_and(|own| self.is_attached(own)) {
                 continue;
             }
             let eni = Eni {

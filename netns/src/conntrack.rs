@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{Attributes, Frame, NetlinkError, Socket, flags};
-use crate::nftables::Writer;
+use crate::nftables::{Writer, find};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
@@ -110,11 +110,6 @@ fn source(connection: &[u8], direction: u16) -> Option<IpAddr> {
     let ipv4 = find(addresses, 1).and_then(|value| <[u8; 4]>::try_from(value).ok());
     let ipv6 = find(addresses, 3).and_then(|value| <[u8; 16]>::try_from(value).ok());
     ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from))
-}
-
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut attributes = Attributes(attributes);
-    Some(attributes.find(|(kind, _)| *kind == wanted)?.1)
 }
 
 /// What lists only the connections of UDP to a port: the kernel compares what the flags say.

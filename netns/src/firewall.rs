@@ -1,6 +1,6 @@
 //! The firewall of the tasks: our two nftables tables, and the elements that each task has in them.
 //!
-//! The rules are in [`crate::ruleset`] and never change while the host runs. What a task may do is
+//! The rules are in [`crate::ruleset`] and never change while the process runs. What a task may do is
 //! in sets: bridges, the addresses of the host on them, which port may send from which MAC and IP
 //! address, which policy an address has, and who is a member of which group. What policies let pass is in
 //! chains of theirs ([`crate::policy`]).
@@ -11,7 +11,7 @@ mod tables;
 
 pub(crate) use docker::is_dockers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -20,15 +20,12 @@ use nix::errno::Errno;
 use crate::config::NetworkConfig;
 use crate::eni::{Eni, EniId};
 use crate::error::{Doing, Error, Result};
-use crate::nftables::{Batch, Element, Name, NftSocket, Set, Table, TableKind};
-use crate::policy::{self, Direction, Policies, Policy};
+use crate::nftables::{Batch, Element, NftSocket, Set, TableKind};
+use crate::policy::{Direction, Policies, Policy};
 use crate::published::{HostPort, PublishedPort};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, octets};
 use crate::security_group::{SecurityGroup, SecurityGroupId};
 use crate::subnet::{AttachmentMode, METADATA_ADDRESS, Subnet};
-
-/// How many elements one batch changes at most: the kernel limits a message's size.
-const BATCH_SIZE: usize = 500;
 
 /// Sets have numbers in the batch that makes them; those of the rules have the first.
 const FIRST_NUMBER_OF_A_GROUP: u32 = 1000;
@@ -92,7 +89,9 @@ impl Firewall {
         let mut batch = Batch::default();
         self.admitted.insert(eni.id.clone(), eni.clone());
         if self.policies.enter(eni) {
-            write_policies(&mut batch, &self.policies);
+            write_groups(&mut batch, self.policies.all_groups());
+            write_policy(&mut batch, &self.policies, &Policy::of(eni), 0);
+            write_dispatch(&mut batch, &self.policies);
         }
         eni_elements(eni)
             .iter()
@@ -103,39 +102,25 @@ impl Firewall {
         }
     }
 
-    /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more. If somebody has just removed
-    /// the tables, they are put back without it.
+    /// The undo of [`Firewall::admit`]: nothing from or to the interface passes any more. If something of it isn't
+    /// there, somebody has changed the tables, and they are put back without it.
     pub(crate) fn expel(&mut self, eni: &Eni, config: &NetworkConfig) -> Result<()> {
-        let doing = || format!("remove {} from the firewall's sets", eni.id);
-        self.admitted.remove(&eni.id);
+        if self.admitted.remove(&eni.id).is_none() {
+            return Ok(());
+        }
         let is_last = self.policies.leave(eni);
-        let elements = eni_elements(eni);
-        let batch = self.removal(eni, &elements, is_last);
-        match self.socket.commit(batch) {
-            // It was never admitted, or someone has emptied the tables.
-            Err(error) if error.errno == Errno::ENOENT => {}
-            outcome => return outcome.doing(doing),
-        }
-        let mut there = Vec::new();
-        for element in elements {
-            if self
-                .keys(element.table, &element.set)?
-                .contains(&element.key)
-            {
-                there.push(element);
-            }
-        }
-        let batch = self.removal(eni, &there, is_last);
-        match self.socket.commit(batch) {
-            Err(error) if error.errno == Errno::ENOENT && self.restore(config)? => Ok(()),
-            outcome => outcome.doing(doing),
-        }
+        let batch = self.removal(eni, is_last);
+        let removed = match self.socket.commit(batch) {
+            Err(error) if error.errno == Errno::ENOENT => self.load(config, self.kind),
+            outcome => outcome,
+        };
+        removed.doing(|| format!("remove {} from the firewall's sets", eni.id))
     }
 
-    /// Removes elements of an interface that are there, and its policy if it was the last that had it.
-    fn removal(&self, eni: &Eni, there: &[Element], is_last: bool) -> Batch {
+    /// Removes the elements of an interface, and its policy if it was the last that had it.
+    fn removal(&self, eni: &Eni, is_last: bool) -> Batch {
         let mut batch = Batch::default();
-        there
+        eni_elements(eni)
             .iter()
             .for_each(|element| batch.remove_element(element));
         if is_last {
@@ -145,7 +130,7 @@ impl Firewall {
                 batch.ensure_empty_chain(INET_TABLE, &chain);
                 batch.delete_chain(INET_TABLE, &chain);
             }
-            write_addresses(&mut batch, &policy, FIRST_NUMBER_OF_A_POLICY);
+            write_addresses(&mut batch, &policy, 0);
             for family in IpFamily::BOTH {
                 batch.delete_set(INET_TABLE, &policy.addresses(family));
             }
@@ -153,108 +138,10 @@ impl Firewall {
         batch
     }
 
-    /// Makes the interfaces' elements exactly those of `enis`, and the policies those that they have; how many
-    /// elements were removed.
-    pub(crate) fn reconcile(&mut self, enis: &[Eni]) -> Result<usize> {
-        self.admit_only(enis);
-        let mut batch = Batch::default();
-        write_policies(&mut batch, &self.policies);
-        self.socket
-            .commit(batch)
-            .doing(|| "write the security groups' rules".into())?;
-        let wanted: Vec<Element> = enis.iter().flat_map(eni_elements).collect();
-        let mut removed = 0;
-        for (table, set) in self.sets_of_interfaces() {
-            let of_set = wanted.iter().filter(|element| element.set == set);
-            removed += self.reconcile_set(table, &set, &of_set.collect::<Vec<_>>())?;
-        }
-        self.remove_stale_policies()?;
-        Ok(removed)
-    }
-
     fn admit_only(&mut self, enis: &[Eni]) {
         self.policies.keep_only(enis);
         let by_id = |eni: &Eni| (eni.id.clone(), eni.clone());
         self.admitted = enis.iter().map(by_id).collect();
-    }
-
-    /// The sets whose elements are the interfaces'.
-    fn sets_of_interfaces(&self) -> Vec<(Table, Name)> {
-        let mut sets = Vec::new();
-        for family in IpFamily::BOTH {
-            sets.push((BRIDGE_TABLE, family.set(ruleset::SOURCES)));
-            for set in [ruleset::PORT_SOURCES, ruleset::PUBLISHED, ruleset::HAIRPINS] {
-                sets.push((INET_TABLE, family.set(set)));
-            }
-            let groups = self.policies.all_groups().into_iter();
-            sets.extend(groups.map(|group| (INET_TABLE, ruleset::members(group, family))));
-            let policies = self.policies.all().into_iter();
-            sets.extend(policies.map(|policy| (INET_TABLE, policy.addresses(family))));
-        }
-        sets
-    }
-
-    /// Makes a set's elements those that are wanted; how many were removed.
-    fn reconcile_set(&mut self, table: Table, set: &Name, wanted: &[&Element]) -> Result<usize> {
-        let keys = self.keys(table, set)?;
-        let is_wanted = |key: &Vec<u8>| wanted.iter().any(|element| element.key == *key);
-        let stale: Vec<&Vec<u8>> = keys.iter().filter(|key| !is_wanted(key)).collect();
-        let missing = wanted.iter().filter(|element| !keys.contains(&element.key));
-        let changes = stale
-            .iter()
-            .map(|key| Change::Remove(Element::new(table, set.clone(), (*key).clone())))
-            .chain(missing.map(|element| Change::Add((*element).clone())));
-        for some in changes.collect::<Vec<_>>().chunks(BATCH_SIZE) {
-            let mut batch = Batch::default();
-            for change in some {
-                match change {
-                    Change::Add(element) => batch.add_element(element),
-                    Change::Remove(element) => batch.remove_element(element),
-                }
-            }
-            self.socket.commit(batch).doing(|| {
-                format!("remove what is stale from the set {set}, and add what is missing")
-            })?;
-        }
-        Ok(stale.len())
-    }
-
-    /// The keys of a set; none if there is no such set.
-    fn keys(&mut self, table: Table, set: &Name) -> Result<Vec<Vec<u8>>> {
-        match self.socket.keys(table, set) {
-            Err(error) if error.errno == Errno::ENOENT => Ok(Vec::new()),
-            outcome => outcome.doing(|| format!("list the set {set}")),
-        }
-    }
-
-    /// Removes the chains and sets of policies that no interface has.
-    fn remove_stale_policies(&mut self) -> Result<()> {
-        let policies = self.policies.all();
-        let chains = policies
-            .iter()
-            .flat_map(|policy| Direction::BOTH.map(|way| policy.chain(way)));
-        let sets = policies
-            .iter()
-            .flat_map(|policy| IpFamily::BOTH.map(|family| policy.addresses(family)));
-        let wanted: BTreeSet<Name> = chains.chain(sets).collect();
-        let doing = || "list the chains and sets of the firewall".to_owned();
-        let chains = self.socket.chains(INET_TABLE).doing(doing)?;
-        let sets = self.socket.sets(INET_TABLE).doing(doing)?;
-        let is_stale = |name: &String| !wanted.contains(name.as_str());
-        let mut batch = Batch::default();
-        let stale = chains.into_iter().filter(is_stale);
-        for chain in stale.filter(|chain| policy::is_chain(chain)) {
-            let chain = Name::from(chain);
-            batch.ensure_empty_chain(INET_TABLE, &chain);
-            batch.delete_chain(INET_TABLE, &chain);
-        }
-        let stale = sets.into_iter().filter(is_stale);
-        for set in stale.filter(|set| policy::is_set(set)) {
-            batch.delete_set(INET_TABLE, &set);
-        }
-        self.socket
-            .commit(batch)
-            .doing(|| "remove the rules that no interface has".into())
     }
 }
 
@@ -360,31 +247,31 @@ fn source_element(eni: &Eni, address: IpAddr) -> Element {
     Element::new(table, IpFamily::of(address).set(set), key)
 }
 
-/// What is done to a set.
-enum Change {
-    Add(Element),
-    Remove(Element),
-}
-
 /// The chains of all policies, as they are to be, what leads to them, and the sets that they look at.
 fn write_policies(batch: &mut Batch, policies: &Policies) {
     write_groups(batch, policies.all_groups());
     for (number, policy) in (0..).zip(policies.all()) {
-        write_addresses(batch, policy, FIRST_NUMBER_OF_A_POLICY + 2 * number);
-        for direction in Direction::BOTH {
-            let chain = policy.chain(direction);
-            batch.ensure_empty_chain(INET_TABLE, &chain);
-            for rule in policies.rules(policy, direction) {
-                batch.add_rule(INET_TABLE, &chain, &rule);
-            }
-        }
+        write_policy(batch, policies, policy, number);
     }
     write_dispatch(batch, policies);
 }
 
+/// The chains of a policy and the sets of its addresses. Its number is one that no other in the batch has.
+fn write_policy(batch: &mut Batch, policies: &Policies, policy: &Policy, number: u32) {
+    write_addresses(batch, policy, number);
+    for direction in Direction::BOTH {
+        let chain = policy.chain(direction);
+        batch.ensure_empty_chain(INET_TABLE, &chain);
+        for rule in policies.rules(policy, direction) {
+            batch.add_rule(INET_TABLE, &chain, &rule);
+        }
+    }
+}
+
 /// The sets of a policy's addresses, where they are missing.
 fn write_addresses(batch: &mut Batch, policy: &Policy, number: u32) {
-    for (number, family) in (number..).zip(IpFamily::BOTH) {
+    let first = FIRST_NUMBER_OF_A_POLICY + 2 * number;
+    for (number, family) in (first..).zip(IpFamily::BOTH) {
         let set = Set::of_keys(policy.addresses(family), &[family.field()]);
         batch.ensure_set(INET_TABLE, &set, number);
     }

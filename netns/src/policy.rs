@@ -71,17 +71,6 @@ impl Policy {
     }
 }
 
-/// Whether a chain is a policy's.
-pub(crate) fn is_chain(name: &str) -> bool {
-    let prefixes = Direction::BOTH.map(|direction| format!("{direction}-"));
-    prefixes.iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Whether a set is that of a policy's addresses.
-pub(crate) fn is_set(name: &str) -> bool {
-    name.starts_with("policy-") || name.starts_with("policy6-")
-}
-
 /// The security groups that there are, and the policies of the interfaces that are admitted.
 #[derive(Debug)]
 pub(crate) struct Policies {
@@ -199,7 +188,6 @@ mod tests {
         assert_eq!(one.chain(ingress), other.chain(ingress));
         assert_ne!(one.chain(ingress), one.chain(egress));
         assert_ne!(one.chain(ingress), Policy::of(&eni(6, &[1])).chain(ingress));
-        assert!(is_chain(&one.chain(egress)));
     }
 
     #[test]

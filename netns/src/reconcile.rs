@@ -23,16 +23,15 @@ pub struct Report {
     pub links: Vec<String>,
     /// How many neighbour entries no allocation had.
     pub neighbours: usize,
-    /// How many elements of the firewall's sets no allocation had.
-    pub firewall_elements: usize,
     /// The live interfaces that are not whole: without an address, or without a namespace. Their
     /// tasks have no network.
     pub lost: Vec<EniId>,
 }
 
 impl Network {
-    /// Frees whatever none of the `live` interfaces has, and puts back what the firewall and the
-    /// neighbour tables lack of theirs. When it returns, what it removed is gone.
+    /// Frees whatever none of the `live` interfaces has, and puts back what the neighbour tables and routes lack of
+    /// theirs. (The firewall's tables were made anew when the network was opened.) When it returns, what it removed
+    /// is gone.
     pub fn reconcile(&self, live: &[EniId]) -> Result<Report> {
         let live: BTreeSet<&EniId> = live.iter().collect();
         let mut report = Report::default();
@@ -49,9 +48,6 @@ impl Network {
         report.links = problems.note(self.free_links(&kept)).unwrap_or_default();
         report.neighbours = problems
             .note(self.reconcile_neighbours(&kept))
-            .unwrap_or_default();
-        report.firewall_elements = problems
-            .note(self.firewall().reconcile(&kept))
             .unwrap_or_default();
         problems.note(self.forget_connections(None));
         report.lost = live

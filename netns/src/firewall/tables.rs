@@ -93,7 +93,12 @@ impl Firewall {
             .doing(|| "remove the tables from nftables".into())
     }
 
-    fn load(&mut self, config: &NetworkConfig, kind: TableKind) -> Result<(), NetlinkError> {
+    /// Puts both tables there as they should be, in place of what is there.
+    pub(super) fn load(
+        &mut self,
+        config: &NetworkConfig,
+        kind: TableKind,
+    ) -> Result<(), NetlinkError> {
         let mut batch = Batch::default();
         for table in TABLES {
             if self.socket.table(table)?.is_some() {

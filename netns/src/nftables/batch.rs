@@ -19,10 +19,8 @@ pub(super) const NEW_RULE: u16 = NEW_TABLE | 6;
 pub(super) const GET_RULE: u16 = NEW_TABLE | 7;
 pub(super) const DELETE_RULE: u16 = NEW_TABLE | 8;
 const NEW_SET: u16 = NEW_TABLE | 9;
-pub(super) const GET_SET: u16 = NEW_TABLE | 10;
 const DELETE_SET: u16 = NEW_TABLE | 11;
 const NEW_ELEMENT: u16 = NEW_TABLE | 12;
-pub(super) const GET_ELEMENT: u16 = NEW_TABLE | 13;
 const DELETE_ELEMENT: u16 = NEW_TABLE | 14;
 
 /// Where in the kernel's path a base chain sees packets.

@@ -25,7 +25,7 @@ pub(crate) use expression::{
 pub(crate) use link_rule::LinkRule;
 pub use notices::Process;
 pub(crate) use notices::{Notice, Notices};
-pub(crate) use socket::NftSocket;
+pub(crate) use socket::{NftSocket, find};
 pub(crate) use table::{TableKind, TableState};
 
 /// The name of a chain or set.

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::attributes::Writer;
-use super::batch::{Batch, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, frame};
+use super::batch::{Batch, GET_CHAIN, GET_RULE, GET_TABLE, frame};
 use super::{LinkRule, Table, TableState};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
@@ -52,27 +52,12 @@ impl NftSocket {
 
     /// The names of a table's chains.
     pub(crate) fn chains(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
-        self.names(GET_CHAIN, table, 3)
-    }
-
-    /// The names of a table's sets.
-    pub(crate) fn sets(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
-        self.names(GET_SET, table, 2)
-    }
-
-    /// Those of a kind of things: which attribute has them differs.
-    fn names(
-        &mut self,
-        kind: u16,
-        table: Table,
-        attribute: u16,
-    ) -> Result<Vec<String>, NetlinkError> {
-        let request = frame(kind, flags::DUMP, table.family, Vec::new());
+        let request = frame(GET_CHAIN, flags::DUMP, table.family, Vec::new());
         let messages = self.0.request(&[request])?;
         let name = |payload: &[u8]| {
             let attributes = payload.get(FAMILY_HEADER..)?;
             let is_ours = text(find(attributes, 1)?) == table.name;
-            is_ours.then(|| find(attributes, attribute).map(text))?
+            is_ours.then(|| find(attributes, 3).map(text))?
         };
         let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
         Ok(payloads.filter_map(name).collect())
@@ -98,21 +83,6 @@ impl NftSocket {
         let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
         Ok(payloads.filter_map(read).collect())
     }
-
-    /// The keys of a set of ours.
-    pub(crate) fn keys(&mut self, table: Table, set: &str) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        const ELEMENTS: u16 = 3;
-        let attributes = Writer::default().text(1, table.name).text(2, set).finish();
-        let request = frame(GET_ELEMENT, flags::DUMP, table.family, attributes);
-        let messages = self.0.request(&[request])?;
-        let lists = messages
-            .iter()
-            .filter_map(|(_, payload)| find(payload.get(FAMILY_HEADER..)?, ELEMENTS));
-        Ok(lists
-            .flat_map(Attributes)
-            .filter_map(|(_, element)| key(element))
-            .collect())
-    }
 }
 
 /// A text without the zero at its end.
@@ -121,13 +91,8 @@ pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(text).into_owned()
 }
 
-fn key(element: &[u8]) -> Option<Vec<u8>> {
-    const KEY: u16 = 1;
-    const VALUE: u16 = 1;
-    find(find(element, KEY)?, VALUE).map(<[u8]>::to_vec)
-}
-
-pub(super) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+/// The first attribute of a kind.
+pub(crate) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     Attributes(attributes)
         .find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)
