@@ -6,17 +6,17 @@
 //! | attach | detach |
 //! |---|---|
 //! | the address is reserved, on disk | … released, last |
-//! | the namespace is made and mounted | … unmounted; it ends, and the links with it |
-//! | the veth pair is made, its other end inside | with the namespace |
-//! | the interface inside gets its addresses and routes | with the namespace |
+//! | the namespace and the veth pair are made and come up, or taken from those prepared | … end with the namespace's mount |
+//! | the namespace is mounted | … unmounted |
+//! | the interface inside gets its addresses | with the namespace |
 //! | the firewall admits link, MAC and addresses | … expels them, first |
-//! | the link comes up, with its neighbours, or its routes too | … which are removed |
+//! | the host is told where they are: neighbours, or routes too | … which are removed |
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
@@ -25,25 +25,12 @@ use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
-use crate::netlink::{
-    LinkWatch, NetlinkError, NewVeth, Request, add_address, add_blackhole, add_forwarding_entry,
-    add_link_route, add_neighbour, add_route, bring_port_up, bring_up, set_no_link_local,
-    set_routed,
-};
+use crate::netlink::{NetlinkError, Request, add_address, add_link_route, add_neighbour};
 use crate::network::{Bridge, Network};
+use crate::prepared::{INTERFACE, OPERATIONAL_TIMEOUT, Prepared};
 use crate::published::{PortProtocol, PublishedPort};
 use crate::security_group::SecurityGroupId;
-use crate::subnet::{
-    AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
-    SubnetId,
-};
-use crate::sysctls;
-
-/// The name of a task's interface, as on ECS.
-const INTERFACE: &str = "eth0";
-
-/// How long the kernel may take to notice that a link is up.
-const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::subnet::{AttachmentMode, SubnetId};
 
 /// What a task wants of the network.
 #[derive(Debug, Clone)]
@@ -75,6 +62,27 @@ impl Network {
     /// When it returns, everything works and everything that is not allowed is closed. When it
     /// fails, nothing is left.
     pub fn attach(&self, request: &AttachRequest) -> Result<Attachment> {
+        self.attach_to(request, None)
+    }
+
+    /// Does the same in a network namespace that the caller has made, for example in a user namespace of the task's
+    /// own. It is kept like one of ours from then on.
+    ///
+    /// When the interface is detached, its link goes with the namespace; while the caller keeps that,
+    /// [`Network::wait_until_gone`] removes the link when its patience ends.
+    pub fn attach_namespace(
+        &self,
+        request: &AttachRequest,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Attachment> {
+        self.attach_to(request, Some(namespace))
+    }
+
+    fn attach_to(
+        &self,
+        request: &AttachRequest,
+        given: Option<BorrowedFd<'_>>,
+    ) -> Result<Attachment> {
         let bridge = self.bridge(&request.subnet)?;
         let groups = self.firewall().groups_of(&request.security_groups)?;
         let (eni, is_spent) = {
@@ -83,13 +91,37 @@ impl Network {
             let is_spent = addresses.is_spent(eni.address);
             (eni, is_spent)
         };
-        match self.build(&eni, is_spent, bridge) {
+        let built = reached(failpoint::ATTACH_ADDRESS)
+            .and_then(|()| self.prepared(&eni, bridge, given))
+            .and_then(|prepared| self.build(&eni, is_spent, bridge, prepared));
+        match built {
             Ok(()) => Ok(Attachment {
                 netns_path: self.netns_path(&eni.netns),
                 eni,
             }),
-            Err(problem) => Err(self.abandon(&eni, problem)),
+            Err(problem) => Err(self.abandon(&eni, given.is_some(), problem)),
         }
+    }
+
+    /// One that waits in the pool, or a new one.
+    fn prepared(
+        &self,
+        eni: &Eni,
+        bridge: &Bridge,
+        given: Option<BorrowedFd<'_>>,
+    ) -> Result<Prepared> {
+        let namespace = match given {
+            Some(given) => {
+                let allow_ipv6 = self.has_to_allow_ipv6(&bridge.subnet);
+                Namespace::join(given, &*self.sysctls()?, allow_ipv6)?
+            }
+            None => match self.pool().take(&eni.id, &eni.subnet) {
+                Some(prepared) => return Ok(prepared),
+                None => self.new_namespace(&bridge.subnet)?,
+            },
+        };
+        reached(failpoint::ATTACH_NAMESPACE)?;
+        self.prepare(&eni.id, bridge, namespace)
     }
 
     /// Takes a task off the network; nothing to take is fine too.
@@ -100,36 +132,48 @@ impl Network {
     /// The link itself goes when no process is in the namespace any more, and a little after that:
     /// [`Network::wait_until_gone`]. Until then nothing passes through it.
     pub fn detach(&self, id: &EniId) -> Result<()> {
+        self.pool().discard(id);
         let eni = self.addresses().get(id);
         eni.map_or(Ok(()), |eni| self.dismantle(&eni))
     }
 
-    fn build(&self, eni: &Eni, is_spent: bool, bridge: &Bridge) -> Result<()> {
-        reached(failpoint::ATTACH_ADDRESS)?;
+    fn build(
+        &self,
+        eni: &Eni,
+        is_spent: bool,
+        bridge: &Bridge,
+        mut prepared: Prepared,
+    ) -> Result<()> {
         // None of the connections of an interface that had its address before: they would pass whatever its security
         // groups say.
         if is_spent {
             self.forget_connections(Some(eni))?;
         }
-        let path = self.netns_path(&eni.netns);
-        let is_allowed = eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links;
-        let mut namespace = Namespace::create(&path, &*self.sysctls()?, is_allowed)?;
-        reached(failpoint::ATTACH_NAMESPACE)?;
-        self.make_veth(eni, bridge, &namespace)?;
-        reached(failpoint::ATTACH_VETH)?;
-        self.configure_interface(eni, bridge, &mut namespace)?;
+        prepared.namespace.mount(&self.netns_path(&eni.netns))?;
+        reached(failpoint::ATTACH_MOUNT)?;
+        add_addresses(eni, bridge, &mut prepared)?;
         reached(failpoint::ATTACH_INTERFACE)?;
         self.firewall().admit(eni, &self.config)?;
         self.forget_datagrams(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
-        self.open_way(eni, bridge)?;
-        self.wait_until_operational(eni, bridge, &mut namespace)?;
+        let ways = ways(eni, eni.addresses(), bridge.index, prepared.link);
+        let told = self.routes().send(&ways);
+        told.doing(|| format!("tell the host where {} is", eni.id))?;
+        self.wait_until_operational(&mut prepared, bridge)?;
+        wait_until_local(eni, &mut prepared.namespace)?;
         reached(failpoint::ATTACH_PORT)
     }
 
-    /// Undoes what was built before a failure.
-    fn abandon(&self, eni: &Eni, problem: Error) -> Error {
-        match self.dismantle(eni) {
+    /// Undoes what was built before a failure. A namespace that the caller has keeps the link.
+    fn abandon(&self, eni: &Eni, is_kept: bool, problem: Error) -> Error {
+        let mut problems = Problems::default();
+        problems.note(self.dismantle(eni));
+        if is_kept {
+            let name = eni.id.host_link();
+            let removed = self.routes().delete_link(&name);
+            problems.note(removed.doing(|| format!("remove the link {name}")));
+        }
+        match problems.finish("undo it") {
             Ok(()) => problem,
             Err(more) => Error::Incomplete {
                 doing: format!("attach {}, and undo it", eni.id),
@@ -187,131 +231,7 @@ impl Network {
         Ok(())
     }
 
-    /// The pair is made in one request, with both ends where they belong: moving a link to another
-    /// namespace costs 16 ms.
-    fn make_veth(&self, eni: &Eni, bridge: &Bridge, namespace: &Namespace) -> Result<()> {
-        let name = eni.id.host_link();
-        // A routed link is the task's router itself.
-        let is_routed = eni.mode == AttachmentMode::Routed;
-        let veth = NewVeth {
-            name: &name,
-            mac: is_routed.then(|| bridge.subnet.router_mac()),
-            bridge: (!is_routed).then_some(bridge.index),
-            peer_name: INTERFACE,
-            peer_mac: eni.mac(),
-            peer_netns: namespace.as_fd(),
-            mtu: self.mtu(),
-        };
-        match self.routes().add_veth(&veth) {
-            // The kernel's way of saying that a bridge has no port number left.
-            Err(NetlinkError {
-                errno: Errno::EXFULL,
-                ..
-            }) => Err(Error::BridgeFull {
-                subnet: eni.subnet.clone(),
-            }),
-            outcome => outcome.doing(|| format!("make the veth pair {name}")),
-        }
-    }
-
-    /// Configures the interface from inside: everything but itself is behind the router, also what is in
-    /// the same subnet.
-    fn configure_interface(
-        &self,
-        eni: &Eni,
-        bridge: &Bridge,
-        namespace: &mut Namespace,
-    ) -> Result<()> {
-        let doing = || format!("configure {INTERFACE} of {}", eni.id);
-        // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
-        let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
-        let mut requests = self.no_link_local(index);
-        requests.push(bring_up(index));
-        requests.extend(ipv4_configuration(eni, bridge, index));
-        if let (Some(address), Some(router)) = (eni.ipv6_address, bridge.subnet.ipv6_router()) {
-            requests.extend([
-                add_address(index, Ipv6Net::new_assert(address, 64), false),
-                add_neighbour(index, router, bridge.subnet.router_mac()),
-                add_route(index, Ipv6Net::default(), router),
-                add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
-            ]);
-        }
-        namespace.inside.send(&requests).doing(doing)
-    }
-
-    /// What keeps a link from addresses of its own making, where there is IPv6.
-    fn no_link_local(&self, link: u32) -> Vec<Request> {
-        match self.ipv6.is_there {
-            true => vec![set_no_link_local(link)],
-            false => Vec::new(),
-        }
-    }
-
-    /// Brings the link up, and tells the host where the interface is.
-    fn open_way(&self, eni: &Eni, bridge: &Bridge) -> Result<()> {
-        let name = eni.id.host_link();
-        let doing = || format!("bring up the link {name} of {}", eni.subnet);
-        let mut routes = self.routes();
-        let link = routes.index_of(&name).doing(doing)?;
-        let mut requests = match eni.mode {
-            AttachmentMode::Bridged => {
-                let mut requests = self.no_link_local(link);
-                requests.extend([bring_port_up(link), add_forwarding_entry(link, eni.mac())]);
-                requests
-            }
-            AttachmentMode::Routed => {
-                if eni.ipv6_address.is_some() && self.ipv6.is_off_for_new_links {
-                    sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
-                }
-                vec![set_routed(link, self.ipv6.is_there), bring_up(link)]
-            }
-        };
-        requests.extend(ways(eni, eni.addresses(), bridge.index, link));
-        routes.send(&requests).doing(doing)
-    }
-
-    /// The kernel notices a little after links have come up that they have, and drops what is sent
-    /// before: a task's first connection would take a second, until TCP tries again.
-    ///
-    /// To ask is mostly enough: since Linux 6.7 the kernel then looks at once.
-    fn wait_until_operational(
-        &self,
-        eni: &Eni,
-        bridge: &Bridge,
-        namespace: &mut Namespace,
-    ) -> Result<()> {
-        let link = eni.id.host_link();
-        let doing = || format!("wait until the link {link} carries packets");
-        let mut names = vec![link.as_str()];
-        if eni.mode == AttachmentMode::Bridged {
-            names.push(bridge.subnet.bridge());
-        }
-        for name in names {
-            let link = self.routes().link(name).doing(doing)?;
-            if link.is_some_and(|link| link.operational) {
-                continue;
-            }
-            // It listens before it looks again, so that no change falls in between.
-            let mut watch = LinkWatch::open().doing(doing)?;
-            let link = self.routes().link(name).doing(doing)?;
-            let operational = link.is_some_and(|link| link.operational);
-            let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
-            if !operational && !watch.wait_until_operational(name, deadline).doing(doing)? {
-                return Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing);
-            }
-        }
-        // The other end came up in the same moment, and is noticed together with the port.
-        namespace.inside.link(INTERFACE).doing(doing)?;
-        let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
-        match eni.ipv6_address {
-            Some(address) if !namespace.wait_until_local(address, deadline).doing(doing)? => {
-                Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The undo of [`Network::open_way`], but for the link itself.
+    /// Removes what leads to an interface, but for the link itself.
     fn close_way(&self, eni: &Eni) -> Result<()> {
         let name = eni.id.host_link();
         let doing = || format!("remove the host's ways to {}", eni.id);
@@ -355,15 +275,27 @@ pub(crate) fn ways(
     }
 }
 
-fn ipv4_configuration(eni: &Eni, bridge: &Bridge, index: u32) -> Vec<Request> {
-    let router = bridge.subnet.router();
-    let address = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
-    let address = address.unwrap_or_else(|_| Ipv4Net::from(eni.address));
-    vec![
-        add_address(index, address, false),
-        add_neighbour(index, router, bridge.subnet.router_mac()),
-        add_route(index, Ipv4Net::default(), router),
-        add_route(index, Ipv4Net::from(METADATA_ADDRESS), router),
-        add_blackhole(Ipv4Net::from(INSTANCE_METADATA_ADDRESS)),
-    ]
+/// Gives an interface its addresses.
+fn add_addresses(eni: &Eni, bridge: &Bridge, prepared: &mut Prepared) -> Result<()> {
+    let ipv4 = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
+    let ipv4 = ipv4.unwrap_or_else(|_| Ipv4Net::from(eni.address));
+    let mut requests = vec![add_address(prepared.interface, ipv4, false)];
+    requests.extend(eni.ipv6_address.map(|address| {
+        let range = Ipv6Net::new_assert(address, 64);
+        add_address(prepared.interface, range, false)
+    }));
+    let given = prepared.namespace.inside.send(&requests);
+    given.doing(|| format!("give {INTERFACE} of {} its addresses", eni.id))
+}
+
+fn wait_until_local(eni: &Eni, namespace: &mut Namespace) -> Result<()> {
+    let Some(address) = eni.ipv6_address else {
+        return Ok(());
+    };
+    let doing = || format!("wait until {address} is an address of {}", eni.id);
+    let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
+    match namespace.wait_until_local(address, deadline).doing(doing)? {
+        true => Ok(()),
+        false => Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing),
+    }
 }

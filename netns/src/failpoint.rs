@@ -20,6 +20,7 @@ pub const FAILPOINTS: &[&str] = &[
     ATTACH_ADDRESS,
     ATTACH_NAMESPACE,
     ATTACH_VETH,
+    ATTACH_MOUNT,
     ATTACH_INTERFACE,
     ATTACH_FIREWALL,
     ATTACH_PORT,
@@ -36,6 +37,7 @@ pub(crate) const OPEN_SYSCTLS: &str = "open:sysctls";
 pub(crate) const ATTACH_ADDRESS: &str = "attach:address";
 pub(crate) const ATTACH_NAMESPACE: &str = "attach:namespace";
 pub(crate) const ATTACH_VETH: &str = "attach:veth";
+pub(crate) const ATTACH_MOUNT: &str = "attach:mount";
 pub(crate) const ATTACH_INTERFACE: &str = "attach:interface";
 pub(crate) const ATTACH_FIREWALL: &str = "attach:firewall";
 pub(crate) const ATTACH_PORT: &str = "attach:port";

@@ -57,6 +57,8 @@ pub mod netlink;
 mod network;
 mod nftables;
 mod policy;
+mod pool;
+mod prepared;
 mod published;
 mod reconcile;
 mod routing_policy;

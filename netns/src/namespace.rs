@@ -1,4 +1,4 @@
-//! Network namespaces: made by a thread of their own, and kept by a bind mount.
+//! Network namespaces: made or joined by a thread of their own, and kept by a bind mount.
 //!
 //! No process is in a namespace yet when its network is built, so a mount holds it. Threads that
 //! serve others never change their namespace: a new thread does, and ends.
@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
@@ -39,31 +39,37 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace and mounts it at `path`, which must not exist. [`remove`] is the undo.
-    /// With `allow_ipv6`, links in it have IPv6 also where the host has it off for new ones.
-    pub(crate) fn create(path: &Path, sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Self> {
-        let doing = || format!("make the network namespace {}", path.display());
-        File::create_new(path).map_err(|error| Error::io(doing(), error))?;
-        let made = thread::scope(|scope| {
-            let thread = thread::Builder::new().name("netns".into());
-            let thread = thread
-                .spawn_scoped(scope, || enter_and_prepare(path, sysctls, allow_ipv6))
-                .map_err(|error| Error::io(doing(), error))?;
-            thread.join().unwrap_or_else(|_| {
-                Err(Error::io(doing(), io::Error::other("its thread panicked")))
-            })
-        });
-        made.map_err(|problem| match remove(path) {
-            Ok(()) => problem,
-            Err(second) => Error::Incomplete {
-                doing: doing(),
-                problems: vec![problem, second],
-            },
+    /// Makes a namespace. With `allow_ipv6`, links in it have IPv6 also where the host has it off for new ones.
+    pub(crate) fn create(sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Self> {
+        on_own_thread("make a network namespace", || {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| Error::io("unshare a network namespace", errno))?;
+            prepare(sysctls, allow_ipv6)
         })
     }
-}
 
-impl Namespace {
+    /// Takes one that somebody else has made, and prepares it in the same way.
+    pub(crate) fn join(
+        given: BorrowedFd<'_>,
+        sysctls: &SysctlTree,
+        allow_ipv6: bool,
+    ) -> Result<Self> {
+        on_own_thread("join a network namespace", || {
+            setns(given, CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| Error::io("enter the network namespace that was given", errno))?;
+            prepare(sysctls, allow_ipv6)
+        })
+    }
+
+    /// Mounts it at `path`, which must not exist. [`remove`] is the undo.
+    pub(crate) fn mount(&self, path: &Path) -> Result<()> {
+        File::create_new(path).map_err(|error| Error::file("create", path, error))?;
+        let own = format!("/proc/thread-self/fd/{}", self.fd.as_raw_fd());
+        let none = None::<&str>;
+        mount(Some(own.as_str()), path, none, MsFlags::MS_BIND, none)
+            .map_err(|errno| Error::file("mount the network namespace at", path, errno))
+    }
+
     /// Waits until an IPv6 address that a link inside was given is the namespace's own; whether it was before the
     /// deadline. Mostly it is already.
     pub(crate) fn wait_until_local(
@@ -96,13 +102,23 @@ impl AsFd for Namespace {
 }
 
 /// Runs on a thread that ends with it: the namespace that it enters is not left again.
-fn enter_and_prepare(path: &Path, sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Namespace> {
+fn on_own_thread(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<Namespace> + Send,
+) -> Result<Namespace> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".into());
+        let thread = thread
+            .spawn_scoped(scope, work)
+            .map_err(|error| Error::io(doing, error))?;
+        let panicked = |_| Err(Error::io(doing, io::Error::other("its thread panicked")));
+        thread.join().unwrap_or_else(panicked)
+    })
+}
+
+/// The calling thread's namespace, made ready for a task's interface.
+fn prepare(sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Namespace> {
     const OWN: &str = "/proc/thread-self/ns/net";
-    let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| Error::io("unshare a network namespace", errno))?;
-    mount(Some(OWN), path, none, MsFlags::MS_BIND, none)
-        .map_err(|errno| Error::file("mount the network namespace at", path, errno))?;
     let fd = File::open(OWN).map_err(|error| Error::io(format!("open {OWN}"), error))?;
     let ipv6 = allow_ipv6.then_some(&IPV6_FOR_NEW_LINKS);
     for (key, value) in SYSCTLS.iter().chain(ipv6) {

@@ -24,6 +24,7 @@ use crate::netlink::{
     Link, LinkWatch, NetlinkError, NewBridge, RouteSocket, RouteWatch, add_address, bring_up,
     set_no_link_local,
 };
+use crate::pool::Pool;
 use crate::routing_policy;
 use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
@@ -43,6 +44,7 @@ pub struct Network {
     routes: Mutex<RouteSocket>,
     firewall: Mutex<Firewall>,
     conntrack: Mutex<Conntrack>,
+    pool: Mutex<Pool>,
     sysctls: Mutex<SysctlTrees>,
     pub(crate) ipv6: HostIpv6,
     _lock: Flock<File>,
@@ -103,6 +105,7 @@ impl Network {
             routes: Mutex::new(routes),
             firewall: Mutex::new(firewall),
             conntrack: Mutex::new(conntrack),
+            pool: Mutex::default(),
             sysctls: Mutex::new(SysctlTrees::new()?),
             ipv6: HostIpv6::look()?,
             _lock: lock,
@@ -242,6 +245,10 @@ impl Network {
         self.conntrack
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The way to the sysctls of one more namespace.

@@ -81,7 +81,8 @@ impl Network {
     /// Links normally go with their namespace. One that a stray process keeps is removed here, and
     /// one that is about to go is too, so that it is gone afterwards.
     fn free_links(&self, kept: &[Eni]) -> Result<Vec<String>> {
-        let kept: BTreeSet<String> = kept.iter().map(|eni| eni.id.host_link()).collect();
+        let mut kept: BTreeSet<String> = kept.iter().map(|eni| eni.id.host_link()).collect();
+        kept.extend(self.pool().ids().map(EniId::host_link));
         let mut routes = self.routes();
         let links = routes.links().doing(|| "list the host's links".into())?;
         // A port of ours is on a bridge of ours; a routed link has the address of one.

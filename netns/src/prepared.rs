@@ -1,0 +1,206 @@
+//! An interface without an address: its namespace, and a link into it that is up and closed.
+//!
+//! That is most of the work of an attachment, and none of it depends on the task: so it can be done before there is
+//! one ([`crate::pool`]).
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
+
+use crate::eni::EniId;
+use crate::error::{Doing, Error, Result};
+use crate::failpoint::{self, reached};
+use crate::namespace::Namespace;
+use crate::netlink::{
+    LinkWatch, NetlinkError, NewVeth, Request, add_blackhole, add_forwarding_entry, add_neighbour,
+    add_route, bring_port_up, bring_up, set_no_link_local, set_routed,
+};
+use crate::network::{Bridge, Network};
+use crate::subnet::{
+    AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
+    Subnet, SubnetId,
+};
+use crate::sysctls;
+
+/// The name of a task's interface, as on ECS.
+pub(crate) const INTERFACE: &str = "eth0";
+
+/// How long the kernel may take to notice that a link is up.
+pub(crate) const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An interface that is whole but for its addresses. It goes when it is dropped, unless its namespace is mounted.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) id: EniId,
+    pub(crate) subnet: SubnetId,
+    pub(crate) namespace: Namespace,
+    /// The index of the interface, in its namespace.
+    pub(crate) interface: u32,
+    /// The index of its end on the host.
+    pub(crate) link: u32,
+    /// Whether it has been seen to carry packets.
+    pub(crate) is_operational: bool,
+}
+
+impl Network {
+    /// A namespace of a task's own, with nothing in it yet.
+    pub(crate) fn new_namespace(&self, subnet: &Subnet) -> Result<Namespace> {
+        Namespace::create(&*self.sysctls()?, self.has_to_allow_ipv6(subnet))
+    }
+
+    /// Whether links have to be told that there is IPv6.
+    pub(crate) fn has_to_allow_ipv6(&self, subnet: &Subnet) -> bool {
+        subnet.ipv6_cidr().is_some() && self.ipv6.is_off_for_new_links
+    }
+
+    /// Joins a namespace to a subnet, without an address: the firewall drops what it sends.
+    pub(crate) fn prepare(
+        &self,
+        id: &EniId,
+        bridge: &Bridge,
+        mut namespace: Namespace,
+    ) -> Result<Prepared> {
+        self.make_veth(id, bridge, &namespace)?;
+        reached(failpoint::ATTACH_VETH)?;
+        let interface = self.configure_interface(id, bridge, &mut namespace)?;
+        let link = self.bring_link_up(id, bridge)?;
+        Ok(Prepared {
+            id: id.clone(),
+            subnet: bridge.subnet.id().clone(),
+            namespace,
+            interface,
+            link,
+            is_operational: false,
+        })
+    }
+
+    /// The pair is made in one request, with both ends where they belong: moving a link to another
+    /// namespace costs 16 ms.
+    fn make_veth(&self, id: &EniId, bridge: &Bridge, namespace: &Namespace) -> Result<()> {
+        let name = id.host_link();
+        // A routed link is the task's router itself.
+        let is_routed = bridge.subnet.mode() == AttachmentMode::Routed;
+        let veth = NewVeth {
+            name: &name,
+            mac: is_routed.then(|| bridge.subnet.router_mac()),
+            bridge: (!is_routed).then_some(bridge.index),
+            peer_name: INTERFACE,
+            peer_mac: id.mac(),
+            peer_netns: namespace.as_fd(),
+            mtu: self.mtu(),
+        };
+        match self.routes().add_veth(&veth) {
+            // The kernel's way of saying that a bridge has no port number left.
+            Err(NetlinkError {
+                errno: Errno::EXFULL,
+                ..
+            }) => Err(Error::BridgeFull {
+                subnet: bridge.subnet.id().clone(),
+            }),
+            outcome => outcome.doing(|| format!("make the veth pair {name}")),
+        }
+    }
+
+    /// Configures the interface from inside, and returns its index: everything but itself is behind the router, also
+    /// what is in the same subnet.
+    fn configure_interface(
+        &self,
+        id: &EniId,
+        bridge: &Bridge,
+        namespace: &mut Namespace,
+    ) -> Result<u32> {
+        let doing = || format!("configure {INTERFACE} of {id}");
+        // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
+        let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
+        let (router, mac) = (bridge.subnet.router(), bridge.subnet.router_mac());
+        let mut requests = self.no_link_local(index);
+        requests.extend([
+            bring_up(index),
+            add_neighbour(index, router, mac),
+            add_route(index, Ipv4Net::default(), router),
+            add_route(index, Ipv4Net::from(METADATA_ADDRESS), router),
+            add_blackhole(Ipv4Net::from(INSTANCE_METADATA_ADDRESS)),
+        ]);
+        if let Some(router) = bridge.subnet.ipv6_router() {
+            requests.extend([
+                add_neighbour(index, router, mac),
+                add_route(index, Ipv6Net::default(), router),
+                add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
+            ]);
+        }
+        namespace.inside.send(&requests).doing(doing)?;
+        Ok(index)
+    }
+
+    /// What keeps a link from addresses of its own making, where there is IPv6.
+    fn no_link_local(&self, link: u32) -> Vec<Request> {
+        match self.ipv6.is_there {
+            true => vec![set_no_link_local(link)],
+            false => Vec::new(),
+        }
+    }
+
+    /// Brings the link's end on the host up, and returns its index.
+    fn bring_link_up(&self, id: &EniId, bridge: &Bridge) -> Result<u32> {
+        let name = id.host_link();
+        let doing = || format!("bring up the link {name} of {}", bridge.subnet.id());
+        let mut routes = self.routes();
+        let link = routes.index_of(&name).doing(doing)?;
+        let requests = match bridge.subnet.mode() {
+            AttachmentMode::Bridged => {
+                let mut requests = self.no_link_local(link);
+                requests.extend([bring_port_up(link), add_forwarding_entry(link, id.mac())]);
+                requests
+            }
+            AttachmentMode::Routed => {
+                if self.has_to_allow_ipv6(&bridge.subnet) {
+                    sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+                }
+                vec![set_routed(link, self.ipv6.is_there), bring_up(link)]
+            }
+        };
+        routes.send(&requests).doing(doing)?;
+        Ok(link)
+    }
+
+    /// The kernel notices a little after links have come up that they have, and drops what is sent
+    /// before: a task's first connection would take a second, until TCP tries again.
+    ///
+    /// To ask is mostly enough: since Linux 6.7 the kernel then looks at once.
+    pub(crate) fn wait_until_operational(
+        &self,
+        prepared: &mut Prepared,
+        bridge: &Bridge,
+    ) -> Result<()> {
+        if prepared.is_operational {
+            return Ok(());
+        }
+        let link = prepared.id.host_link();
+        let doing = || format!("wait until the link {link} carries packets");
+        let mut names = vec![link.as_str()];
+        if bridge.subnet.mode() == AttachmentMode::Bridged {
+            names.push(bridge.subnet.bridge());
+        }
+        for name in names {
+            let link = self.routes().link(name).doing(doing)?;
+            if link.is_some_and(|link| link.operational) {
+                continue;
+            }
+            // It listens before it looks again, so that no change falls in between.
+            let mut watch = LinkWatch::open().doing(doing)?;
+            let link = self.routes().link(name).doing(doing)?;
+            let operational = link.is_some_and(|link| link.operational);
+            let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
+            if !operational && !watch.wait_until_operational(name, deadline).doing(doing)? {
+                return Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing);
+            }
+        }
+        // The other end came up in the same moment, and is noticed together with the port.
+        prepared.namespace.inside.link(INTERFACE).doing(doing)?;
+        prepared.is_operational = true;
+        Ok(())
+    }
+}
