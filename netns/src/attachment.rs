@@ -16,18 +16,16 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use nix::errno::Errno;
 
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
-use crate::netlink::{NetlinkError, Request, add_address, add_link_route, add_neighbour};
+use crate::netlink::{Request, add_address, add_link_route, add_local_route, add_neighbour};
 use crate::network::{Bridge, Network};
-use crate::prepared::{INTERFACE, OPERATIONAL_TIMEOUT, Prepared};
+use crate::prepared::{INTERFACE, Prepared};
 use crate::published::{PortProtocol, PublishedPort};
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{AttachmentMode, SubnetId};
@@ -160,7 +158,6 @@ impl Network {
         let told = self.routes().send(&ways);
         told.doing(|| format!("tell the host where {} is", eni.id))?;
         self.wait_until_operational(&mut prepared, bridge)?;
-        wait_until_local(eni, &mut prepared.namespace)?;
         reached(failpoint::ATTACH_PORT)
     }
 
@@ -280,22 +277,11 @@ fn add_addresses(eni: &Eni, bridge: &Bridge, prepared: &mut Prepared) -> Result<
     let ipv4 = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
     let ipv4 = ipv4.unwrap_or_else(|_| Ipv4Net::from(eni.address));
     let mut requests = vec![add_address(prepared.interface, ipv4, false)];
-    requests.extend(eni.ipv6_address.map(|address| {
+    if let Some(address) = eni.ipv6_address {
         let range = Ipv6Net::new_assert(address, 64);
-        add_address(prepared.interface, range, false)
-    }));
+        requests.push(add_address(prepared.interface, range, false));
+        requests.push(add_local_route(prepared.interface, address));
+    }
     let given = prepared.namespace.inside.send(&requests);
     given.doing(|| format!("give {INTERFACE} of {} its addresses", eni.id))
-}
-
-fn wait_until_local(eni: &Eni, namespace: &mut Namespace) -> Result<()> {
-    let Some(address) = eni.ipv6_address else {
-        return Ok(());
-    };
-    let doing = || format!("wait until {address} is an address of {}", eni.id);
-    let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
-    match namespace.wait_until_local(address, deadline).doing(doing)? {
-        true => Ok(()),
-        false => Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing),
-    }
 }

@@ -6,18 +6,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Doing, Error, Result};
-use crate::netlink::{LOOPBACK, NetlinkError, RouteSocket, RouteWatch, bring_up};
+use crate::netlink::{LOOPBACK, RouteSocket, bring_up};
 use crate::sysctls::SysctlTree;
 
 /// What is set in a new namespace before there is an interface in it.
@@ -68,30 +66,6 @@ impl Namespace {
         let none = None::<&str>;
         mount(Some(own.as_str()), path, none, MsFlags::MS_BIND, none)
             .map_err(|errno| Error::file("mount the network namespace at", path, errno))
-    }
-
-    /// Waits until an IPv6 address that a link inside was given is the namespace's own; whether it was before the
-    /// deadline. Mostly it is already.
-    pub(crate) fn wait_until_local(
-        &mut self,
-        address: Ipv6Addr,
-        deadline: Instant,
-    ) -> Result<bool, NetlinkError> {
-        if self.inside.is_local(address)? {
-            return Ok(true);
-        }
-        let fd = self.fd.as_fd();
-        // A socket is of the namespace of the thread that opens it.
-        let watch = thread::scope(|scope| {
-            let open = || -> Result<RouteWatch, NetlinkError> {
-                setns(fd, CloneFlags::CLONE_NEWNET)?;
-                RouteWatch::open()
-            };
-            let thread = thread::Builder::new().name("netns".into());
-            let opened = thread.spawn_scoped(scope, open)?.join();
-            opened.unwrap_or(Err(NetlinkError::malformed("its thread panicked")))
-        });
-        watch?.wait_until_local(&mut self.inside, address, deadline)
     }
 }
 

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use crate::failpoint::{self, reached};
 use crate::firewall::Firewall;
 use crate::namespace;
 use crate::netlink::{
-    Link, LinkWatch, NetlinkError, NewBridge, RouteSocket, RouteWatch, add_address, bring_up,
+    Link, LinkWatch, NewBridge, RouteSocket, add_address, add_local_route, bring_up,
     set_no_link_local,
 };
 use crate::pool::Pool;
@@ -384,27 +383,18 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
             .send(&[set_no_link_local(link.index)])
             .doing(|| format!("prepare the bridge {name}"))?;
     }
-    requests.extend(ipv6.map(|router| add_address(link.index, router, true)));
+    if let Some(router) = ipv6 {
+        requests.push(add_address(link.index, router, true));
+        requests.push(add_local_route(link.index, router.addr()));
+    }
     set_sysctls(subnet)?;
     routes
         .send(&requests)
         .doing(|| format!("give the bridge {name} its addresses"))?;
-    if let Some(router) = ipv6 {
-        wait_until_local(routes, router.addr()).doing(|| format!("wait for {router} on {name}"))?;
-    }
     Ok(Bridge {
         subnet: subnet.clone(),
         index: link.index,
     })
-}
-
-fn wait_until_local(routes: &mut RouteSocket, address: Ipv6Addr) -> Result<(), NetlinkError> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let deadline = Instant::now() + PATIENCE;
-    if !RouteWatch::open()?.wait_until_local(routes, address, deadline)? {
-        return Err(NetlinkError::new(Errno::ETIMEDOUT));
-    }
-    Ok(())
 }
 
 /// A source that another way leads to is dropped, or one to which, without the mark, none does

@@ -86,7 +86,10 @@ impl Network {
     pub fn discard_prepared(&self) -> Result<()> {
         let idle: Vec<Prepared> = {
             let mut pool = self.pool();
-            std::mem::take(&mut pool.idle).into_values().flatten().collect()
+            std::mem::take(&mut pool.idle)
+                .into_values()
+                .flatten()
+                .collect()
         };
         let links: Vec<u32> = idle.iter().map(|prepared| prepared.link).collect();
         self.routes()

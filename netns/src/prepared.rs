@@ -29,7 +29,7 @@ use crate::sysctls;
 pub(crate) const INTERFACE: &str = "eth0";
 
 /// How long the kernel may take to notice that a link is up.
-pub(crate) const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(5);
+const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An interface that is whole but for its addresses. It goes when it is dropped, unless its namespace is mounted.
 #[derive(Debug)]

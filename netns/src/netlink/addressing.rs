@@ -83,6 +83,17 @@ pub(crate) fn add_link_route(link: u32, destination: impl Into<IpNet>) -> Reques
     new_route(message)
 }
 
+/// Makes what is sent to an IPv6 address arrive at a link that was given it.
+///
+/// A thread of the kernel sees to that too, a moment after the address is there, also where nobody else is asked
+/// whether it is taken; what comes for it before goes astray.
+pub(crate) fn add_local_route(link: u32, address: Ipv6Addr) -> Request {
+    let mut message = route(IpNet::V6(address.into()), RouteType::Local);
+    message.header.table = libc::RT_TABLE_LOCAL;
+    message.attributes.push(RouteAttribute::Oif(link));
+    new_route(message)
+}
+
 /// A route to nowhere: sending there fails at once.
 pub(crate) fn add_blackhole(destination: impl Into<IpNet>) -> Request {
     new_route(route(destination.into(), RouteType::BlackHole))

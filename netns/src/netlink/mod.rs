@@ -13,7 +13,6 @@
 mod addressing;
 mod frame;
 mod link;
-mod local;
 mod route;
 mod rule;
 mod socket;
@@ -24,13 +23,12 @@ use std::io;
 use nix::errno::Errno;
 
 pub(crate) use addressing::{
-    Occupied, add_blackhole, add_forwarding_entry, add_link_route, add_neighbour,
+    Occupied, add_blackhole, add_forwarding_entry, add_link_route, add_local_route, add_neighbour,
 };
 pub use addressing::{add_address, add_route};
 pub(crate) use frame::{Attributes, Frame, align, flags};
 pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
 pub(crate) use link::{LinkWatch, bring_port_up, set_no_link_local, set_routed};
-pub(crate) use local::RouteWatch;
 pub use route::{Request, RouteSocket};
 pub use rule::{PolicyAction, PolicyFamily, PolicyRule};
 pub(crate) use socket::Socket;
