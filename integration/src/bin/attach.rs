@@ -2,17 +2,19 @@
 //!
 //! - `attach scale MODE COUNT DIR`: that many at once, each verified by traffic; or the error that ends it.
 //! - `attach calls COUNT DIR`: one after the other, each with a published port, as a library.
-//! - `attach once NUMBER DIR`: one, as a process of its own.
+//! - `attach once NUMBER NETNS DIR`: one, as a process of its own, into that namespace.
 //! - `attach end NUMBER DIR`: takes that one away.
 //!
 //! It works in the network namespace that it is started in.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use berth_netns::{
     AttachRequest, AttachmentMode, Eni, EniId, HostPort, Network, NetworkConfig, PortProtocol,
     PublishedPort, Subnet,
@@ -28,9 +30,10 @@ fn main() -> anyhow::Result<()> {
     let answer = match words.as_slice() {
         ["scale", mode, count, dir] => scale(mode_named(mode)?, count.parse()?, Path::new(dir))?,
         ["calls", count, dir] => calls(count.parse()?, Path::new(dir))?,
-        ["once", number, dir] => {
+        ["once", number, netns, dir] => {
             let network = Network::open(momentary(Path::new(dir))?)?;
-            network.attach(&publishing(number.parse()?)?)?;
+            let netns = File::open(netns)?;
+            network.attach_namespace(&publishing(number.parse()?)?, netns.as_fd())?;
             return Ok(());
         }
         ["end", number, dir] => {
@@ -166,9 +169,11 @@ fn calls(count: u32, dir: &Path) -> anyhow::Result<Value> {
     let mut times = Vec::new();
     for number in 1..=count {
         let request = publishing(number)?;
+        let netns = new_namespace()?;
         let start = Instant::now();
-        network.attach(&request)?;
+        network.attach_namespace(&request, netns.as_fd())?;
         times.push(start.elapsed());
+        drop(netns);
         network.detach(&request.eni)?;
         network.wait_until_gone(&request.eni, Duration::from_secs(10))?;
     }
@@ -177,6 +182,16 @@ fn calls(count: u32, dir: &Path) -> anyhow::Result<Value> {
     Network::undo(&config)?;
     let times: Vec<u64> = times.iter().map(|time| microseconds(*time)).collect();
     Ok(json!({"times_us": times}))
+}
+
+/// A network namespace that nothing is in, as the others are given one.
+fn new_namespace() -> anyhow::Result<File> {
+    let made = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        File::open("/proc/thread-self/ns/net")
+    });
+    let joined = made.join().map_err(|_| anyhow!("the thread panicked"))?;
+    joined.context("making a network namespace")
 }
 
 fn links_left() -> anyhow::Result<usize> {
