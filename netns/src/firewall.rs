@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod docker;
+mod record;
 mod tables;
 
 pub(crate) use docker::is_dockers;
+pub(crate) use record::remove as remove_record;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -77,7 +79,7 @@ impl Firewall {
         let mut batch = Batch::default();
         write_policies(&mut batch, &policies);
         self.socket
-            .commit(batch)
+            .commit(&batch)
             .doing(|| "replace the security groups' rules in nftables".into())?;
         self.policies = policies;
         Ok(())
@@ -96,7 +98,7 @@ impl Firewall {
         eni_elements(eni)
             .iter()
             .for_each(|element| batch.add_element(element));
-        match self.socket.commit(batch) {
+        match self.socket.commit(&batch) {
             Err(error) if error.errno == Errno::ENOENT && self.restore(config)? => Ok(()),
             outcome => outcome.doing(|| format!("add {} to the firewall's sets", eni.id)),
         }
@@ -110,7 +112,7 @@ impl Firewall {
         }
         let is_last = self.policies.leave(eni);
         let batch = self.removal(eni, is_last);
-        let removed = match self.socket.commit(batch) {
+        let removed = match self.socket.commit(&batch) {
             Err(error) if error.errno == Errno::ENOENT => self.load(config, self.kind),
             outcome => outcome,
         };

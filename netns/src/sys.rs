@@ -24,6 +24,28 @@ pub(crate) fn enable_extended_acks(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// The number of a socket's network namespace, which no other has during a boot (Linux 5.14).
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the duration of the borrow; the pointers are to `cookie` and its length, which
+    // outlive the call, and the kernel writes no more than that length.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if outcome == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Makes an instance of procfs that is mounted nowhere. Names are looked up from its descriptor (fsopen(2),
 /// Linux 5.8 for an instance of one's own).
 pub(crate) fn new_procfs() -> io::Result<OwnedFd> {

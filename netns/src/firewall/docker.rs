@@ -57,7 +57,7 @@ impl Firewall {
         for rule in wanted.iter().rev() {
             batch.insert_rule(FILTER, CHAIN, &expressions(rule));
         }
-        match self.socket.commit(batch) {
+        match self.socket.commit(&batch) {
             // Docker, or somebody else, was faster. That will be told, too.
             Err(error) if error.errno == Errno::ENOENT => Ok(false),
             outcome => outcome
@@ -71,7 +71,7 @@ impl Firewall {
         let rules = self.dockers_rules()?;
         let mut batch = Batch::default();
         remove_ours(&mut batch, &wanted(config), &rules);
-        match self.socket.commit(batch) {
+        match self.socket.commit(&batch) {
             Err(error) if error.errno == Errno::ENOENT => Ok(()),
             outcome => outcome.doing(|| format!("remove our rules from {CHAIN}")),
         }

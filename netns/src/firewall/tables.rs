@@ -1,8 +1,9 @@
 //! The two tables as a whole: whose they are, how they are put there, and how they go.
 //!
 //! Where the kernel has it, our socket owns them: nobody else changes them, and `nft flush ruleset` leaves them
-//! out. They outlive the socket, and belong to nobody then, until the next one makes them its own. What somebody has
-//! done to them in between can't be told, so they are always made anew; connections go on, and counters begin again.
+//! out. They outlive the socket, and belong to nobody then, until the next one makes them its own. Whether somebody has
+//! done anything to them in between is told by the generation of the ruleset ([`super::record`]): if it can't be
+//! excluded, they are made anew; connections go on, and counters begin again.
 #![forbid(unsafe_code)]
 
 use std::thread;
@@ -15,7 +16,7 @@ use crate::config::NetworkConfig;
 use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::NetlinkError;
-use crate::nftables::{Batch, Table, TableKind, TableState};
+use crate::nftables::{Batch, Generation, Table, TableKind, TableState};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
 
 const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
@@ -31,6 +32,9 @@ impl Firewall {
     pub(crate) fn ensure(&mut self, config: &NetworkConfig, enis: &[Eni]) -> Result<()> {
         self.wait_until_released()?;
         self.admit_only(enis);
+        if self.take_unchanged(config)? {
+            return Ok(());
+        }
         let kinds: &[TableKind] = match config.own_tables {
             true => &[TableKind::Owned, TableKind::Plain],
             false => &[TableKind::Plain],
@@ -89,7 +93,7 @@ impl Firewall {
             }
         }
         self.socket
-            .commit(batch)
+            .commit(&batch)
             .doing(|| "remove the tables from nftables".into())
     }
 
@@ -105,15 +109,34 @@ impl Firewall {
                 batch.delete_table(table);
             }
         }
-        ruleset::write(&mut batch, config.metadata_port, kind);
-        let elements = config.subnets.iter().flat_map(subnet_elements);
-        elements.for_each(|element| batch.add_element(&element));
-        write_policies(&mut batch, &self.policies);
-        let elements = self.admitted.values().flat_map(eni_elements);
-        elements.for_each(|element| batch.add_element(&element));
-        self.socket.commit(batch)?;
+        self.write_whole(&mut batch, config, kind);
+        self.socket.commit_and_know(&batch)?;
         self.kind = kind;
         Ok(())
+    }
+
+    /// Both tables, as they should be.
+    pub(super) fn write_whole(&self, batch: &mut Batch, config: &NetworkConfig, kind: TableKind) {
+        ruleset::write(batch, config.metadata_port, kind);
+        let elements = config.subnets.iter().flat_map(subnet_elements);
+        elements.for_each(|element| batch.add_element(&element));
+        write_policies(batch, &self.policies);
+        let elements = self.admitted.values().flat_map(eni_elements);
+        elements.for_each(|element| batch.add_element(&element));
+    }
+
+    /// Makes tables that are nobody's ours, if the ruleset is of this generation; whether it is.
+    pub(super) fn adopt(
+        &mut self,
+        config: &NetworkConfig,
+        generation: Generation,
+    ) -> Result<bool, NetlinkError> {
+        let comment = ruleset::version(config.metadata_port);
+        let mut batch = Batch::default();
+        for table in TABLES {
+            batch.add_table(table, &comment, TableKind::Owned);
+        }
+        self.socket.commit_to(&batch, generation)
     }
 
     /// Waits until no other socket owns the tables.

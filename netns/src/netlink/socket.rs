@@ -72,6 +72,11 @@ impl Socket {
         self.port
     }
 
+    /// A number that no other network namespace has during a boot, on kernels that have such.
+    pub(crate) fn netns_cookie(&self) -> Option<u64> {
+        crate::sys::netns_cookie(self.fd.as_fd()).ok()
+    }
+
     /// Lets a datagram of requests be larger than the system's limit, some 200 KiB.
     pub(crate) fn allow_large_requests(&self) -> Result<(), NetlinkError> {
         Ok(setsockopt(&self.fd, SndBufForce, &LARGEST_REQUEST)?)

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::attributes::Writer;
-use super::{Expression, Family, Name, Table, TableKind, expression_list};
+use super::{Expression, Family, Generation, Name, Table, TableKind, expression_list};
 use crate::netlink::{Frame, flags};
 
 const SUBSYSTEM: u16 = 10;
@@ -22,6 +22,7 @@ const NEW_SET: u16 = NEW_TABLE | 9;
 const DELETE_SET: u16 = NEW_TABLE | 11;
 const NEW_ELEMENT: u16 = NEW_TABLE | 12;
 const DELETE_ELEMENT: u16 = NEW_TABLE | 14;
+pub(super) const GET_GENERATION: u16 = NEW_TABLE | 16;
 
 /// Where in the kernel's path a base chain sees packets.
 #[derive(Debug, Clone, Copy)]
@@ -263,6 +264,11 @@ impl Batch {
         self.push(DELETE_ELEMENT, 0, element.table.family, element.write());
     }
 
+    /// Has the changes of another one follow.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -276,8 +282,10 @@ impl Batch {
         self.0.push(frame(kind, flags, family, attributes.finish()));
     }
 
-    /// The batch as it is sent. Its last change is answered; those before it only if they fail.
-    pub(super) fn into_frames(self) -> Vec<Frame> {
+    /// The batch as it is sent. Its last change is answered; those before it only if they fail. With a generation, the
+    /// kernel refuses it (`ERESTART`) if its ruleset is of another one.
+    pub(super) fn frames(&self, generation: Option<Generation>) -> Vec<Frame> {
+        const GENERATION: u16 = 1;
         let envelope = |kind| {
             let [high, low] = SUBSYSTEM.to_be_bytes();
             Frame {
@@ -286,8 +294,13 @@ impl Batch {
                 payload: vec![0, 0, high, low],
             }
         };
-        let mut frames = vec![envelope(BATCH_BEGIN)];
-        frames.extend(self.0);
+        let mut begin = envelope(BATCH_BEGIN);
+        if let Some(Generation(number)) = generation {
+            let attribute = Writer::default().number(GENERATION, number);
+            begin.payload.extend(attribute.finish());
+        }
+        let mut frames = vec![begin];
+        frames.extend(self.0.iter().cloned());
         if let Some(last) = frames.last_mut() {
             last.flags |= flags::ACK;
         }
@@ -377,11 +390,21 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_says_what_generation_it_is_for() {
+        let mut batch = Batch::default();
+        batch.delete_table(TABLE);
+        let begin = |generation| batch.frames(generation).swap_remove(0).payload;
+        assert_eq!(begin(None), [0, 0, 0, 10]);
+        let expected = [0, 0, 0, 10, 8, 0, 1, 0, 0, 0, 0, 7];
+        assert_eq!(begin(Some(Generation(7))), expected);
+    }
+
+    #[test]
     fn only_the_last_change_of_a_batch_is_answered() {
         let mut batch = Batch::default();
         batch.delete_table(TABLE);
         batch.delete_table(TABLE);
-        let frames = batch.into_frames();
+        let frames = batch.frames(None);
         let kinds: Vec<u16> = frames.iter().map(|frame| frame.kind).collect();
         assert_eq!(kinds, [0x10, 0x0a02, 0x0a02, 0x11]);
         let answered: Vec<bool> = frames

@@ -25,7 +25,7 @@ pub(crate) use expression::{
 pub(crate) use link_rule::LinkRule;
 pub use notices::Process;
 pub(crate) use notices::{Notice, Notices};
-pub(crate) use socket::{NftSocket, find};
+pub(crate) use socket::{Generation, NftSocket, find};
 pub(crate) use table::{TableKind, TableState};
 
 /// The name of a chain or set.
@@ -34,6 +34,8 @@ pub(crate) type Name = std::borrow::Cow<'static, str>;
 /// A family of packets that a table is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
+    /// None in particular.
+    Any = 0,
     /// IPv4 and IPv6.
     Inet = 1,
     /// IPv4 alone.

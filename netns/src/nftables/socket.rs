@@ -3,39 +3,116 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
+use serde::{Deserialize, Serialize};
 
 use super::attributes::Writer;
-use super::batch::{Batch, GET_CHAIN, GET_RULE, GET_TABLE, frame};
-use super::{LinkRule, Table, TableState};
+use super::batch::{Batch, GET_CHAIN, GET_GENERATION, GET_RULE, GET_TABLE, frame};
+use super::{Family, LinkRule, Table, TableState};
 use crate::netlink::{Attributes, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
 pub(super) const FAMILY_HEADER: usize = 4;
 
+/// How often the kernel's ruleset has been changed, by anybody, in a network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Generation(pub(super) u32);
+
+impl Generation {
+    /// The next one; the kernel leaves out zero.
+    fn next(self) -> Self {
+        Self(self.0.checked_add(1).unwrap_or(1))
+    }
+}
+
 /// A socket for nftables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(crate) struct NftSocket(Socket);
+pub(crate) struct NftSocket {
+    socket: Socket,
+    /// Of the ruleset as our last change left it, as long as nobody else has been seen to change anything.
+    known: Option<Generation>,
+}
 
 impl NftSocket {
     pub(crate) fn open() -> Result<Self, NetlinkError> {
         let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
         socket.allow_large_requests()?;
-        Ok(Self(socket))
+        Ok(Self {
+            socket,
+            known: None,
+        })
     }
 
-    /// Makes all changes of the batch, or none.
-    pub(crate) fn commit(&mut self, batch: Batch) -> Result<(), NetlinkError> {
+    /// Makes all changes of the batch, or none. It has to be one that changes something.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<(), NetlinkError> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.0.request(&batch.into_frames()).map(drop)
+        if let Some(known) = self.known {
+            if self.commit_to(batch, known)? {
+                return Ok(());
+            }
+            self.known = None;
+        }
+        self.socket.request(&batch.frames(None)).map(drop)
+    }
+
+    /// Does the same, so that from then on it is known whether somebody else changes anything.
+    pub(crate) fn commit_and_know(&mut self, batch: &Batch) -> Result<(), NetlinkError> {
+        const ATTEMPTS: u32 = 5;
+        for _ in 0..ATTEMPTS {
+            let generation = self.generation()?;
+            if self.commit_to(batch, generation)? {
+                return Ok(());
+            }
+        }
+        self.known = None;
+        self.commit(batch)
+    }
+
+    /// Makes all changes to a ruleset of this generation; whether it was one.
+    pub(crate) fn commit_to(
+        &mut self,
+        batch: &Batch,
+        generation: Generation,
+    ) -> Result<bool, NetlinkError> {
+        match self.socket.request(&batch.frames(Some(generation))) {
+            Err(error) if error.errno == Errno::ERESTART => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => {
+                self.known = Some(generation.next());
+                Ok(true)
+            }
+        }
+    }
+
+    /// The generation that our last change made, if nobody else has changed anything since.
+    pub(crate) fn known(&self) -> Option<Generation> {
+        self.known
+    }
+
+    /// Takes the ruleset of this generation as one that our last change made.
+    pub(crate) fn set_known(&mut self, generation: Generation) {
+        self.known = Some(generation);
+    }
+
+    /// The generation of the ruleset as it is.
+    pub(crate) fn generation(&mut self) -> Result<Generation, NetlinkError> {
+        const NUMBER: u16 = 1;
+        let request = frame(GET_GENERATION, flags::ACK, Family::Any, Vec::new());
+        let messages = self.socket.request(&[request])?;
+        let number = messages.first().and_then(|(_, payload)| {
+            let attributes = payload.get(FAMILY_HEADER..)?;
+            find(attributes, NUMBER)?.try_into().ok()
+        });
+        let number = number.ok_or_else(|| NetlinkError::malformed("a generation has no number"))?;
+        Ok(Generation(u32::from_be_bytes(number)))
     }
 
     /// A table, if it is there.
     pub(crate) fn table(&mut self, table: Table) -> Result<Option<TableState>, NetlinkError> {
         let attributes = Writer::default().text(1, table.name).finish();
         let request = frame(GET_TABLE, flags::ACK, table.family, attributes);
-        let messages = match self.0.request(&[request]) {
+        let messages = match self.socket.request(&[request]) {
             Err(error) if error.errno == Errno::ENOENT => return Ok(None),
             outcome => outcome?,
         };
@@ -45,15 +122,20 @@ impl NftSocket {
         Ok(Some(TableState::read(payload.unwrap_or_default())))
     }
 
+    /// A number that no other network namespace has during a boot (`SO_NETNS_COOKIE`, Linux 5.14).
+    pub(crate) fn netns_cookie(&self) -> Option<u64> {
+        self.socket.netns_cookie()
+    }
+
     /// The number that the kernel knows the socket by: as the owner of tables, and as who changed something.
     pub(crate) fn port(&self) -> u32 {
-        self.0.port()
+        self.socket.port()
     }
 
     /// The names of a table's chains.
     pub(crate) fn chains(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
         let request = frame(GET_CHAIN, flags::DUMP, table.family, Vec::new());
-        let messages = self.0.request(&[request])?;
+        let messages = self.socket.request(&[request])?;
         let name = |payload: &[u8]| {
             let attributes = payload.get(FAMILY_HEADER..)?;
             let is_ours = text(find(attributes, 1)?) == table.name;
@@ -73,7 +155,7 @@ impl NftSocket {
         const EXPRESSIONS: u16 = 4;
         let attributes = Writer::default().text(1, table.name).text(2, chain);
         let request = frame(GET_RULE, flags::DUMP, table.family, attributes.finish());
-        let messages = self.0.request(&[request])?;
+        let messages = self.socket.request(&[request])?;
         let read = |payload: &[u8]| {
             let attributes = payload.get(FAMILY_HEADER..)?;
             let handle = find(attributes, HANDLE)?.try_into().ok()?;

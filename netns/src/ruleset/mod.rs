@@ -61,21 +61,25 @@ pub(crate) const MARK: u32 = 1 << 27;
 
 /// What the tables are recognised by: a hash of all they consist of.
 pub(crate) fn version(metadata_port: u16) -> String {
-    let mut batch = Batch::default();
-    write_contents(&mut batch, metadata_port);
-    let hash = hash::fnv1a(batch.payloads().flatten().copied());
+    version_of(&contents(metadata_port))
+}
+
+fn version_of(contents: &Batch) -> String {
+    let hash = hash::fnv1a(contents.payloads().flatten().copied());
     format!("Berth's rules, {hash:016x}")
 }
 
 /// Writes both tables into a batch.
 pub(crate) fn write(batch: &mut Batch, metadata_port: u16, kind: TableKind) {
-    let comment = version(metadata_port);
+    let contents = contents(metadata_port);
+    let comment = version_of(&contents);
     batch.add_table(INET_TABLE, &comment, kind);
     batch.add_table(BRIDGE_TABLE, &comment, kind);
-    write_contents(batch, metadata_port);
+    batch.append(contents);
 }
 
-fn write_contents(batch: &mut Batch, metadata_port: u16) {
+fn contents(metadata_port: u16) -> Batch {
+    let mut batch = Batch::default();
     for (id, (table, set)) in (1..).zip(sets()) {
         batch.add_set(table, &set, id);
     }
@@ -85,6 +89,7 @@ fn write_contents(batch: &mut Batch, metadata_port: u16) {
     for (table, chain, rule) in rules(metadata_port) {
         batch.add_rule(table, chain, &rule);
     }
+    batch
 }
 
 fn chains() -> Vec<(Table, Chain)> {

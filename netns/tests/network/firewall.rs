@@ -29,6 +29,14 @@ pub fn cases() -> Vec<Case> {
             tables_of_another_process_are_refused,
         ),
         (
+            "tables_that_nobody_has_touched_are_taken_as_they_are",
+            untouched_tables_are_taken,
+        ),
+        (
+            "tables_are_made_anew_where_something_has_happened",
+            touched_tables_are_made_anew,
+        ),
+        (
             "six_hundred_interfaces_are_put_into_new_tables_at_once",
             many_interfaces_at_once,
         ),
@@ -59,6 +67,89 @@ pub fn plain(world: &World) -> NetworkConfig {
         own_tables: false,
         ..world.config()
     }
+}
+
+/// The numbers of our tables, which they have for their life.
+fn handles() -> Vec<String> {
+    let number = |family| {
+        let table = leaks::nft(&["-a", "list", "table", family, "berth"]);
+        let (_, number) = table.lines().next()?.split_once("# handle ")?;
+        Some(format!("{family} {number}"))
+    };
+    ["inet", "bridge"].into_iter().filter_map(number).collect()
+}
+
+fn both_kinds(world: &World) -> [NetworkConfig; 2] {
+    [world.config(), plain(world)]
+}
+
+fn untouched_tables_are_taken(world: &World) {
+    for config in both_kinds(world) {
+        let open = || Network::open(config.clone()).expect("opened");
+        let network = open();
+        let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+        two.serve(two.address, 80);
+        let before = handles();
+        assert_eq!(before.len(), 2, "{before:?}");
+        drop(network);
+        let network = open();
+        assert_eq!(handles(), before);
+        assert_eq!(
+            network.firewall_is_owned(),
+            config.own_tables && kernel_has_owned_tables()
+        );
+        // Changed by ourselves since, and left again.
+        two.detach(&network);
+        drop(network);
+        let network = open();
+        assert_eq!(handles(), before);
+        let two = Task::attach(&network, 2);
+        two.serve(two.address, 80);
+        assert_eq!(one.connect(two.address, 80), Reached::Yes);
+        one.detach(&network);
+        two.detach(&network);
+        drop(network);
+        leaks::check(world);
+    }
+}
+
+fn touched_tables_are_made_anew(world: &World) {
+    let config = plain(world);
+    let open = |config: &NetworkConfig| Network::open(config.clone()).expect("opened");
+    let mut before = Vec::new();
+    let mut is_made_anew = |why: &str| {
+        let now = handles();
+        assert_eq!(now.len(), 2, "{why}");
+        assert_ne!(now, before, "{why}");
+        before = now;
+    };
+    drop(open(&config));
+    is_made_anew("the first time");
+    leaks::nft(&["add", "element", "inet", "berth", "bridges", "{ eth7 }"]);
+    drop(open(&config));
+    is_made_anew("after somebody's change");
+    let network = open(&config);
+    leaks::nft(&["add", "table", "inet", "another"]);
+    let task = Task::attach(&network, 1);
+    leaks::nft(&["delete", "table", "inet", "another"]);
+    drop(network);
+    drop(open(&config));
+    is_made_anew("after changes between ours");
+    let changed = NetworkConfig {
+        metadata_port: 51680,
+        ..config.clone()
+    };
+    drop(open(&changed));
+    is_made_anew("for other rules");
+    let network = open(&config);
+    is_made_anew("for the first rules again");
+    task.detach(&network);
+    let allocation = world.state_dir().join("addresses");
+    drop(network);
+    std::fs::write(world.run_dir().join("firewall.json"), "{").expect("ours");
+    drop(open(&config));
+    is_made_anew("with a record that was not written to the end");
+    assert!(allocation.exists());
 }
 
 /// What `nft` answers to a change.
