@@ -213,12 +213,9 @@ impl Network {
         let name = eni.host_link();
         let deadline = Instant::now() + patience;
         let doing = || format!("wait for the removal of the link {name}");
-        // It listens before it looks, so that no removal falls in between.
         let mut watch = LinkWatch::open().doing(doing)?;
-        if self.routes().link(&name).doing(doing)?.is_none() {
-            return Ok(());
-        }
-        if watch.wait_for_removal(&name, deadline).doing(doing)? {
+        let is_gone = || Ok(self.routes().link(&name)?.is_none());
+        if watch.wait_until(deadline, is_gone).doing(doing)? {
             return Ok(());
         }
         self.routes()

@@ -185,16 +185,16 @@ impl Network {
             names.push(bridge.subnet.bridge());
         }
         for name in names {
-            let link = self.routes().link(name).doing(doing)?;
-            if link.is_some_and(|link| link.operational) {
+            let carries = || {
+                let link = self.routes().link(name)?;
+                Ok(link.is_some_and(|link| link.operational))
+            };
+            if carries().doing(doing)? {
                 continue;
             }
-            // It listens before it looks again, so that no change falls in between.
             let mut watch = LinkWatch::open().doing(doing)?;
-            let link = self.routes().link(name).doing(doing)?;
-            let operational = link.is_some_and(|link| link.operational);
             let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
-            if !operational && !watch.wait_until_operational(name, deadline).doing(doing)? {
+            if !watch.wait_until(deadline, carries).doing(doing)? {
                 return Err(NetlinkError::new(Errno::ETIMEDOUT)).doing(doing);
             }
         }

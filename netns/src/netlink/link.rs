@@ -314,7 +314,7 @@ fn up(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
-/// Hears of links that go.
+/// Hears of changes to links.
 #[derive(Debug)]
 pub(crate) struct LinkWatch(Socket);
 
@@ -325,45 +325,24 @@ impl LinkWatch {
         Ok(Self(Socket::subscribe(SockProtocol::NetlinkRoute, group)?))
     }
 
-    /// Waits until a link of this name goes: whether it went before the deadline.
-    pub(crate) fn wait_for_removal(
-        &mut self,
-        name: &str,
-        deadline: Instant,
-    ) -> Result<bool, NetlinkError> {
-        self.wait(deadline, |kind, link| {
-            kind == libc::RTM_DELLINK && link.name == name
-        })
-    }
-
-    /// Waits until a link carries packets: whether it did before the deadline.
-    pub(crate) fn wait_until_operational(
-        &mut self,
-        name: &str,
-        deadline: Instant,
-    ) -> Result<bool, NetlinkError> {
-        self.wait(deadline, |kind, link| {
-            kind == libc::RTM_NEWLINK && link.name == name && link.operational
-        })
-    }
-
-    fn wait(
+    /// Waits until something holds that is looked at now and after each change: whether it did before the deadline.
+    pub(crate) fn wait_until(
         &mut self,
         deadline: Instant,
-        expected: impl Fn(u16, &Link) -> bool,
+        mut holds: impl FnMut() -> Result<bool, NetlinkError>,
     ) -> Result<bool, NetlinkError> {
-        loop {
-            let messages = self.0.listen(deadline)?;
-            let mut links = messages
-                .iter()
-                .filter_map(|(kind, payload)| Some((*kind, Link::read(payload)?)));
-            if links.any(|(kind, link)| expected(kind, &link)) {
-                return Ok(true);
-            }
+        // It listens already when it looks, so that no change falls in between.
+        while !holds()? {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
+            match self.0.listen(deadline) {
+                // More changes than it could take: that is news too.
+                Err(error) if error.errno == Errno::ENOBUFS => {}
+                heard => drop(heard?),
+            }
         }
+        Ok(true)
     }
 }
 
