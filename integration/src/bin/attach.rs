@@ -1,6 +1,7 @@
 //! The measured side of `cargo measure network`: attaches and detaches interfaces, and says how long it took.
 //!
 //! - `attach scale MODE COUNT DIR`: that many at once, each verified by traffic; or the error that ends it.
+//! - `attach pool COUNT SIZE DIR`: that many, of which so many are prepared before, and others meanwhile.
 //! - `attach calls COUNT DIR`: one after the other, each with a published port, as a library.
 //! - `attach once NUMBER NETNS DIR`: one, as a process of its own, into that namespace.
 //! - `attach end NUMBER DIR`: takes that one away.
@@ -12,6 +13,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -29,6 +31,7 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let answer = match words.as_slice() {
         ["scale", mode, count, dir] => scale(mode_named(mode)?, count.parse()?, Path::new(dir))?,
+        ["pool", count, size, dir] => pool(count.parse()?, size.parse()?, Path::new(dir))?,
         ["calls", count, dir] => calls(count.parse()?, Path::new(dir))?,
         ["once", number, netns, dir] => {
             let network = Network::open(momentary(Path::new(dir))?)?;
@@ -141,6 +144,62 @@ fn scale(mode: AttachmentMode, count: u32, dir: &Path) -> anyhow::Result<Value> 
         "first_us": ends[0],
         "last_us": ends[1],
         "detach_us": median(&detached),
+        "left": links_left()?,
+    }))
+}
+
+/// One task after the other starts, without a pause, while a thread sees to it that interfaces are prepared.
+fn pool(count: u32, size: usize, dir: &Path) -> anyhow::Result<Value> {
+    let config = config(AttachmentMode::Routed, dir)?;
+    let network = Network::open(config.clone())?;
+    network.reconcile(&[])?;
+    let subnet = Subnet::default_subnet().id().clone();
+    network.prepare_interfaces(&subnet, size)?;
+    let (mut attached, mut times) = (Vec::new(), Vec::new());
+    let is_over = AtomicBool::new(false);
+    let start = Instant::now();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let filler = scope.spawn(|| -> anyhow::Result<()> {
+            while !is_over.load(Ordering::Relaxed) {
+                if network.prepare_interfaces(&subnet, size)? == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            Ok(())
+        });
+        let outcome = (0..count).try_for_each(|number| -> anyhow::Result<()> {
+            let start = Instant::now();
+            let eni = network.choose_eni(&subnet)?;
+            let attachment = network.attach(&AttachRequest {
+                eni,
+                ..request(number)?
+            })?;
+            times.push(start.elapsed());
+            attached.push(attachment.eni);
+            Ok(())
+        });
+        is_over.store(true, Ordering::Relaxed);
+        let filled = filler.join().map_err(|_| anyhow!("the filler panicked"))?;
+        outcome.and(filled)
+    })?;
+    let all = start.elapsed();
+    attached.iter().try_for_each(verify)?;
+    network.discard_prepared()?;
+    for eni in &attached {
+        network.detach(&eni.id)?;
+    }
+    for eni in &attached {
+        network.wait_until_gone(&eni.id, Duration::from_secs(60))?;
+    }
+    drop(network);
+    Network::undo(&config)?;
+    let (prepared, sustained) = times.split_at(size.min(times.len()));
+    Ok(json!({
+        "attached": attached.len(),
+        "size": size,
+        "prepared_us": median(prepared),
+        "sustained_us": median(sustained),
+        "each_us": microseconds(all / count.max(1)),
         "left": links_left()?,
     }))
 }

@@ -15,6 +15,8 @@ use super::times::{Times, milliseconds};
 use super::world::{self, DISK};
 
 const INTERFACES: usize = 1000;
+/// How many are prepared before.
+const POOL: usize = 32;
 const RUNS: usize = 30;
 const WARM_UP: usize = 2;
 /// The number of the interface that is there all the time.
@@ -33,6 +35,7 @@ const NETAVARK: &str = "/usr/lib/podman/netavark";
 /// What was measured.
 pub struct Outcome {
     scale: Vec<(&'static str, Value)>,
+    pool: Value,
     contestants: Vec<(String, Times)>,
 }
 
@@ -57,15 +60,24 @@ pub fn compare(runs: Option<usize>) -> anyhow::Result<Outcome> {
             )?;
             scale.push((mode, serde_json::from_str(&json)?));
         }
+        let pool = said(
+            Command::new(&attach)
+                .args(["pool", &INTERFACES.to_string(), &POOL.to_string()])
+                .arg(format!("{DISK}/pool")),
+        )?;
+        let pool = serde_json::from_str(&pool)?;
         let contestants = beside_others(&attach, runs.unwrap_or(RUNS))?;
-        Ok(Outcome { scale, contestants })
+        Ok(Outcome {
+            scale,
+            pool,
+            contestants,
+        })
     });
     std::fs::remove_dir_all(&disk)?;
     outcome
 }
 
-/// Everyone in turn, each on a host that has an interface of its kind already, and with a namespace that is there;
-/// ours makes its own.
+/// Everyone in turn, each on a host that has an interface of its kind already, and with a namespace that is there.
 fn beside_others(attach: &Path, runs: usize) -> anyhow::Result<Vec<(String, Times)>> {
     let calls = said(
         Command::new(attach)
@@ -91,14 +103,13 @@ fn beside_others(attach: &Path, runs: usize) -> anyhow::Result<Vec<(String, Time
         said(Command::new("ip").args(["netns", "add", name]))?;
         attach(name, NEIGHBOUR, Then::Stay)?;
     }
-    said(
-        Command::new(attach)
-            .args(["once", &NEIGHBOUR.to_string()])
-            .arg(format!("{DISK}/once")),
-    )?;
+    said(Command::new("ip").args(["netns", "add", "berth-neighbour"]))?;
+    with_berth(attach, "berth-neighbour", NEIGHBOUR, Then::Stay)?;
     for turn in 0..WARM_UP + runs {
         let times = [
-            berth_once(attach, turn)?,
+            in_namespace(turn, |name, turn, then| {
+                with_berth(attach, name, turn, then)
+            })?,
             in_namespace(turn, with_cni)?,
             in_namespace(turn, with_netavark)?,
         ];
@@ -122,22 +133,11 @@ fn beside_others(attach: &Path, runs: usize) -> anyhow::Result<Vec<(String, Time
     ])
 }
 
-fn berth_once(attach: &Path, turn: usize) -> anyhow::Result<Duration> {
-    let number = turn.to_string();
-    let command = |verb: &str| {
-        let mut command = Command::new(attach);
-        command.args([verb, &number]).arg(format!("{DISK}/once"));
-        command
-    };
-    let start = Instant::now();
-    said(&mut command("once"))?;
-    let time = start.elapsed();
-    said(&mut command("end"))?;
-    Ok(time)
-}
-
 /// Makes a namespace, measures what is done to it, and takes it away.
-fn in_namespace(turn: usize, with: Attach) -> anyhow::Result<Duration> {
+fn in_namespace(
+    turn: usize,
+    with: impl Fn(&str, usize, Then) -> anyhow::Result<Duration>,
+) -> anyhow::Result<Duration> {
     let name = format!("bench-{turn}");
     said(Command::new("ip").args(["netns", "add", &name]))?;
     let time = with(&name, turn, Then::Go)?;
@@ -153,6 +153,19 @@ type Attach = fn(&str, usize, Then) -> anyhow::Result<Duration>;
 enum Then {
     Go,
     Stay,
+}
+
+fn with_berth(attach: &Path, name: &str, turn: usize, then: Then) -> anyhow::Result<Duration> {
+    let dir = format!("{DISK}/once");
+    let number = turn.to_string();
+    let netns = format!("/run/netns/{name}");
+    let start = Instant::now();
+    said(Command::new(attach).args(["once", &number, &netns, &dir]))?;
+    let time = start.elapsed();
+    if then == Then::Go {
+        said(Command::new(attach).args(["end", &number, &dir]))?;
+    }
+    Ok(time)
 }
 
 fn with_cni(name: &str, turn: usize, then: Then) -> anyhow::Result<Duration> {
@@ -252,7 +265,10 @@ fn answer(command: &mut Command, document: &Value) -> anyhow::Result<String> {
 impl Outcome {
     /// Whether nothing was left behind.
     pub fn is_clean(&self) -> bool {
-        self.scale.iter().all(|(_, outcome)| outcome["left"] == 0)
+        let scale = self.scale.iter().map(|(_, outcome)| outcome);
+        scale
+            .chain([&self.pool])
+            .all(|outcome| outcome["left"] == 0)
     }
 
     /// By how much ours are faster than the better of the others: as a library, as a process.
@@ -296,6 +312,17 @@ impl Outcome {
             }
         }
         println!();
+        println!(
+            "with {} prepared, one after the other without a pause: {} µs each of those, {} µs of the {} after them, \
+             {} µs on average; left {}",
+            self.pool["size"],
+            self.pool["prepared_us"],
+            self.pool["sustained_us"],
+            INTERFACES - POOL,
+            self.pool["each_us"],
+            self.pool["left"],
+        );
+        println!();
         println!("One interface with a published port");
         println!("| {:28} | median ms | min ms | runs |", "");
         println!("|{:-<30}|----------:|-------:|-----:|", "");
@@ -329,6 +356,7 @@ impl Outcome {
         json!({
             "benchmark": "network",
             "scale": scale.collect::<Vec<_>>(),
+            "pool": self.pool,
             "expected_growth": EXPECTED_GROWTH,
             "series": contestants.collect::<Vec<_>>(),
             "times_faster_as_library": library,
