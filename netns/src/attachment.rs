@@ -6,11 +6,11 @@
 //! | attach | detach |
 //! |---|---|
 //! | the address is reserved, on disk | … released, last |
-//! | the namespace and the veth pair are made and come up, or taken from those prepared | … end with the namespace's mount |
+//! | the namespace and the veth pair are made, or taken from those prepared | … end with the namespace's mount |
 //! | the namespace is mounted | … unmounted |
 //! | the interface inside gets its addresses | with the namespace |
 //! | the firewall admits link, MAC and addresses | … expels them, first |
-//! | the host is told where they are: neighbours, or routes too | … which are removed |
+//! | the link comes up, with its neighbours, or its routes too | … which are removed |
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
@@ -155,9 +155,7 @@ impl Network {
         self.forget_datagrams(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
         let ways = ways(eni, eni.addresses(), bridge.index, prepared.link);
-        let told = self.routes().send(&ways);
-        told.doing(|| format!("tell the host where {} is", eni.id))?;
-        self.wait_until_operational(&mut prepared, bridge)?;
+        self.bring_link_up(&mut prepared, bridge, ways)?;
         reached(failpoint::ATTACH_PORT)
     }
 

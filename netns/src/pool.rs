@@ -1,7 +1,8 @@
 //! Interfaces that are prepared before a task wants one.
 //!
-//! What is in the pool is held by descriptors only, and goes with this process. It has an id, from which its MAC
-//! address and its link's name follow, and no address: who wants it takes that id ([`Network::choose_eni`]).
+//! What is in the pool is up, but closed by the firewall. It is held by descriptors only, and goes with this process. It
+//! has an id, from which its MAC address and its link's name follow, and no address: who wants it takes that id
+//! ([`Network::choose_eni`]).
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -68,7 +69,7 @@ impl Network {
             let id = generate()?;
             let namespace = self.new_namespace(&bridge.subnet)?;
             let mut prepared = self.prepare(&id, bridge, namespace)?;
-            self.wait_until_operational(&mut prepared, bridge)?;
+            self.bring_link_up(&mut prepared, bridge, Vec::new())?;
             self.pool().add(prepared);
             made += 1;
         }

@@ -1,4 +1,4 @@
-//! An interface without an address: its namespace, and a link into it that is up and closed.
+//! An interface without an address: its namespace, and a link into it.
 //!
 //! That is most of the work of an attachment, and none of it depends on the task: so it can be done before there is
 //! one ([`crate::pool`]).
@@ -41,8 +41,8 @@ pub(crate) struct Prepared {
     pub(crate) interface: u32,
     /// The index of its end on the host.
     pub(crate) link: u32,
-    /// Whether it has been seen to carry packets.
-    pub(crate) is_operational: bool,
+    /// Whether the link is up, and has been seen to carry packets.
+    pub(crate) is_up: bool,
 }
 
 impl Network {
@@ -66,14 +66,16 @@ impl Network {
         self.make_veth(id, bridge, &namespace)?;
         reached(failpoint::ATTACH_VETH)?;
         let interface = self.configure_interface(id, bridge, &mut namespace)?;
-        let link = self.bring_link_up(id, bridge)?;
+        let name = id.host_link();
+        let link = self.routes().index_of(&name);
+        let link = link.doing(|| format!("look for the link {name}"))?;
         Ok(Prepared {
             id: id.clone(),
             subnet: bridge.subnet.id().clone(),
             namespace,
             interface,
             link,
-            is_operational: false,
+            is_up: false,
         })
     }
 
@@ -143,41 +145,54 @@ impl Network {
         }
     }
 
-    /// Brings the link's end on the host up, and returns its index.
-    fn bring_link_up(&self, id: &EniId, bridge: &Bridge) -> Result<u32> {
-        let name = id.host_link();
-        let doing = || format!("bring up the link {name} of {}", bridge.subnet.id());
-        let mut routes = self.routes();
-        let link = routes.index_of(&name).doing(doing)?;
-        let requests = match bridge.subnet.mode() {
+    /// Brings the link's end on the host up, does the rest of what the host has to, and waits until the link carries
+    /// packets. Threads of the kernel have work with a link that comes up, for which they lock out who configures
+    /// others: so it is the last that is done.
+    pub(crate) fn bring_link_up(
+        &self,
+        prepared: &mut Prepared,
+        bridge: &Bridge,
+        rest: Vec<Request>,
+    ) -> Result<()> {
+        let name = prepared.id.host_link();
+        let mut requests = match prepared.is_up {
+            true => Vec::new(),
+            false => self.link_up(prepared, bridge)?,
+        };
+        requests.extend(rest);
+        let sent = self.routes().send(&requests);
+        sent.doing(|| format!("bring up the link {name} of {}", bridge.subnet.id()))?;
+        if !prepared.is_up {
+            self.wait_until_operational(prepared, bridge)?;
+            prepared.is_up = true;
+        }
+        Ok(())
+    }
+
+    fn link_up(&self, prepared: &Prepared, bridge: &Bridge) -> Result<Vec<Request>> {
+        let link = prepared.link;
+        let mac = prepared.id.mac();
+        match bridge.subnet.mode() {
             AttachmentMode::Bridged => {
                 let mut requests = self.no_link_local(link);
-                requests.extend([bring_port_up(link), add_forwarding_entry(link, id.mac())]);
-                requests
+                requests.extend([bring_port_up(link), add_forwarding_entry(link, mac)]);
+                Ok(requests)
             }
             AttachmentMode::Routed => {
                 if self.has_to_allow_ipv6(&bridge.subnet) {
+                    let name = prepared.id.host_link();
                     sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
                 }
-                vec![set_routed(link, self.ipv6.is_there), bring_up(link)]
+                Ok(vec![set_routed(link, self.ipv6.is_there), bring_up(link)])
             }
-        };
-        routes.send(&requests).doing(doing)?;
-        Ok(link)
+        }
     }
 
     /// The kernel notices a little after links have come up that they have, and drops what is sent
     /// before: a task's first connection would take a second, until TCP tries again.
     ///
     /// To ask is mostly enough: since Linux 6.7 the kernel then looks at once.
-    pub(crate) fn wait_until_operational(
-        &self,
-        prepared: &mut Prepared,
-        bridge: &Bridge,
-    ) -> Result<()> {
-        if prepared.is_operational {
-            return Ok(());
-        }
+    fn wait_until_operational(&self, prepared: &mut Prepared, bridge: &Bridge) -> Result<()> {
         let link = prepared.id.host_link();
         let doing = || format!("wait until the link {link} carries packets");
         let mut names = vec![link.as_str()];
@@ -200,7 +215,6 @@ impl Network {
         }
         // The other end came up in the same moment, and is noticed together with the port.
         prepared.namespace.inside.link(INTERFACE).doing(doing)?;
-        prepared.is_operational = true;
         Ok(())
     }
 }

@@ -62,9 +62,11 @@ fn config(mode: AttachmentMode, dir: &Path) -> anyhow::Result<NetworkConfig> {
     let id = Subnet::default_subnet().id().clone();
     let subnet = Subnet::new(id, "10.231.0.0/20".parse()?, "berth0")?;
     let subnet = subnet.with_ipv6("fd62:6572:7468::/64".parse()?)?;
+    // As on a host: what doesn't survive a reboot is in memory.
+    let run_dir = Path::new("/run/berth").join(dir.file_name().context("a folder has a name")?);
     Ok(NetworkConfig {
         subnets: vec![subnet.with_mode(mode)],
-        ..NetworkConfig::new(dir.join("state"), dir.join("run"))
+        ..NetworkConfig::new(dir, run_dir)
     })
 }
 
