@@ -113,12 +113,16 @@ impl Network {
                 let allow_ipv6 = self.has_to_allow_ipv6(&bridge.subnet);
                 Namespace::join(given, &*self.sysctls()?, allow_ipv6)?
             }
-            None => match self.pool().take(&eni.id, &eni.subnet) {
-                Some(prepared) => return Ok(prepared),
-                None => self.new_namespace(&bridge.subnet)?,
-            },
+            None => {
+                let waiting = self.pool().take(&eni.id);
+                match waiting {
+                    Some(prepared) if prepared.subnet == eni.subnet => return Ok(prepared),
+                    Some(of_another_subnet) => self.remove_link(&of_another_subnet.id)?,
+                    None => {}
+                }
+                self.new_namespace(&bridge.subnet)?
+            }
         };
-        reached(failpoint::ATTACH_NAMESPACE)?;
         self.prepare(&eni.id, bridge, namespace)
     }
 
@@ -164,9 +168,7 @@ impl Network {
         let mut problems = Problems::default();
         problems.note(self.dismantle(eni));
         if is_kept {
-            let name = eni.id.host_link();
-            let removed = self.routes().delete_link(&name);
-            problems.note(removed.doing(|| format!("remove the link {name}")));
+            problems.note(self.remove_link(&eni.id));
         }
         match problems.finish("undo it") {
             Ok(()) => problem,
@@ -175,6 +177,13 @@ impl Network {
                 problems: vec![problem, more],
             },
         }
+    }
+
+    /// Removes a link that doesn't go with its namespace, or has to be gone at once.
+    fn remove_link(&self, id: &EniId) -> Result<()> {
+        let name = id.host_link();
+        let removed = self.routes().delete_link(&name);
+        removed.doing(|| format!("remove the link {name}"))
     }
 
     pub(crate) fn dismantle(&self, eni: &Eni) -> Result<()> {

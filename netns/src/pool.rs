@@ -39,10 +39,9 @@ impl Pool {
         Some(id)
     }
 
-    /// The interface with this id, if it is one of this subnet.
-    pub(crate) fn take(&mut self, id: &EniId, subnet: &SubnetId) -> Option<Prepared> {
-        let prepared = self.chosen.remove(id)?;
-        (prepared.subnet == *subnet).then_some(prepared)
+    /// The interface with this id.
+    pub(crate) fn take(&mut self, id: &EniId) -> Option<Prepared> {
+        self.chosen.remove(id)
     }
 
     /// Lets go of the interface with this id.

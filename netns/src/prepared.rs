@@ -63,6 +63,7 @@ impl Network {
         bridge: &Bridge,
         mut namespace: Namespace,
     ) -> Result<Prepared> {
+        reached(failpoint::ATTACH_NAMESPACE)?;
         self.make_veth(id, bridge, &namespace)?;
         reached(failpoint::ATTACH_VETH)?;
         let interface = self.configure_interface(id, bridge, &mut namespace)?;

@@ -18,6 +18,7 @@ mod host;
 mod leaks;
 mod lifecycle;
 mod packet;
+mod prepared;
 mod published;
 mod reach;
 mod security_groups;
@@ -40,7 +41,10 @@ fn main() -> ExitCode {
     if let [_, flag, action, rest @ ..] = arguments.as_slice()
         && flag == "--child"
     {
-        return crashes::child(action, rest);
+        return match action.as_str() {
+            "own-user-namespace" => prepared::own_user_namespace(),
+            action => crashes::child(action, rest),
+        };
     }
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: the tests of the network need root; none of them runs");
@@ -48,12 +52,13 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 11] = [
+    let groups: [(&str, Vec<Case>); 12] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
         ("spoofing", spoofing::cases()),
         ("lifecycle", lifecycle::cases()),
+        ("prepared", prepared::cases()),
         ("host", host::cases()),
         ("crashes", crashes::cases()),
         ("firewall", firewall::cases()),
