@@ -83,6 +83,7 @@ impl Network {
     ) -> Result<Attachment> {
         let bridge = self.bridge(&request.subnet)?;
         let groups = self.firewall().groups_of(&request.security_groups)?;
+        self.conntrack().check_room()?;
         let (eni, is_spent) = {
             let mut addresses = self.addresses();
             let eni = addresses.reserve(&bridge.subnet, request, &groups)?;

@@ -1,4 +1,4 @@
-//! What the kernel remembers of connections: forgotten, where it would outlive what it is about.
+//! What the kernel remembers of connections: forgotten, where it would outlive what it is about, and counted.
 //!
 //! What belongs to a known connection passes the firewall, and goes where its first packet went. Of an interface
 //! that is gone neither must hold for the next one that has its address or its published ports.
@@ -9,12 +9,14 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
+use crate::error::{Doing, Error, Result};
 use crate::netlink::{Attributes, Frame, NetlinkError, Socket, flags};
 use crate::nftables::{Writer, find};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
+const GET_STATISTICS: u16 = SUBSYSTEM | 5;
 
 /// Attributes of a connection: how its packets are addressed, and those that answer them.
 const ORIGINAL: u16 = 1;
@@ -46,7 +48,7 @@ impl Conntrack {
         is_gone: impl Fn(IpAddr) -> bool,
     ) -> Result<(), NetlinkError> {
         let everything = frame(0, Writer::default());
-        for connection in self.list(everything)? {
+        for connection in self.ask(everything)? {
             let ends = [ORIGINAL, REPLY].map(|direction| source(&connection, direction));
             if ends.into_iter().flatten().any(&is_gone) {
                 self.delete(&connection)?;
@@ -58,15 +60,40 @@ impl Conntrack {
     /// Forgets the connections of UDP that were opened to a port.
     pub(crate) fn forget_udp_port(&mut self, port: u16) -> Result<(), NetlinkError> {
         for family in [IPV4, IPV6] {
-            for connection in self.list(frame(family, of_udp_to(port)))? {
+            for connection in self.ask(frame(family, of_udp_to(port)))? {
                 self.delete(&connection)?;
             }
         }
         Ok(())
     }
 
+    /// Fails when the kernel remembers as many connections as it may: the first packet of a new one is then dropped,
+    /// whoever sends it, unless another of the same few is found that nobody has answered. So the count stays a little
+    /// below the limit.
+    pub(crate) fn check_room(&mut self) -> Result<()> {
+        const COUNT: u16 = 1;
+        const LIMIT: u16 = 2;
+        let doing = || "ask how many connections the host tracks".into();
+        let mut request = frame(0, Writer::default());
+        (request.kind, request.flags) = (GET_STATISTICS, flags::REQUEST | flags::ACK);
+        let answers = self.ask(request).doing(doing)?;
+        let answer = answers
+            .first()
+            .and_then(|answer| answer.get(FAMILY_HEADER..));
+        let number = |kind| {
+            let value = find(answer?, kind)?.try_into().ok()?;
+            Some(u32::from_be_bytes(value))
+        };
+        match (number(COUNT), number(LIMIT)) {
+            (Some(count), Some(limit)) if count >= limit - limit / 256 => {
+                Err(Error::ConnectionsExhausted { count, limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A kernel that can't be asked (no `nf_conntrack_netlink`) has nothing to tell.
-    fn list(&mut self, request: Frame) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    fn ask(&mut self, request: Frame) -> Result<Vec<Vec<u8>>, NetlinkError> {
         match self.0.request(&[request]) {
             Err(error) if error.errno == Errno::EINVAL => Ok(Vec::new()),
             outcome => Ok(outcome?.into_iter().map(|(_, payload)| payload).collect()),

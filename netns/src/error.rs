@@ -54,6 +54,18 @@ pub enum Error {
         subnet: SubnetId,
     },
 
+    /// The kernel remembers as many connections as it may.
+    #[error(
+        "the host tracks {count} connections, and no more than {limit}: it drops new ones, a task's too; raise the \
+         sysctl net.netfilter.nf_conntrack_max, or see with 'conntrack -L' whose they are"
+    )]
+    ConnectionsExhausted {
+        /// How many it remembers.
+        count: u32,
+        /// How many it may (`net.netfilter.nf_conntrack_max`).
+        limit: u32,
+    },
+
     /// The subnet is not one of this host's.
     #[error("there is no subnet {0} on this host")]
     UnknownSubnet(SubnetId),

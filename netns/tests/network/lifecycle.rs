@@ -1,10 +1,17 @@
 //! Attaching and detaching, again and again, until nothing is free, and after things went wrong.
 
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+
+use berth_netns::netlink::{LOOPBACK, RouteSocket, bring_up};
 use berth_netns::{Error, Network, NetworkConfig, Subnet};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{BEFORE_REMOVAL, Reached, Task, World, connect, eni, request};
+use crate::world::{BEFORE_REMOVAL, Reached, Task, World, connect, eni, request, sysctl};
+
+/// The test that takes a table of connections that is not too large.
+pub const FILLS_CONNECTIONS: &str = "a_host_that_tracks_all_the_connections_it_may_says_what_to_do";
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -16,6 +23,7 @@ pub fn cases() -> Vec<Case> {
             "an_exhausted_subnet_says_what_to_do",
             an_exhausted_subnet_says_what_to_do,
         ),
+        (FILLS_CONNECTIONS, a_full_table_of_connections),
         (
             "a_subnets_ranges_may_change_while_tasks_run",
             ranges_may_change,
@@ -86,6 +94,41 @@ fn an_exhausted_subnet_says_what_to_do(world: &World) {
     );
     tasks.into_iter().for_each(|task| task.detach(&network));
     Task::attach(&network, 12).detach(&network);
+}
+
+/// Whether a test can fill the kernel's table of connections.
+pub fn can_fill_connections() -> bool {
+    const MANY: u32 = 300_000;
+    let limit = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+    limit.is_ok_and(|limit| limit.trim().parse().is_ok_and(|limit: u32| limit <= MANY))
+}
+
+/// Each datagram to another port of loopback is a connection.
+fn a_full_table_of_connections(world: &World) {
+    let network = world.network();
+    let one = Task::attach(&network, 1);
+    let mut routes = RouteSocket::open().expect("a socket");
+    routes.send(&[bring_up(LOOPBACK)]).expect("up");
+    let limit: usize = sysctl("netfilter/nf_conntrack_max")
+        .parse()
+        .expect("a number");
+    let sender = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    let addresses = (1..=u8::MAX).map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let targets = addresses.flat_map(|address| (1..=u16::MAX).map(move |port| (address, port)));
+    for target in targets.take(limit + 1) {
+        // Nobody listens, and dropped ones are no loss.
+        sender.send_to(b"1", target).ok();
+    }
+    let error = network.attach(&request(2)).expect_err("full");
+    assert!(
+        matches!(error, Error::ConnectionsExhausted { .. }),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(text.contains(&limit.to_string()), "{text}");
+    assert!(text.contains("net.netfilter.nf_conntrack_max"), "{text}");
+    assert_eq!(leaks::allocations(world), [one.address.to_string()]);
+    one.detach(&network);
 }
 
 /// The default subnet with other ranges.

@@ -90,6 +90,8 @@ fn main() -> ExitCode {
         let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
         let skip = needs_nft && !leaks::nft_is_installed()
             || needs_owned && !firewall::kernel_has_owned_tables()
+            || last(trial.name()).as_deref() == Some(lifecycle::FILLS_CONNECTIONS)
+                && !lifecycle::can_fill_connections()
             || trial.name().starts_with("docker::") && !docker::is_installed();
         trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
     });
