@@ -1,8 +1,10 @@
 //! `berth agent`: the engine and the ECS API, until it is told to stop.
 
+use std::convert::Infallible;
+
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::activation::{self, Listeners};
 use super::session::Host;
@@ -18,6 +20,8 @@ pub fn agent(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, listeners: Listeners) -> anyhow::Result<()> {
+    // Before anything that may take a while: unheard, this one would end the process.
+    let mut reload = signal(SignalKind::hangup())?;
     let Some(host) = Host::open(&config, listeners.unix, listeners.resolver).await? else {
         bail!(
             "another berth runs with {}: an agent, or a `berth run`",
@@ -43,9 +47,25 @@ async fn serve(config: Config, listeners: Listeners) -> anyhow::Result<()> {
         result = server::serve_tcp(host.api.clone(), listener) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        never = follow_network(&host, &mut reload) => match never {},
     }?;
     tracing::info!("stopping; tasks go on, and are found again at the next start");
     Ok(())
+}
+
+/// Reads the network's file again at each SIGHUP.
+async fn follow_network(host: &Host, reload: &mut Signal) -> Infallible {
+    loop {
+        if reload.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        let engine = host.api.engine().clone();
+        let outcome = tokio::task::spawn_blocking(move || engine.reload_network()).await;
+        let outcome = outcome.map_err(anyhow::Error::from).flatten();
+        if let Err(error) = outcome {
+            tracing::error!("the network stays as it is: {error:#}");
+        }
+    }
 }
 
 /// A listener of systemd's, whose address takes the place of `--api`, and has to meet the same

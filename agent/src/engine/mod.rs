@@ -10,13 +10,14 @@ mod firewall;
 mod lifecycle;
 mod plan;
 mod publish;
+mod reload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use berth_netns::{Eni, EniId, Network, NetworkConfig};
+use berth_netns::{Eni, EniId, Network, NetworkConfig, Subnet};
 use ipnet::IpNet;
 use lifecycle::Start;
 use tokio::sync::{broadcast, watch};
@@ -46,6 +47,8 @@ struct Inner {
     config: Config,
     store: Store,
     network: Arc<Network>,
+    /// As the network's file had them.
+    subnets: Vec<Subnet>,
     _firewall: firewall::Guard,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
@@ -257,7 +260,9 @@ impl Inner {
         files::make_folders(&config)?;
         let store = open_store(&config)?;
         let images = Images::open(&config.root)?;
-        let network = Network::open(network_config(&config)?).context("preparing the network")?;
+        let network_config = network_config(&config)?;
+        let subnets = network_config.subnets.clone();
+        let network = Network::open(network_config).context("preparing the network")?;
         let ranges: Vec<IpNet> = ranges(&network).collect();
         let zones = dns::Zones::new(&config.place.private_domain(), &ranges)
             .with_context(|| format!("the names of region '{}'", config.place.region))?;
@@ -270,6 +275,7 @@ impl Inner {
             config,
             store,
             network,
+            subnets,
             _firewall: firewall,
             names: Arc::new(Names::new(zones)),
             images,

@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// How long anything may take before the test has failed: the emulated machine is slow.
@@ -212,6 +214,13 @@ impl Host {
         std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }
 
+    /// Tells the agent to read the network's file again.
+    pub fn reload_agent(&self) {
+        let agents = self.agents.lock().unwrap();
+        let pid = i32::try_from(agents.last().unwrap().id()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGHUP).unwrap();
+    }
+
     /// Kills the agent, as an out-of-memory kill would.
     pub fn kill_agent(&self) {
         let mut agents = self.agents.lock().unwrap();
@@ -300,7 +309,7 @@ impl Host {
     pub fn clean_up(self) -> String {
         let mut left = String::new();
         for mut agent in self.agents.lock().unwrap().drain(..) {
-            nix::sys::signal::kill(
+            kill(
                 nix::unistd::Pid::from_raw(agent.id().cast_signed()),
                 nix::sys::signal::Signal::SIGTERM,
             )

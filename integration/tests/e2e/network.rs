@@ -440,6 +440,34 @@ fn security_groups(host: &Host) {
     let asks = script("timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; exit 9");
     let task = host.wait_status(&start_in(host, stranger, &asks), "STOPPED");
     assert_eq!(task["containers"][0]["exitCode"], 9, "{task}");
+    // The file changes, and the group that was let in is not any more; the other one is.
+    let network = |group: &str| {
+        json!({
+            "Subnets": [{"SubnetId": FILES_SUBNET, "CidrBlock": "10.77.0.0/24", "Bridge": "files0"}],
+            "SecurityGroups": [
+                {"GroupId": web, "GroupName": "web", "IpPermissions": [
+                    {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "UserIdGroupPairs": [{"GroupId": group}]},
+                ]},
+                {"GroupId": friend},
+                {"GroupId": stranger},
+            ],
+        })
+    };
+    host.network(&network("sg-0000000000000000x"));
+    host.reload_agent();
+    host.until("the log says what is wrong", || {
+        host.agent_log().contains("sg-0000000000000000x")
+    });
+    host.network(&network(stranger));
+    host.reload_agent();
+    host.until("the groups are as the file has them", || {
+        host.agent_log().contains("groups=4")
+    });
+    for (group, code) in [(friend, 9), (stranger, 0)] {
+        let task = host.wait_status(&start_in(host, group, &asks), "STOPPED");
+        assert_eq!(task["containers"][0]["exitCode"], code, "{group}: {task}");
+    }
+    assert!(!host.agent_log().contains("other subnets"));
     host.call("StopTask", json!({"task": server})).unwrap();
     host.wait_status(&server, "STOPPED");
 }
