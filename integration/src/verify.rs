@@ -1,11 +1,11 @@
 //! `cargo verify`: every test. On this host what can run here, and in the virtual machine what
 //! needs cgroup v2 controllers or an older kernel.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use crate::build::TestBinary;
 use crate::payload::Payload;
@@ -95,12 +95,20 @@ fn run_tests(wanted: impl Fn(&str) -> bool, tally: &mut Tally) -> anyhow::Result
         }
         doc_tests(tally)?;
     }
-    if wanted("machine") {
-        noted("the virtual machine", in_machine(&built, tally), tally);
-    }
-    if wanted("engines") {
-        noted("the machine of the engines", engines(&built, tally), tally);
-    }
+    std::thread::scope(|scope| {
+        // Minutes, the first time, in which another machine can run.
+        let disk = wanted("engines").then(|| scope.spawn(system::disk));
+        if wanted("machine") {
+            noted("the virtual machine", in_machine(&built, tally), tally);
+        }
+        if let Some(disk) = disk {
+            let disk = disk
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("its making panicked")));
+            let outcome = disk.and_then(|disk| engines(&disk, &built, tally));
+            noted("the machine of the engines", outcome, tally);
+        }
+    });
     if wanted("aws") {
         aws::test(&built.berth, &built.rootfs, tally)?;
     }
@@ -241,8 +249,7 @@ fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 /// The engines' tests in a whole Debian with systemd, once with each way of making cgroups.
-fn engines(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
-    let disk = system::disk()?;
+fn engines(disk: &Path, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let payload = Payload::addition("engines", &vm::kernel()?)?;
     system::add_unit(&payload)?;
     payload.program(&built.runtime, "rig/berth-runtime")?;
@@ -258,7 +265,7 @@ fn engines(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let vm = Vm::boot(&Boot {
         payload: &payload,
         forward: None,
-        system: Some(&disk),
+        system: Some(disk),
     })?;
     read_suites(vm, tally)
 }
