@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
+
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::AttachRequest;
@@ -84,6 +86,7 @@ impl Addresses {
         subnet: &Subnet,
         request: &AttachRequest,
         security_groups: &[SecurityGroupId],
+        public_address: Option<Ipv4Addr>,
     ) -> Result<Eni> {
         self.check(request)?;
         let capacity = subnet.capacity();
@@ -104,6 +107,7 @@ impl Addresses {
                 id: request.eni.clone(),
                 address,
                 ipv6_address: subnet.ipv6_of(address),
+                public_address,
                 subnet: subnet.id().clone(),
                 mode: subnet.mode(),
                 security_groups: security_groups.to_vec(),
@@ -122,6 +126,24 @@ impl Addresses {
             cidr: subnet.cidr(),
             capacity,
         })
+    }
+
+    /// A public address of the pool that no interface has; nothing where there is no pool.
+    pub(crate) fn free_public(&self, pool: &[Ipv4Net]) -> Result<Option<Ipv4Addr>> {
+        let taken: BTreeSet<Ipv4Addr> = self
+            .enis
+            .values()
+            .flat_map(|eni| eni.public_address)
+            .collect();
+        let mut all = pool.iter().flat_map(|range| {
+            let (first, last) = (range.network().to_bits(), range.broadcast().to_bits());
+            (first..=last).map(Ipv4Addr::from_bits)
+        });
+        let free = all.find(|address| !taken.contains(address));
+        match free {
+            None if !pool.is_empty() => Err(Error::PublicAddressesExhausted(taken.len())),
+            free => Ok(free),
+        }
     }
 
     /// Whether the interface, its namespace and its ports are nobody's yet.
@@ -308,7 +330,7 @@ mod tests {
 
     fn reserve(addresses: &mut Addresses, subnet: &Subnet, number: usize) -> Result<Eni> {
         let (id, netns) = (format!("eni-{number:017x}"), format!("task-{number}"));
-        addresses.reserve(subnet, &request(subnet, &id, &netns), &[])
+        addresses.reserve(subnet, &request(subnet, &id, &netns), &[], None)
     }
 
     fn request(subnet: &Subnet, id: &str, netns: &str) -> AttachRequest {
@@ -318,6 +340,7 @@ mod tests {
             security_groups: Vec::new(),
             netns: netns.parse().expect("valid"),
             published: Vec::new(),
+            assign_public_ip: false,
         }
     }
 
@@ -390,6 +413,34 @@ mod tests {
     }
 
     #[test]
+    fn a_public_address_is_given_once() {
+        let folder = Folder::new("public");
+        let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
+        let pool: [Ipv4Net; 2] =
+            ["192.0.2.6/31", "192.0.2.9/32"].map(|range| range.parse().expect("a network"));
+        assert_eq!(addresses.free_public(&[]).expect("no pool"), None);
+        let mut given = Vec::new();
+        for number in 1..=3 {
+            let public = addresses.free_public(&pool).expect("free");
+            let (id, netns) = (format!("eni-{number:017x}"), format!("task-{number}"));
+            let request = request(&subnet, &id, &netns);
+            let eni = addresses.reserve(&subnet, &request, &[], public);
+            given.push(eni.expect("free"));
+        }
+        let last_digits = given
+            .iter()
+            .map(|eni| eni.public_address.expect("given").octets()[3]);
+        assert_eq!(last_digits.collect::<Vec<_>>(), [6, 7, 9]);
+        let error = load(&folder, "boot")
+            .free_public(&pool)
+            .expect_err("none left");
+        assert!(error.to_string().contains("3 public addresses"), "{error}");
+        addresses.release(&given[1]).expect("released");
+        let free = addresses.free_public(&pool).expect("free again");
+        assert_eq!(free, given[1].public_address);
+    }
+
+    #[test]
     fn an_interface_or_a_namespace_is_not_attached_twice() {
         let folder = Folder::new("twice");
         let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
@@ -397,7 +448,7 @@ mod tests {
         let other = "eni-000000000000000ff";
         for (id, netns) in [(eni.id.as_str(), "other"), (other, eni.netns.as_str())] {
             let error = addresses
-                .reserve(&subnet, &request(&subnet, id, netns), &[])
+                .reserve(&subnet, &request(&subnet, id, netns), &[], None)
                 .expect_err("taken");
             assert!(matches!(error, Error::AlreadyAttached(_)), "{error}");
         }
@@ -420,7 +471,7 @@ mod tests {
                 published: ports.collect(),
                 ..request(&subnet, &id, &netns)
             };
-            addresses.reserve(&subnet, &request, &[])
+            addresses.reserve(&subnet, &request, &[], None)
         };
         let (tcp, udp) = (PortProtocol::Tcp, PortProtocol::Udp);
         publish(1, &[(tcp, 80), (udp, 80), (tcp, 81)]).expect("free");

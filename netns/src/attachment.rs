@@ -19,6 +19,8 @@ use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+#[cfg(doc)]
+use crate::config::NetworkConfig;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
@@ -43,6 +45,9 @@ pub struct AttachRequest {
     pub netns: NetnsName,
     /// The ports of the host's that lead to it from now on.
     pub published: Vec<PublishedPort>,
+    /// Whether it gets an address that is its own outside, of [`NetworkConfig::public_addresses`]. Where there are
+    /// none it shows the host's, as others do.
+    pub assign_public_ip: bool,
 }
 
 /// A task's place on the network.
@@ -86,7 +91,11 @@ impl Network {
         self.conntrack().check_room()?;
         let (eni, is_spent) = {
             let mut addresses = self.addresses();
-            let eni = addresses.reserve(&bridge.subnet, request, &groups)?;
+            let public = match request.assign_public_ip {
+                true => addresses.free_public(&self.config.public_addresses)?,
+                false => None,
+            };
+            let eni = addresses.reserve(&bridge.subnet, request, &groups, public)?;
             let is_spent = addresses.is_spent(eni.address);
             (eni, is_spent)
         };
@@ -199,6 +208,10 @@ impl Network {
         problems.finish(format!("detach {}", eni.id))?;
         self.addresses().release(eni)?;
         reached(failpoint::DETACH_ADDRESS)?;
+        // A public address is not many, and may be another task's at once.
+        if eni.public_address.is_some() {
+            return self.forget_connections(None);
+        }
         // Before an attachment has to: there, someone waits for a task to start.
         let capacity = self
             .bridge(&eni.subnet)

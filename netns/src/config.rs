@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
+
 use crate::security_group::SecurityGroup;
 use crate::subnet::Subnet;
 use crate::vpc::Vpc;
@@ -22,6 +24,8 @@ pub struct NetworkConfig {
     pub subnets: Vec<Subnet>,
     /// The security groups; an interface that names none is in the default one.
     pub security_groups: Vec<SecurityGroup>,
+    /// The addresses that tasks can have as their own outside. They lead to this host, and are nobody's there.
+    pub public_addresses: Vec<Ipv4Net>,
     /// The port of the metadata endpoint, on 169.254.170.2.
     pub metadata_port: u16,
     /// Whether the firewall's tables are to be owned and persistent, where the kernel has that (Linux 6.9): nobody
@@ -42,6 +46,7 @@ impl NetworkConfig {
             run_dir: run_dir.into(),
             subnets: vpc.subnets().to_vec(),
             security_groups: vpc.security_groups().to_vec(),
+            public_addresses: vpc.public_addresses().to_vec(),
             metadata_port: METADATA_PORT,
             own_tables: true,
         }

@@ -197,6 +197,9 @@ pub struct Eni {
     /// Its IPv6 address, if the subnet has a range of them.
     #[serde(default)]
     pub ipv6_address: Option<Ipv6Addr>,
+    /// The address that is its own outside, if it was assigned one.
+    #[serde(default)]
+    pub public_address: Option<Ipv4Addr>,
     /// The subnet that the addresses are from.
     pub subnet: SubnetId,
     /// How it is joined to the subnet: as that was when it was attached.

@@ -54,6 +54,24 @@ pub enum Error {
         subnet: SubnetId,
     },
 
+    /// Every public address is some task's.
+    #[error(
+        "all {0} public addresses are taken; stop a task that has one, or give PublicIpv4Pool more of them"
+    )]
+    PublicAddressesExhausted(usize),
+
+    /// A public address is one by which the host itself is reached.
+    #[error(
+        "PublicIpv4Pool has {address}, which is the host's own on {link}: all that is sent there would go to a task; \
+         leave it out, or give the link another one, as a /32, for tasks"
+    )]
+    PublicAddressOfHost {
+        /// The address.
+        address: std::net::Ipv4Addr,
+        /// The link that has it.
+        link: String,
+    },
+
     /// The kernel remembers as many connections as it may.
     #[error(
         "the host tracks {count} connections, and no more than {limit}: it drops new ones, a task's too; raise the \

@@ -14,7 +14,7 @@ pub(crate) use docker::is_dockers;
 pub(crate) use record::remove as remove_record;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -205,7 +205,31 @@ fn address_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
         Element::new(INET_TABLE, set, octets(address))
     }));
     elements.extend(published_elements(eni, address));
+    if let (IpAddr::V4(own), Some(public)) = (address, eni.public_address) {
+        elements.extend(public_elements(own, public));
+    }
+    if !eni.published.is_empty() || address.is_ipv4() && eni.public_address.is_some() {
+        let pair = [octets(address), octets(address)].concat();
+        let set = family.set(ruleset::HAIRPINS);
+        elements.push(Element::new(INET_TABLE, set, pair));
+    }
     elements
+}
+
+/// What makes a public address an interface's, both ways.
+fn public_elements(own: Ipv4Addr, public: Ipv4Addr) -> [Element; 2] {
+    let element = |map, from: Ipv4Addr, to: Ipv4Addr| {
+        Element::of_map(
+            INET_TABLE,
+            map,
+            from.octets().to_vec(),
+            to.octets().to_vec(),
+        )
+    };
+    [
+        element(ruleset::PUBLIC, public, own),
+        element(ruleset::PUBLIC_SOURCES, own, public),
+    ]
 }
 
 /// What leads from ports of the host's to an address of an interface.
@@ -223,16 +247,7 @@ fn published_elements(eni: &Eni, address: IpAddr) -> Vec<Element> {
         let map = family.set(ruleset::PUBLISHED);
         Element::of_map(INET_TABLE, map, key, target)
     };
-    let mut elements: Vec<Element> = eni.published.iter().map(element).collect();
-    if !elements.is_empty() {
-        let pair = [octets(address), octets(address)].concat();
-        elements.push(Element::new(
-            INET_TABLE,
-            family.set(ruleset::HAIRPINS),
-            pair,
-        ));
-    }
-    elements
+    eni.published.iter().map(element).collect()
 }
 
 /// Where packets with that source must come from, and with which MAC address.
@@ -318,8 +333,6 @@ fn interface_name(name: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn eni(mode: AttachmentMode) -> Eni {
@@ -327,6 +340,7 @@ mod tests {
             id: "eni-00000000000000abc".parse().expect("valid"),
             address: Ipv4Addr::new(10, 231, 0, 4),
             ipv6_address: Some("fd00::4".parse().expect("an address")),
+            public_address: None,
             subnet: Subnet::default_subnet().id().clone(),
             mode,
             security_groups: Vec::new(),

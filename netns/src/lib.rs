@@ -17,6 +17,7 @@
 //!     subnet: "subnet-00000000000000001".parse()?,
 //!     security_groups: Vec::new(),
 //!     published: Vec::new(),
+//!     assign_public_ip: false,
 //!     netns: "a-task".parse()?,
 //! })?;
 //! println!("{} is in {}", attachment.eni.address, attachment.netns_path.display());

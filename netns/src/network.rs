@@ -68,6 +68,7 @@ impl Network {
             let subnets = config.subnets.into_iter();
             config.subnets = subnets.map(Subnet::without_ipv6).collect();
         }
+        uplink::refuse_own_as_public(&mut routes, &config.public_addresses)?;
         let missing = missing_bridges(&mut routes, &config.subnets)?;
         for subnet in &missing {
             uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;

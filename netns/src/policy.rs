@@ -168,6 +168,7 @@ mod tests {
             id: format!("eni-{number:017x}").parse().expect("valid"),
             address: Ipv4Addr::new(10, 231, 0, number),
             ipv6_address: None,
+            public_address: None,
             mode: AttachmentMode::Bridged,
             subnet: "subnet-00000000000000001".parse().expect("valid"),
             security_groups: groups.iter().copied().map(id).collect(),

@@ -1,6 +1,10 @@
 //! What the host's own network means for ours: how large packets may be, and which ranges are taken.
 #![forbid(unsafe_code)]
 
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{Link, Occupied, RouteSocket};
 use crate::subnet::Subnet;
@@ -53,6 +57,28 @@ pub(crate) fn has_ipv6(mtu: u32) -> bool {
     const MINIMUM_MTU: u32 = 1280;
     let off = "net/ipv6/conf/all/disable_ipv6";
     mtu >= MINIMUM_MTU && sysctls::exists(off) && sysctls::read(off).is_ok_and(|value| value == "0")
+}
+
+/// Refuses public addresses that the host itself is known by. One that a link has by itself, as a /32, is there for
+/// tasks: that is how it gets to the host at all.
+pub(crate) fn refuse_own_as_public(socket: &mut RouteSocket, public: &[Ipv4Net]) -> Result<()> {
+    if public.is_empty() {
+        return Ok(());
+    }
+    let addresses = socket.host_addresses();
+    for (own, index) in addresses.doing(|| "list the host's addresses".into())? {
+        let is_for_tasks = own.prefix_len() == own.max_prefix_len();
+        let IpAddr::V4(address) = own.addr() else {
+            continue;
+        };
+        if !is_for_tasks && public.iter().any(|range| range.contains(&address)) {
+            let links = socket.links().doing(|| "list the host's links".into())?;
+            let link = links.into_iter().find(|link| link.index == index);
+            let link = link.map_or_else(|| index.to_string(), |link| link.name);
+            return Err(Error::PublicAddressOfHost { address, link });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a subnet whose range is, in part, one that the host has an address in or a route to.

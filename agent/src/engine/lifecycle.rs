@@ -282,6 +282,7 @@ impl Driver {
                 security_groups,
                 netns: netns.parse()?,
                 published: published(&publish),
+                assign_public_ip: false,
             };
             let attachment = network.attach(&request)?;
             let subnet = network

@@ -141,6 +141,7 @@ impl World {
             security_groups: Vec::new(),
             netns: format!("task-{number}").parse().expect("valid"),
             published: Vec::new(),
+            assign_public_ip: false,
         };
         let attachment = self.network.attach(&request).expect("attached");
         let address = attachment.eni.address;

@@ -89,6 +89,7 @@ fn request(number: u32) -> anyhow::Result<AttachRequest> {
         security_groups: Vec::new(),
         netns: format!("task-{number}").parse()?,
         published: Vec::new(),
+        assign_public_ip: false,
     })
 }
 

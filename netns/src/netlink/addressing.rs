@@ -237,6 +237,14 @@ impl RouteSocket {
             .collect())
     }
 
+    /// Every address that a link of the namespace has, with the length of its range, and the link's index.
+    pub(crate) fn host_addresses(&mut self) -> Result<Vec<(IpNet, u32)>, NetlinkError> {
+        let message = AddressMessage::default();
+        let payloads = self.ask(&Request::list(RouteNetlinkMessage::GetAddress(message)))?;
+        let own = |payload: &Vec<u8>| read_own_address(payload);
+        Ok(payloads.iter().filter_map(own).collect())
+    }
+
     /// Every range that the namespace has a route to, except the default routes and those to its own
     /// addresses.
     pub(crate) fn routes(&mut self) -> Result<Vec<Occupied>, NetlinkError> {
@@ -313,6 +321,16 @@ fn read_address(payload: &[u8]) -> Option<Occupied> {
         range,
         link: Some(link),
     })
+}
+
+fn read_own_address(payload: &[u8]) -> Option<(IpNet, u32)> {
+    let [_, prefix_length, _, _, index @ ..] = *payload.first_chunk::<8>()?;
+    let attributes = payload.get(8..)?;
+    // On links with one other end, the address without this kind is that of the other.
+    let value = |wanted| Attributes(attributes).find(|(kind, _)| *kind == wanted);
+    let (_, value) = value(libc::IFA_LOCAL).or_else(|| value(libc::IFA_ADDRESS))?;
+    let own = IpNet::new(address(value)?, prefix_length).ok()?;
+    Some((own, u32::from_ne_bytes(index)))
 }
 
 fn read_permanent_neighbour(payload: &[u8], link: u32) -> Option<IpAddr> {

@@ -86,6 +86,10 @@ pub(crate) enum Expression {
     OriginalPort {
         into: Register,
     },
+    /// The IPv4 address that the packet's connection was opened to, before any translation.
+    OriginalAddress {
+        into: Register,
+    },
     /// Whose the destination is: a number that the kernel's routes have.
     KindOfDestination {
         into: Register,
@@ -134,11 +138,15 @@ pub(crate) enum Expression {
         value: Vec<u8>,
     },
     Verdict(Verdict),
-    /// Sends the packet to the address and port in these registers.
+    /// Sends the packet to the address in this register, and to the port in the other, or to the same.
     DestinationNat {
         is_ipv6: bool,
         address: Register,
-        port: Register,
+        port: Option<Register>,
+    },
+    /// Has the packet come from the IPv4 address in this register.
+    SourceNat {
+        address: Register,
     },
     Masquerade,
 }
@@ -150,7 +158,8 @@ impl Expression {
             Self::Payload { .. } => "payload",
             Self::ConnectionState { .. }
             | Self::ConnectionStatus { .. }
-            | Self::OriginalPort { .. } => "ct",
+            | Self::OriginalPort { .. }
+            | Self::OriginalAddress { .. } => "ct",
             Self::KindOfDestination { .. } => "fib",
             Self::Mask { .. } | Self::SetBits { .. } => "bitwise",
             Self::Compare { .. } | Self::NotZero { .. } => "cmp",
@@ -158,7 +167,7 @@ impl Expression {
             Self::Range { .. } => "range",
             Self::Counter => "counter",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
-            Self::DestinationNat { .. } => "nat",
+            Self::DestinationNat { .. } | Self::SourceNat { .. } => "nat",
             Self::Masquerade => "masq",
         }
     }
@@ -182,6 +191,7 @@ impl Expression {
             Self::ConnectionStatus { into } => connection(*into, 2),
             // Of the direction in which it was opened.
             Self::OriginalPort { into } => connection(*into, 12).bytes(3, &[0]),
+            Self::OriginalAddress { into } => connection(*into, 20).bytes(3, &[0]),
             Self::KindOfDestination { into } => {
                 const ADDRESS_TYPE: u32 = 3;
                 const DESTINATION: u32 = 2;
@@ -218,6 +228,7 @@ impl Expression {
                 address,
                 port,
             } => destination_nat(*is_ipv6, *address, *port),
+            Self::SourceNat { address } => nat(0, false, *address),
             Self::Masquerade => empty,
         }
     }
@@ -285,15 +296,22 @@ fn range(register: Register, from: &[u8], to: &[u8]) -> Writer {
         .nested(4, data(to))
 }
 
-fn destination_nat(is_ipv6: bool, address: Register, port: Register) -> Writer {
-    const TO_DESTINATION: u32 = 1;
+fn destination_nat(is_ipv6: bool, address: Register, port: Option<Register>) -> Writer {
+    let nat = nat(1, is_ipv6, address);
+    match port {
+        Some(port) => nat.number(5, port.number()),
+        None => nat,
+    }
+}
+
+/// Translation of the source (0) or the destination (1).
+fn nat(kind: u32, is_ipv6: bool, address: Register) -> Writer {
     const IPV4: u32 = 2;
     const IPV6: u32 = 10;
     Writer::default()
-        .number(1, TO_DESTINATION)
+        .number(1, kind)
         .number(2, if is_ipv6 { IPV6 } else { IPV4 })
         .number(3, address.number())
-        .number(5, port.number())
 }
 
 /// A rule's instructions, as the list that the kernel takes.

@@ -47,6 +47,10 @@ pub(crate) const EGRESS: &str = "egress";
 pub(crate) const ADMITTED: &str = "admitted";
 /// Where connections to a protocol and port of the host go: to an address and port of a task.
 pub(crate) const PUBLISHED: &str = "published";
+/// Where connections to public addresses go: each to a task's.
+pub(crate) const PUBLIC: &str = "public";
+/// The public addresses that tasks' addresses show outside.
+pub(crate) const PUBLIC_SOURCES: &str = "public_sources";
 /// Those tasks that connections to the host can lead to, each with itself: its own come back to it.
 pub(crate) const HAIRPINS: &str = "hairpins";
 /// From which MAC and IP address a port of a bridge may send.
@@ -156,6 +160,7 @@ mod tests {
                     Expression::Verdict(_)
                         | Expression::Masquerade
                         | Expression::DestinationNat { .. }
+                        | Expression::SourceNat { .. }
                 ),
                 "{chain}: {last:?}"
             );

@@ -4,7 +4,7 @@
 use super::words::*;
 use super::{
     ADMITTED, BRIDGE_TABLE, EGRESS, HAIRPINS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily,
-    PORT_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
+    PORT_SOURCES, PUBLIC, PUBLIC_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
 };
 use crate::nftables::{Base, Expression, Table, Verdict};
 use crate::subnet::{INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS};
@@ -48,7 +48,7 @@ fn to_task() -> [Vec<Expression>; 2] {
     [to_bridge(), to_port()]
 }
 
-/// The metadata endpoint's port, published ports, and the way out.
+/// The metadata endpoint's port, public addresses, published ports, and the way out.
 fn translation(metadata_port: u16) -> Vec<Rule> {
     let metadata = [
         ipv4_to(METADATA_ADDRESS),
@@ -61,8 +61,13 @@ fn translation(metadata_port: u16) -> Vec<Rule> {
         "destinations_of_the_host",
         std::slice::from_ref(&metadata),
     )];
+    for chain in ["destinations", "destinations_of_the_host"] {
+        rules.push(inet(chain, &[sent_on(PUBLIC)]));
+    }
     for from in from_task() {
         rules.push(inet("destinations", &[from.clone(), metadata.clone()]));
+        let as_public = [from.clone(), not_to_task(), sent_as(PUBLIC_SOURCES)];
+        rules.push(inet("masquerade", &as_public));
         let way_out = [from, not_to_task(), vec![Expression::Masquerade]];
         rules.push(inet("masquerade", &way_out));
     }
@@ -164,6 +169,11 @@ fn forwarding() -> Vec<Rule> {
             rules.push(inet(chain, &[was_translated(PUBLISHED, family), accept()]));
         }
     }
+    // A public address is the task's own: its groups decide who reaches it.
+    rules.push(inet(
+        "from_elsewhere",
+        &[was_sent_on(PUBLIC), go_to(INGRESS)],
+    ));
     rules.push(inet(ADMITTED, &[go_to(INGRESS)]));
     rules.push(inet("from_elsewhere", &[drop()]));
     rules

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    BRIDGE_TABLE, BRIDGES, HAIRPINS, HOST_ADDRESSES, INET_TABLE, IpFamily, PORT_SOURCES, PUBLISHED,
-    RESOLVERS, SOURCES, SUBNETS,
+    BRIDGE_TABLE, BRIDGES, HAIRPINS, HOST_ADDRESSES, INET_TABLE, IpFamily, PORT_SOURCES, PUBLIC,
+    PUBLIC_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
 };
 use crate::nftables::Field::{EtherAddress, LinkName, Port, Protocol};
 use crate::nftables::{Set, Table};
@@ -14,6 +14,10 @@ pub(super) fn sets() -> Vec<(Table, Set)> {
         (INET_TABLE, Set::of_keys(BRIDGES, &[LinkName])),
         (INET_TABLE, Set::of_keys(RESOLVERS, &resolver)),
     ];
+    for map in [PUBLIC, PUBLIC_SOURCES] {
+        let address = [IpFamily::Ipv4.field()];
+        sets.push((INET_TABLE, Set::of_values(map, &address, &address)));
+    }
     for family in IpFamily::BOTH {
         let address = family.field();
         let inet = |set| (INET_TABLE, set);

@@ -184,27 +184,71 @@ pub(super) fn translated(map: &str, family: IpFamily) -> Vec<Expression> {
         Expression::DestinationNat {
             is_ipv6: family == IpFamily::Ipv6,
             address: TARGET,
-            port: Register(TARGET.0 + family.length() / 4),
+            port: Some(Register(TARGET.0 + family.length() / 4)),
         },
     ]);
     rule
 }
 
+/// Sends a packet of IPv4 on to the address that a map has for its destination.
+pub(super) fn sent_on(map: &'static str) -> Vec<Expression> {
+    let to = Expression::DestinationNat {
+        is_ipv6: false,
+        address: FIRST,
+        port: None,
+    };
+    mapped(map, IpFamily::Ipv4.destination(), to)
+}
+
+/// Has a packet of IPv4 come from the address that a map has for its source.
+pub(super) fn sent_as(map: &'static str) -> Vec<Expression> {
+    let from = Expression::SourceNat { address: FIRST };
+    mapped(map, IpFamily::Ipv4.source(), from)
+}
+
+fn mapped(map: &'static str, key: Expression, then: Expression) -> Vec<Expression> {
+    let lookup = Expression::ValueOf {
+        map: map.into(),
+        key: FIRST,
+        into: FIRST,
+    };
+    [of(IpFamily::Ipv4), vec![key, lookup, then]].concat()
+}
+
+/// Of a connection that was opened to an address of such a map, and sent on.
+pub(super) fn was_sent_on(map: &'static str) -> Vec<Expression> {
+    let lookup = Expression::ValueOf {
+        map: map.into(),
+        key: FIRST,
+        into: FIRST,
+    };
+    let address = Expression::OriginalAddress { into: FIRST };
+    [
+        of(IpFamily::Ipv4),
+        translated_destination(),
+        vec![address, lookup],
+    ]
+    .concat()
+}
+
 /// Of a connection that was translated, by a map of that name: its protocol, and the port that it was opened to,
 /// are there still.
 pub(super) fn was_translated(map: &str, family: IpFamily) -> Vec<Expression> {
+    let mut lookup = protocol_and(Expression::OriginalPort { into: Register(1) });
+    lookup.push(target_of(map, family));
+    [of(family), translated_destination(), lookup].concat()
+}
+
+fn translated_destination() -> Vec<Expression> {
     const DESTINATION_IS_TRANSLATED: u32 = 32;
-    let translated = vec![
+    vec![
         Expression::ConnectionStatus { into: FIRST },
         Expression::Mask {
             register: FIRST,
             mask: DESTINATION_IS_TRANSLATED.to_ne_bytes().to_vec(),
         },
         Expression::NotZero { register: FIRST },
-    ];
-    let mut lookup = protocol_and(Expression::OriginalPort { into: Register(1) });
-    lookup.push(target_of(map, family));
-    [of(family), translated, lookup].concat()
+    ]
 }
 
 /// Where a map's value is put, behind the longest key.
@@ -319,7 +363,7 @@ pub(super) fn redirect(address: Ipv4Addr, port: u16) -> Vec<Expression> {
         Expression::DestinationNat {
             is_ipv6: false,
             address: FIRST,
-            port: SECOND,
+            port: Some(SECOND),
         },
     ]
 }

@@ -1,6 +1,8 @@
 //! The file's form: EC2's members, and nothing else.
 #![forbid(unsafe_code)]
 
+use std::net::Ipv4Addr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -16,6 +18,8 @@ struct Document {
     vpc: Option<VpcMember>,
     subnets: Option<Vec<SubnetMember>>,
     security_groups: Option<Vec<GroupMember>>,
+    #[serde(rename = "PublicIpv4Pool", default)]
+    public_addresses: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -116,7 +120,15 @@ pub(super) fn parse(json: &[u8]) -> Result<Vpc, InvalidVpc> {
     if security_groups.iter().all(|group| *group.id() != own) {
         security_groups.extend(default.security_groups);
     }
+    let public = document.public_addresses.into_iter().enumerate();
+    let public = public.map(|(index, text)| {
+        public_range(text, &subnets).map_err(|error| {
+            InvalidVpc::member(format!("PublicIpv4Pool[{index}]"), error.to_string())
+        })
+    });
+    let public_addresses = public.collect::<Result<_, _>>()?;
     Ok(Vpc {
+        public_addresses,
         subnets,
         security_groups,
     })
@@ -144,6 +156,32 @@ fn subnets(members: Vec<SubnetMember>, vpc: Option<Ipv4Net>) -> Result<Vec<Subne
         made().map_err(|error| InvalidVpc::member(format!("Subnets[{index}]"), error.to_string()))
     };
     members.into_iter().enumerate().map(subnet).collect()
+}
+
+/// An address, or a range of them, that no subnet has.
+fn public_range(text: String, subnets: &[Subnet]) -> Result<Ipv4Net, InvalidName> {
+    let address = text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
+    let range: Option<Ipv4Net> = text.parse().ok().or(address);
+    let wrong = |text, expected| InvalidName {
+        what: "range of public addresses",
+        text,
+        expected,
+    };
+    let Some(range) = range.filter(|range| *range == range.trunc()) else {
+        let expected = "an address, or a network without host bits, such as 192.0.2.8/29";
+        return Err(wrong(text, expected.to_owned()));
+    };
+    let overlaps = |subnet: &&Subnet| {
+        let own = subnet.cidr();
+        own.contains(&range) || range.contains(&own)
+    };
+    match subnets.iter().find(overlaps) {
+        Some(subnet) => {
+            let expected = format!("one outside {} ({})", subnet.id(), subnet.cidr());
+            Err(wrong(text, expected))
+        }
+        None => Ok(range),
+    }
 }
 
 fn group(member: GroupMember, path: &str) -> Result<SecurityGroup, InvalidVpc> {

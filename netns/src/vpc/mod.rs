@@ -49,6 +49,7 @@ impl InvalidVpc {
 pub struct Vpc {
     subnets: Vec<Subnet>,
     security_groups: Vec<SecurityGroup>,
+    public_addresses: Vec<Ipv4Net>,
 }
 
 impl Default for Vpc {
@@ -57,6 +58,7 @@ impl Default for Vpc {
         Self {
             subnets: Subnet::defaults().into(),
             security_groups: vec![SecurityGroup::default_group()],
+            public_addresses: Vec::new(),
         }
     }
 }
@@ -82,6 +84,11 @@ impl Vpc {
     /// Its security groups; the default one is among them.
     pub fn security_groups(&self) -> &[SecurityGroup] {
         &self.security_groups
+    }
+
+    /// The addresses that tasks can have as their own outside; none by default.
+    pub fn public_addresses(&self) -> &[Ipv4Net] {
+        &self.public_addresses
     }
 
     fn check_groups(&self) -> Result<(), InvalidVpc> {
@@ -195,6 +202,15 @@ mod tests {
                     r#""IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "10.0.0.1/8"}]}]"#,
                 ),
                 "\"10.0.0.1/8\" is not a valid range of addresses",
+            ),
+            (
+                r#"{"PublicIpv4Pool": ["192.0.2.1/29"]}"#.to_owned(),
+                "PublicIpv4Pool[0]: \"192.0.2.1/29\" is not a valid range of public addresses",
+            ),
+            (
+                r#"{"PublicIpv4Pool": ["10.231.0.0/29"]}"#.to_owned(),
+                "PublicIpv4Pool[0]: \"10.231.0.0/29\" is not a valid range of public addresses: expected one outside \
+                 subnet-00000000000000001 (10.231.0.0/24)",
             ),
             (
                 group(r#""IpPermissions": [{"IpProtocol": "-1", "PrefixListIds": [{"PrefixListId": "pl-1"}]}]"#),

@@ -19,6 +19,7 @@ mod leaks;
 mod lifecycle;
 mod packet;
 mod prepared;
+mod public;
 mod published;
 mod reach;
 mod security_groups;
@@ -52,10 +53,11 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 12] = [
+    let groups: [(&str, Vec<Case>); 13] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
+        ("public", public::cases()),
         ("spoofing", spoofing::cases()),
         ("lifecycle", lifecycle::cases()),
         ("prepared", prepared::cases()),

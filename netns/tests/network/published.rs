@@ -125,7 +125,7 @@ fn outside_reaches_what_is_published(world: &World) {
 
 /// Where frames on bridges pass iptables (`br_netfilter`, which Docker wants), what is translated back to the
 /// bridge that it came from is bridged, and ports of ours are isolated. See "Published ports" in docs/design.md.
-fn frames_pass_iptables_by(world: &World) {
+pub fn frames_pass_iptables_by(world: &World) {
     let sysctls =
         ["iptables", "ip6tables"].map(|name| format!("/proc/sys/net/bridge/bridge-nf-call-{name}"));
     for sysctl in sysctls.iter().filter(|path| Path::new(path).exists()) {

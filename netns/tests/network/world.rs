@@ -285,6 +285,7 @@ pub fn request(number: u32) -> AttachRequest {
         security_groups: Vec::new(),
         netns: format!("task-{number}").parse().expect("valid"),
         published: Vec::new(),
+        assign_public_ip: false,
     }
 }
 
