@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 /// The places, in the order in which a task's life passes them.
 pub const FAILPOINTS: &[&str] = &[
     "task-recorded",
+    "interface-attached",
     "network-attached",
     "images-ready",
     "files-written",

@@ -4,13 +4,15 @@
 //! is accepted, before any of it exists. So one write to disk comes before the first step, each
 //! step can be done again under the same name, and a crash leaves nothing that nobody knows.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod network;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::id::{self, Place, Timestamp};
-use crate::task_definition::{LaunchType, Tag, TaskDefinition};
+use crate::task_definition::{LaunchType, NetworkMode, Tag, TaskDefinition};
+
+pub use network::{AttachedEni, AttachedIpv6, Eni, NetworkBinding};
 
 /// What ECS calls `lastStatus` (the task lifecycle in the ECS developer guide).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,48 +76,6 @@ pub struct Moments {
     pub stopped: Option<Timestamp>,
 }
 
-/// The task's network interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the API's names of the same things say it")]
-pub struct Eni {
-    pub id: String,
-    pub attachment: String,
-    pub subnet: String,
-    pub security_groups: Vec<String>,
-    /// Set once it is attached.
-    pub attached: Option<AttachedEni>,
-    /// Set once it is detached again.
-    #[serde(default)]
-    pub detached: bool,
-}
-
-/// What an interface has while it is attached, kept afterwards for descriptions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the API's names of the same things say it")]
-pub struct AttachedEni {
-    pub mac: String,
-    pub address: Ipv4Addr,
-    pub subnet_cidr: String,
-    pub gateway: Ipv4Addr,
-    pub private_dns_name: String,
-    #[serde(default)]
-    pub domain_name_servers: Vec<IpAddr>,
-    #[serde(default)]
-    pub domain_name_search_list: Vec<String>,
-    /// In a subnet that has a range of it.
-    #[serde(default)]
-    pub ipv6: Option<AttachedIpv6>,
-}
-
-/// The same of IPv6.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the API's names of the same things say it")]
-pub struct AttachedIpv6 {
-    pub address: Ipv6Addr,
-    pub subnet_cidr: String,
-    pub gateway: Ipv6Addr,
-}
-
 /// One container of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
@@ -139,6 +99,9 @@ pub struct Container {
     pub started: Option<Timestamp>,
     /// When that ended.
     pub finished: Option<Timestamp>,
+    /// The ports of the host's that lead to it, once they are known.
+    #[serde(default)]
+    pub bindings: Vec<NetworkBinding>,
 }
 
 /// One run of a task definition.
@@ -170,8 +133,9 @@ pub struct Task {
     pub stop: Option<Stop>,
     /// When what happened.
     pub moments: Moments,
-    /// Its interface.
-    pub eni: Eni,
+    /// Its interfaces.
+    #[serde(alias = "eni", deserialize_with = "network::one_or_several")]
+    pub interfaces: Vec<Eni>,
     /// In the order of the definition.
     pub containers: Vec<Container>,
     /// The boot of the host on which it runs: another boot means that its processes are gone.
@@ -201,11 +165,13 @@ impl Container {
             reason: None,
             started: None,
             finished: None,
+            bindings: Vec::new(),
         }
     }
 
     fn describe(&self, task: &Task, place: &Place) -> Value {
         let definition = task.definition.container(&self.name);
+        let interface = task.interface_of(&self.name).and_then(Eni::describe);
         let mut value = json!({
             "containerArn": place.container(&task.cluster, &task.id, &self.arn_id),
             "taskArn": place.task(&task.cluster, &task.id),
@@ -213,8 +179,8 @@ impl Container {
             "image": definition.map(|d| d.image.as_str()),
             "runtimeId": self.runtime_id,
             "lastStatus": self.last_status.name(),
-            "networkBindings": [],
-            "networkInterfaces": [],
+            "networkBindings": self.bindings.iter().map(NetworkBinding::describe).collect::<Vec<_>>(),
+            "networkInterfaces": interface.into_iter().collect::<Vec<_>>(),
             "healthStatus": "UNKNOWN",
             "cpu": definition.map(|d| d.cpu).unwrap_or(0).to_string(),
         });
@@ -233,13 +199,6 @@ impl Container {
                 .and_then(|d| d.memory_reservation)
                 .map(|m| m.to_string()),
         );
-        if let Some(eni) = &task.eni.attached {
-            let mut interface =
-                json!({"attachmentId": task.eni.attachment, "privateIpv4Address": eni.address});
-            let ipv6 = eni.ipv6.as_ref().map(|ipv6| ipv6.address.to_string());
-            set(&mut interface, "ipv6Address", ipv6);
-            set(&mut value, "networkInterfaces", Some(json!([interface])));
-        }
         value
     }
 }
@@ -293,7 +252,7 @@ impl Task {
             "overrides": self.overrides,
             "tags": self.tags,
             "version": self.version,
-            "attachments": [self.attachment()],
+            "attachments": self.attachments(),
             "containers": self.containers.iter().map(|c| c.describe(self, place)).collect::<Vec<_>>(),
         });
         set(
@@ -332,22 +291,11 @@ impl Task {
         value
     }
 
-    fn attachment(&self) -> Value {
-        let status = match (&self.eni.attached, self.eni.detached) {
-            (_, true) => "DELETED",
-            (Some(_), false) => "ATTACHED",
-            (None, false) => "PRECREATED",
-        };
-        let mut details = vec![
-            json!({"name": "subnetId", "value": self.eni.subnet}),
-            json!({"name": "networkInterfaceId", "value": self.eni.id}),
-        ];
-        if let Some(eni) = &self.eni.attached {
-            details.push(json!({"name": "macAddress", "value": eni.mac}));
-            details.push(json!({"name": "privateDnsName", "value": eni.private_dns_name}));
-            details.push(json!({"name": "privateIPv4Address", "value": eni.address}));
-        }
-        json!({"id": self.eni.attachment, "type": "ElasticNetworkInterface", "status": status, "details": details})
+    /// An interface of a container's own is no attachment of ECS's.
+    fn attachments(&self) -> Vec<Value> {
+        let is_attachment = self.definition.network_mode == NetworkMode::Awsvpc;
+        let interfaces = self.interfaces.iter().filter(|_| is_attachment);
+        interfaces.map(Eni::describe_attachment).collect()
     }
 }
 

@@ -3,12 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{Api, last_part, listed, missing, page};
-use crate::engine::Handle;
+use crate::engine::{Handle, Placed, bridge};
 use crate::error::ApiError;
 use crate::id::{self, Timestamp};
 use crate::members::Members;
 use crate::task::{Container, Eni, LastStatus, Moments, Task};
-use crate::task_definition::{LaunchType, Status, TaskDefinition, container_overrides, tags};
+use crate::task_definition::{
+    LaunchType, NetworkMode, Status, TaskDefinition, container_overrides, tags,
+};
 
 /// The most tasks that one RunTask starts, as on ECS.
 const MOST_TASKS: i64 = 10;
@@ -16,7 +18,8 @@ const MOST_TASKS: i64 = 10;
 /// The most security groups that an interface is in, as on ECS.
 const MOST_SECURITY_GROUPS: usize = 5;
 
-/// Where a task's interface goes.
+/// Where a task's interfaces go, if it has any.
+#[derive(Default)]
 struct Placement {
     subnet: String,
     security_groups: Vec<String>,
@@ -34,7 +37,7 @@ impl Api {
             )));
         }
         let launch_type = self.launch_type(&mut members, &definition)?;
-        let placement = self.placement(&mut members)?;
+        let placement = self.placement(&mut members, definition.network_mode)?;
         let overrides = match members.object("overrides")? {
             Some(overrides) => container_overrides(overrides, &mut definition)?,
             None => json!({"containerOverrides": []}),
@@ -56,7 +59,7 @@ impl Api {
             ["LATEST", "1.4.0"].contains(&v).then_some(())
         })?;
         members.finish()?;
-        let mut started = Vec::new();
+        let (mut started, mut failures) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let task = self.new_task(&cluster, &definition, launch_type, &placement);
             let task = Task {
@@ -66,9 +69,17 @@ impl Api {
                 overrides: overrides.clone(),
                 ..task
             };
-            started.push(self.engine.run(task)?);
+            match self.engine.place(task)? {
+                Placed::Taken(task) => started.push(task),
+                Placed::PortInUse(port) => failures.push(json!({
+                    "arn": self.instance_arn(),
+                    "reason": "RESOURCE:PORTS",
+                    "detail": format!("another task has the host's port {port}"),
+                })),
+            }
         }
-        Ok(json!({"tasks": self.describe_all(started.iter().map(AsRef::as_ref)), "failures": []}))
+        let tasks = self.describe_all(started.iter().map(AsRef::as_ref));
+        Ok(json!({"tasks": tasks, "failures": failures}))
     }
 
     fn launch_type(
@@ -88,7 +99,28 @@ impl Api {
         Ok(launch_type)
     }
 
-    fn placement(&self, members: &mut Members) -> Result<Placement, ApiError> {
+    fn placement(&self, members: &mut Members, mode: NetworkMode) -> Result<Placement, ApiError> {
+        if mode == NetworkMode::Awsvpc {
+            return self.awsvpc_placement(members);
+        }
+        if members.object("networkConfiguration")?.is_some() {
+            return Err(ApiError::invalid(format!(
+                "Network Configuration is not valid for the given networkMode of this task definition. The mode is \
+                 '{}'; remove networkConfiguration.",
+                mode.name()
+            )));
+        }
+        let subnet = bridge::subnet(self.engine.network());
+        match subnet.filter(|_| mode == NetworkMode::Bridge) {
+            None => Ok(Placement::default()),
+            Some(subnet) => Ok(Placement {
+                subnet: subnet.id().to_string(),
+                security_groups: vec![bridge::GROUP.to_owned()],
+            }),
+        }
+    }
+
+    fn awsvpc_placement(&self, members: &mut Members) -> Result<Placement, ApiError> {
         let missing = || {
             ApiError::invalid(
                 "Network Configuration must be provided when networkMode 'awsvpc' is specified. \
@@ -187,14 +219,7 @@ impl Api {
                 created: Some(Timestamp::now()),
                 ..Moments::default()
             },
-            eni: Eni {
-                id: id::random_ec2("eni"),
-                attachment: id::random_uuid(),
-                subnet: at.subnet.clone(),
-                security_groups: at.security_groups.clone(),
-                attached: None,
-                detached: false,
-            },
+            interfaces: Eni::planned(definition, &at.subnet, &at.security_groups),
             boot_id: self.engine.boot_id().to_owned(),
             warnings: Vec::new(),
         }

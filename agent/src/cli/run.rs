@@ -89,17 +89,29 @@ impl Run {
             [] => json!([]),
             ports => json!([{"key": PUBLISH_TAG, "value": ports.join(",")}]),
         };
-        let vpc = config.vpc()?;
-        let subnet = vpc.subnets().first().map(|subnet| subnet.id().to_string());
-        let input = json!({
+        let mut input = json!({
             "taskDefinition": name,
-            "networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}},
             "startedBy": "berth run",
             "tags": tags,
         });
+        let mode = registered.pointer("/taskDefinition/networkMode");
+        if mode.and_then(Value::as_str) == Some("awsvpc") {
+            let vpc = config.vpc()?;
+            let subnet = vpc.subnets().first().map(|subnet| subnet.id().to_string());
+            set(
+                &mut input,
+                "networkConfiguration",
+                json!({"awsvpcConfiguration": {"subnets": [subnet]}}),
+            );
+        } else if !publish.is_empty() {
+            bail!(
+                "--publish is for definitions with network mode awsvpc; in this one, portMappings say which ports of \
+                 the host's lead to a container"
+            );
+        }
         let answer = session.client.call("RunTask", input).await?;
         let Some(task) = answer.pointer("/tasks/0").cloned() else {
-            bail!("RunTask started nothing: {answer}")
+            bail!("{}", refusal(&answer))
         };
         let arn = text(&task, "taskArn").to_owned();
         let logs = config
@@ -183,6 +195,22 @@ impl Run {
             Some(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)),
             None => ExitCode::from(NOT_STARTED),
         }
+    }
+}
+
+/// Why RunTask started nothing.
+fn refusal(answer: &Value) -> String {
+    let failure = answer.pointer("/failures/0").unwrap_or(&Value::Null);
+    match (text(failure, "reason"), text(failure, "detail")) {
+        ("", _) => format!("RunTask started nothing: {answer}"),
+        (reason, "") => format!("RunTask started nothing: {reason}"),
+        (reason, detail) => format!("RunTask started nothing: {reason}: {detail}"),
+    }
+}
+
+fn set(object: &mut Value, name: &str, value: Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert(name.to_owned(), value);
     }
 }
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::check_path;
+use super::etc::Etc;
 use crate::config::Config;
 use crate::removal;
 use crate::supervisor::protocol::{Files, Plan};
-use crate::task::AttachedEni;
+use crate::task::Task;
+use crate::task_definition::NetworkMode;
 
 /// Makes the agent's own folders, closed to everyone else.
 pub fn make_folders(config: &Config) -> anyhow::Result<()> {
@@ -92,76 +94,31 @@ impl TaskFiles {
         }
     }
 
-    /// Makes the folders, and the files that every container of the task sees in `/etc`.
-    pub fn make(&self, eni: &AttachedEni) -> anyhow::Result<()> {
+    /// Makes the folders, and the files that the containers see in `/etc`. Their interfaces are attached.
+    pub fn make(&self, task: &Task) -> anyhow::Result<()> {
         for folder in [self.run.folder(), &self.etc, &self.logs, &self.writable] {
             make_folder(folder)?;
         }
-        for (name, content) in etc(eni) {
-            let path = self.etc.join(name);
-            std::fs::write(&path, content)
-                .with_context(|| format!("writing {}", path.display()))?;
+        for container in &task.containers {
+            let folder = self.etc_of(task, &container.name);
+            make_folder(&folder)?;
+            Etc::of(task, &container.name)?.write(&folder)?;
         }
         Ok(())
+    }
+
+    /// The folder of a container's `hosts`, `hostname` and `resolv.conf`: as on ECS, those that share an interface
+    /// share these too.
+    pub fn etc_of(&self, task: &Task, container: &str) -> PathBuf {
+        match task.definition.network_mode {
+            NetworkMode::Awsvpc => self.etc.clone(),
+            _ => self.etc.join(container),
+        }
     }
 
     /// Removes all but the logs.
     pub fn remove(&self) -> anyhow::Result<()> {
         remove_folder(&self.writable)?;
         remove_folder(self.run.folder())
-    }
-}
-
-/// The files of `/etc` as the ECS agent writes them for a task with an interface of its own
-/// (`netlib` in amazon-ecs-agent): names, resolvers and domains are the interface's, for all
-/// containers, whose definitions have no say under `awsvpc`.
-fn etc(eni: &AttachedEni) -> [(&'static str, String); 3] {
-    let hostname = &eni.private_dns_name;
-    let mut resolv_conf: String = eni
-        .domain_name_servers
-        .iter()
-        .map(|server| format!("nameserver {server}\n"))
-        .collect();
-    if !eni.domain_name_search_list.is_empty() {
-        resolv_conf += &format!("search {}\n", eni.domain_name_search_list.join(" "));
-    }
-    [
-        (
-            "hosts",
-            format!("127.0.0.1 localhost\n{} {hostname}\n", eni.address),
-        ),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_files_of_etc_tell_the_interfaces_names_and_resolvers() {
-        let mut eni = AttachedEni {
-            mac: "02:00:00:00:00:01".into(),
-            address: "10.231.0.4".parse().unwrap(),
-            subnet_cidr: "10.231.0.0/24".into(),
-            gateway: "10.231.0.1".parse().unwrap(),
-            private_dns_name: "ip-10-231-0-4.ec2.internal".into(),
-            domain_name_servers: vec!["10.231.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
-            domain_name_search_list: vec!["ec2.internal".into(), "b.example".into()],
-            ipv6: None,
-        };
-        let [hosts, hostname, resolv_conf] = etc(&eni).map(|(_, content)| content);
-        assert_eq!(
-            hosts,
-            "127.0.0.1 localhost\n10.231.0.4 ip-10-231-0-4.ec2.internal\n"
-        );
-        assert_eq!(hostname, "ip-10-231-0-4.ec2.internal\n");
-        assert_eq!(
-            resolv_conf,
-            "nameserver 10.231.0.2\nnameserver fd00::2\nsearch ec2.internal b.example\n"
-        );
-        eni.domain_name_search_list.clear();
-        assert!(!etc(&eni)[2].1.contains("search"));
     }
 }

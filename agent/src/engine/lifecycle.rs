@@ -1,7 +1,7 @@
 //! A task's life, from the record to STOPPED: the driver of one task.
 //!
 //! ```text
-//! PROVISIONING    network: the ENI is attached
+//! PROVISIONING    network: ports are chosen, interfaces attached
 //! PENDING         images are found or pulled, files are written, the supervisor starts
 //! ACTIVATING      containers start in the order of their dependencies
 //! RUNNING         all have started
@@ -11,31 +11,28 @@
 //! ```
 
 mod containers;
+mod network;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use berth_netns::{AttachRequest, Eni, EniId, Subnet};
 use berth_runtime::cgroup::Cgroup;
 use tokio::sync::watch;
 
 use containers::{Containers, apply};
 
 use super::files::{TaskFiles, layer_user};
-use super::publish::{PUBLISH_TAG, publish, published};
 use super::{Engine, Handle, Refused, plan};
 use crate::failpoint;
-use crate::id::{Place, Timestamp};
+use crate::id::Timestamp;
 use crate::image::{Image, ImageError, Puller};
 use crate::supervisor::client::Client;
-use crate::supervisor::forward::check_free;
 use crate::supervisor::launch;
 use crate::supervisor::protocol::{State, Status, supervisor_cgroup, task_cgroup, write_whole};
-use crate::task::{AttachedEni, AttachedIpv6, LastStatus, StopCode, Task};
+use crate::task::{LastStatus, StopCode, Task};
 
-/// How long to wait for the kernel to drop an earlier attempt's link, before it is deleted.
-const LINK_PATIENCE: Duration = Duration::from_millis(200);
+pub use network::namespace_name;
 
 /// How long until a supervisor that could not be reached is tried again.
 const RECONNECT: Duration = Duration::from_secs(5);
@@ -208,7 +205,7 @@ impl Driver {
 
     async fn start_supervisor(&mut self) -> Result<Client, Failure> {
         self.check_stop()?;
-        let (eni, netns) = self.attach_network().await?;
+        self.attach_network().await?;
         failpoint::pass("network-attached");
         self.check_stop()?;
         Engine::update_in_memory(&self.handle, |task| task.last_status = LastStatus::Pending);
@@ -217,16 +214,9 @@ impl Driver {
         let images = self.images().await?;
         failpoint::pass("images-ready");
         self.check_stop()?;
-        self.files.make(&eni)?;
         let task = self.task();
-        let plan = plan::plan(
-            self.engine.config(),
-            &task,
-            &eni,
-            netns,
-            &self.files,
-            &images,
-        )?;
+        self.files.make(&task)?;
+        let plan = plan::plan(&self.engine, &task, &self.files, &images)?;
         let text = serde_json::to_vec(&plan).context("writing the plan")?;
         write_whole(&self.files.run.plan(), &text).context("writing the plan")?;
         drop(lock);
@@ -251,58 +241,6 @@ impl Driver {
     fn last_words(&self) -> String {
         let log = std::fs::read_to_string(self.files.run.log()).unwrap_or_default();
         log.lines().last().unwrap_or("it left no word").to_owned()
-    }
-
-    async fn attach_network(&self) -> Result<(AttachedEni, std::path::PathBuf), Failure> {
-        let engine = self.engine.clone();
-        let task = self.task();
-        let eni = task.eni.clone();
-        let tag = task.tag(PUBLISH_TAG).unwrap_or_default();
-        let publish = publish(tag).map_err(|e| Failure::Start(format!("{e:#}")))?;
-        let (netns, start) = (self.id.clone(), self.start);
-        let attach = move || -> anyhow::Result<_> {
-            let id: EniId = eni.id.parse()?;
-            let network = engine.network();
-            if start == Start::Found {
-                // An earlier attempt may have been cut off: this one starts afresh. The kernel
-                // takes its time to drop the link of a namespace that is gone.
-                network.detach(&id)?;
-                network.wait_until_gone(&id, LINK_PATIENCE)?;
-            }
-            let subnet = eni.subnet.parse()?;
-            let security_groups = eni
-                .security_groups
-                .iter()
-                .map(|g| g.parse())
-                .collect::<Result<_, _>>()?;
-            publish.iter().try_for_each(check_free)?;
-            let request = AttachRequest {
-                eni: id,
-                subnet,
-                security_groups,
-                netns: netns.parse()?,
-                published: published(&publish),
-                assign_public_ip: false,
-            };
-            let attachment = network.attach(&request)?;
-            let subnet = network
-                .subnet(&request.subnet)
-                .context("the subnet is gone")?;
-            engine.inner.enter_names(&attachment.eni)?;
-            let attached = attached(&attachment.eni, subnet, &engine.config().place);
-            Ok((attached, attachment.netns_path))
-        };
-        let attached = tokio::task::spawn_blocking(attach)
-            .await
-            .map_err(|e| Failure::Start(e.to_string()))?;
-        let (eni, netns) = attached.map_err(|e| {
-            Failure::Start(format!(
-                "ResourceInitializationError: attaching the ENI: {e:#}"
-            ))
-        })?;
-        let copy = eni.clone();
-        Engine::update_in_memory(&self.handle, |task| task.eni.attached = Some(copy));
-        Ok((eni, netns))
     }
 
     /// The containers' images, pulled where they aren't in the store.
@@ -366,9 +304,8 @@ impl Driver {
             .await,
         );
         failpoint::pass("supervisor-gone");
-        let (engine, eni) = (self.engine.clone(), self.task().eni.id);
-        engine.inner.names.remove(&eni);
-        let detach = move || -> anyhow::Result<()> { Ok(engine.network().detach(&eni.parse()?)?) };
+        let (engine, task) = (self.engine.clone(), self.task());
+        let detach = move || network::detach_all(&engine, &task);
         self.complain(tokio::task::spawn_blocking(detach).await);
         failpoint::pass("network-detached");
         let files = TaskFiles::new(self.engine.config(), &self.id);
@@ -376,7 +313,9 @@ impl Driver {
         failpoint::pass("files-removed");
         self.record(|task| {
             task.last_status = LastStatus::Stopped;
-            task.eni.detached = true;
+            task.interfaces
+                .iter_mut()
+                .for_each(|eni| eni.detached = true);
             task.moments.stopped = Some(Timestamp::now());
             for container in &mut task.containers {
                 container.last_status = LastStatus::Stopped;
@@ -396,26 +335,6 @@ impl Driver {
             Err(error) => anyhow!(error),
         };
         tracing::error!(task = self.id, "giving back what the task had: {error:#}");
-    }
-}
-
-/// What is told of an attached interface.
-fn attached(eni: &Eni, subnet: &Subnet, place: &Place) -> AttachedEni {
-    let ipv6 = eni.ipv6_address.zip(subnet.ipv6_cidr());
-    let ipv6 = ipv6.zip(subnet.ipv6_router());
-    AttachedEni {
-        mac: eni.mac().to_string(),
-        address: eni.address,
-        subnet_cidr: subnet.cidr().to_string(),
-        gateway: subnet.router(),
-        private_dns_name: place.private_dns_name(eni.address),
-        domain_name_servers: vec![subnet.resolver().into()],
-        domain_name_search_list: vec![place.private_domain()],
-        ipv6: ipv6.map(|((address, cidr), gateway)| AttachedIpv6 {
-            address,
-            subnet_cidr: cidr.to_string(),
-            gateway,
-        }),
     }
 }
 

@@ -4,10 +4,14 @@
 //! driver that starts on a task which has come some way already takes it from there: each step
 //! either finds its work done or does it again. So recovery is no code of its own.
 
+pub mod bridge;
 pub mod decide;
+mod etc;
 mod files;
 mod firewall;
+mod host_ports;
 mod lifecycle;
+mod placement;
 mod plan;
 mod publish;
 mod reload;
@@ -18,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use berth_netns::{Eni, EniId, Network, NetworkConfig, Subnet};
+use host_ports::HostPorts;
 use ipnet::IpNet;
 use lifecycle::Start;
 use tokio::sync::{broadcast, watch};
@@ -32,6 +37,7 @@ use crate::store::{Store, StoreError};
 use crate::task::{StopCode, Task};
 
 pub use files::{layer_user, make_folder};
+pub use placement::Placed;
 pub use publish::{PUBLISH_TAG, publish};
 
 /// How long ECS keeps a stopped task in its answers.
@@ -54,6 +60,8 @@ struct Inner {
     names: Arc<Names>,
     images: Images,
     tasks: Mutex<HashMap<String, Arc<Handle>>>,
+    /// Held while ports are chosen, or claimed by a task that names them.
+    host_ports: Mutex<HostPorts>,
     /// Told the id of each task that has stopped.
     stopped: broadcast::Sender<String>,
     instance: String,
@@ -162,8 +170,8 @@ impl Engine {
         &self.inner.boot_id
     }
 
-    /// Takes a task: puts it on record, then starts to drive it.
-    pub fn run(&self, task: Task) -> Result<Arc<Handle>, ApiError> {
+    /// Puts a task on record, then starts to drive it.
+    fn run(&self, task: Task) -> Result<Arc<Handle>, ApiError> {
         self.inner.store.put_task(&task).map_err(ApiError::server)?;
         failpoint::pass("task-recorded");
         let handle = self.inner.insert(task);
@@ -280,6 +288,7 @@ impl Inner {
             names: Arc::new(Names::new(zones)),
             images,
             tasks: Mutex::new(HashMap::new()),
+            host_ports: Mutex::new(HostPorts::new()),
             stopped: broadcast::Sender::new(64),
             instance,
             boot_id: boot_id.trim().to_owned(),
@@ -290,6 +299,12 @@ impl Inner {
     /// leaves it whole.
     fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<Handle>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host_ports(&self) -> MutexGuard<'_, HostPorts> {
+        self.host_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn insert(&self, task: Task) -> Arc<Handle> {
@@ -305,15 +320,15 @@ impl Inner {
         let mut live = Vec::new();
         let mut enis: Vec<EniId> = Vec::new();
         for task in self.store.tasks()? {
-            let (stopped, eni) = (task.is_stopped(), task.eni.id.clone());
-            let handle = self.insert(task);
-            if !stopped {
-                enis.push(
-                    eni.parse()
-                        .with_context(|| format!("the task's interface '{eni}'"))?,
-                );
-                live.push(handle);
+            if task.is_stopped() {
+                self.insert(task);
+                continue;
             }
+            for eni in &task.interfaces {
+                let id = eni.id.parse();
+                enis.push(id.with_context(|| format!("the task's interface '{}'", eni.id))?);
+            }
+            live.push(self.insert(task));
         }
         let report = self
             .network
@@ -372,7 +387,9 @@ fn open_store(config: &Config) -> Result<Store, StoreError> {
 /// The network of the VPC that is configured, and where it keeps its files.
 pub fn network_config(config: &Config) -> anyhow::Result<NetworkConfig> {
     let state = config.root.join("network");
-    Ok(NetworkConfig::of_vpc(&config.vpc()?, state, &config.run))
+    let mut network = NetworkConfig::of_vpc(&config.vpc()?, state, &config.run);
+    bridge::add(&mut network)?;
+    Ok(network)
 }
 
 /// Refuses paths that overlayfs' options or a unix socket's address couldn't hold.
@@ -397,7 +414,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::task::{self, LastStatus, Moments};
+    use crate::task::{LastStatus, Moments};
     use crate::task_definition::{LaunchType, TaskDefinition};
 
     fn handle() -> Arc<Handle> {
@@ -419,14 +436,7 @@ mod tests {
             version: 1,
             stop: None,
             moments: Moments::default(),
-            eni: task::Eni {
-                id: id::random_ec2("eni"),
-                attachment: id::random_uuid(),
-                subnet: String::new(),
-                security_groups: Vec::new(),
-                attached: None,
-                detached: false,
-            },
+            interfaces: Vec::new(),
             containers: Vec::new(),
             boot_id: String::new(),
             warnings: Vec::new(),

@@ -2,46 +2,78 @@
 
 use anyhow::Context;
 
+use super::Engine;
+use super::etc::Etc;
 use super::files::TaskFiles;
-use super::publish::{PUBLISH_TAG, publish};
+use super::lifecycle::namespace_name;
+use super::publish::publish_to;
 use crate::config::Config;
 use crate::image::Image;
-use crate::supervisor::protocol::{PROTOCOL, Plan, PlannedContainer};
-use crate::task::{AttachedEni, Container, Task};
-use crate::task_definition::{ContainerDefinition, LaunchType};
+use crate::supervisor::protocol::{
+    ContainerNetwork, NetworkNamespace, PROTOCOL, Plan, PlannedContainer, PublishedPorts,
+};
+use crate::task::{Container, Eni, Task};
+use crate::task_definition::{ContainerDefinition, LaunchType, NetworkMode};
 
-/// The plan for a task whose interface is attached and whose images are there.
+/// The plan for a task whose interfaces are attached and whose images are there.
 pub fn plan(
-    config: &Config,
+    engine: &Engine,
     task: &Task,
-    eni: &AttachedEni,
-    netns: std::path::PathBuf,
     files: &TaskFiles,
     images: &[Image],
 ) -> anyhow::Result<Plan> {
+    let config = engine.config();
     let containers = task
         .definition
         .container_definitions
         .iter()
         .zip(&task.containers)
         .zip(images);
+    let published = task.interfaces.iter().map(|eni| published(task, eni));
     Ok(Plan {
         protocol: PROTOCOL,
         task: task.id.clone(),
-        netns,
-        hostname: eni.private_dns_name.clone(),
-        etc: files.etc.clone(),
         logs: files.logs.clone(),
         limits: config.limits,
         cpu_units: task.definition.cpu.map(|cpu| cpu.0),
         memory: task.definition.memory.map(|memory| memory.bytes()),
-        address: eni.address,
-        publish: publish(task.tag(PUBLISH_TAG).unwrap_or_default())?,
+        published: published.collect::<Result<_, _>>()?,
         containers: containers
             .map(|((definition, container), image)| {
-                planned(config, task, definition, container, image, files)
+                let network = network(engine, task, &container.name, files)?;
+                let planned = planned(config, task, definition, container, image, files)?;
+                Ok(PlannedContainer { network, ..planned })
             })
-            .collect::<Result<_, _>>()?,
+            .collect::<anyhow::Result<_>>()?,
+    })
+}
+
+fn published(task: &Task, eni: &Eni) -> anyhow::Result<PublishedPorts> {
+    let attached = eni.attached.as_ref();
+    Ok(PublishedPorts {
+        address: attached.context("an interface isn't attached")?.address,
+        ports: publish_to(task, eni)?,
+    })
+}
+
+fn network(
+    engine: &Engine,
+    task: &Task,
+    container: &str,
+    files: &TaskFiles,
+) -> anyhow::Result<ContainerNetwork> {
+    let namespace = match (task.definition.network_mode, task.interface_of(container)) {
+        (NetworkMode::Host, _) => NetworkNamespace::Host,
+        (_, None) => NetworkNamespace::Own,
+        (_, Some(eni)) => {
+            let name = namespace_name(task, eni).parse()?;
+            NetworkNamespace::At(engine.network().netns_path(&name))
+        }
+    };
+    Ok(ContainerNetwork {
+        namespace,
+        hostname: Etc::of(task, container)?.hostname,
+        etc: files.etc_of(task, container),
     })
 }
 
@@ -64,6 +96,7 @@ fn planned(
         .unwrap_or_else(|| "/".into());
     Ok(PlannedContainer {
         name: definition.name.clone(),
+        network: ContainerNetwork::default(),
         layers: image.layers.clone(),
         writable: files.writable.join(&definition.name),
         args: arguments(definition, &of_image)
@@ -138,17 +171,17 @@ fn environment(
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         set(name, value);
     }
-    let base = "http://169.254.170.2";
-    let endpoint = &container.endpoint_id;
-    set(
-        "ECS_CONTAINER_METADATA_URI",
-        &format!("{base}/v3/{endpoint}"),
-    );
-    set(
-        "ECS_CONTAINER_METADATA_URI_V4",
-        &format!("{base}/v4/{endpoint}"),
-    );
-    set("ECS_AGENT_URI", &format!("{base}/api/{endpoint}"));
+    // Without a network there is no way to any of them.
+    if task.definition.network_mode != NetworkMode::None {
+        for (name, path) in [
+            ("ECS_CONTAINER_METADATA_URI", "v3"),
+            ("ECS_CONTAINER_METADATA_URI_V4", "v4"),
+            ("ECS_AGENT_URI", "api"),
+        ] {
+            let endpoint = &container.endpoint_id;
+            set(name, &format!("http://169.254.170.2/{path}/{endpoint}"));
+        }
+    }
     let fargate = task.launch_type == LaunchType::Fargate;
     set(
         "AWS_EXECUTION_ENV",

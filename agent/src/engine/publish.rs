@@ -1,11 +1,14 @@
 //! Ports of the host's that lead to a task: what a user asks for, read.
 //!
-//! Under `awsvpc` ECS has no member for them (a port mapping binds nothing on the host), so they are a tag.
+//! Under `bridge` they are the containers' port mappings. Under `awsvpc` ECS has no member for them (a port mapping
+//! binds nothing on the host), so they are a tag.
 
 use anyhow::bail;
 use berth_netns::{HostPort, PortProtocol, PublishedPort};
 
 use crate::supervisor::protocol::Publish;
+use crate::task::{Eni, Task};
+use crate::task_definition::Protocol;
 
 /// The tag of a task that publishes ports: `8080:80,*:5353:53/udp`. The ECS API keeps tags and gives them back, so
 /// this needs no member of its own.
@@ -47,6 +50,42 @@ fn read(one: &str) -> anyhow::Result<Publish> {
         protocol,
         everywhere: everywhere.is_some(),
     })
+}
+
+/// The ports that lead to an interface.
+pub fn publish_to(task: &Task, eni: &Eni) -> anyhow::Result<Vec<Publish>> {
+    let Some(name) = &eni.container else {
+        return publish(task.tag(PUBLISH_TAG).unwrap_or_default());
+    };
+    let containers = task.containers.iter().filter(|c| c.name == *name);
+    let bindings = containers.flat_map(|container| &container.bindings);
+    let publish = bindings.flat_map(|binding| {
+        let protocol = binding.protocol.into();
+        let pairs = binding.pairs();
+        pairs.map(move |(container_port, port)| {
+            everywhere(HostPort { protocol, port }, container_port)
+        })
+    });
+    Ok(publish.collect())
+}
+
+/// A port at each of the host's addresses.
+pub fn everywhere(host: HostPort, container_port: u16) -> Publish {
+    Publish {
+        host_port: host.port,
+        container_port,
+        protocol: host.protocol,
+        everywhere: true,
+    }
+}
+
+impl From<Protocol> for PortProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
 }
 
 /// What of it the network does: loopback is the supervisor's.

@@ -2,22 +2,22 @@
 
 use anyhow::Context;
 
-use super::Engine;
+use super::{Engine, network_config};
 
 impl Engine {
     /// Reads the file again. Connections that are open go on; new ones are judged by the groups as the file has them
     /// now. With a file that is wrong, everything stays as it is.
     pub fn reload_network(&self) -> anyhow::Result<()> {
-        let vpc = self.config().vpc()?;
+        let config = network_config(self.config())?;
         self.network()
-            .set_security_groups(vpc.security_groups())
+            .set_security_groups(&config.security_groups)
             .context("replacing the security groups")?;
-        let groups = vpc.security_groups().len();
+        let groups = config.security_groups.len();
         tracing::info!(
             groups,
             "the security groups are as the network's file has them"
         );
-        if vpc.subnets() != self.inner.subnets {
+        if config.subnets != self.inner.subnets {
             tracing::warn!(
                 "the network's file has other subnets than when the agent started; they take effect when it is restarted"
             );

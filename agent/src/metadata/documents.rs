@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::id::{Place, Timestamp};
-use crate::task::{Container, LastStatus, Task};
-use crate::task_definition::LaunchType;
+use crate::task::{AttachedEni, Container, LastStatus, Task};
+use crate::task_definition::{LaunchType, NetworkMode};
 
 /// A container's document.
 pub fn container(task: &Task, container: &Container, place: &Place) -> Value {
@@ -57,7 +57,7 @@ pub fn container(task: &Task, container: &Container, place: &Place) -> Value {
         "ContainerARN",
         json!(place.container(&task.cluster, &task.id, &container.arn_id)),
     );
-    set("Networks", networks(task));
+    set("Networks", networks(task, container));
     if task.launch_type == LaunchType::Fargate {
         set("Snapshotter", json!("overlayfs"));
     }
@@ -118,16 +118,32 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
+/// Each port of the container with that of the host's which leads there; under `awsvpc` its own.
 fn ports(task: &Task, container: &Container) -> Value {
-    let mappings = task
-        .definition
-        .container(&container.name)
-        .map(|d| d.port_mappings.as_slice())
-        .unwrap_or_default();
-    let ports: Vec<Value> = mappings
-        .iter()
-        .map(|p| json!({"ContainerPort": p.container_port, "Protocol": p.protocol, "HostPort": p.host_port}))
-        .collect();
+    let port = |pair: (u16, u16), protocol, address: Option<&str>| {
+        let (container, host) = pair;
+        let port = json!({"ContainerPort": container, "Protocol": protocol, "HostPort": host, "HostIp": address});
+        without_nulls(port)
+    };
+    let definition = task.definition.container(&container.name);
+    let ports: Vec<Value> = match task.definition.network_mode {
+        NetworkMode::Awsvpc => {
+            let mappings = definition.into_iter().flat_map(|d| &d.port_mappings);
+            let ports = mappings.flat_map(|mapping| {
+                let own = mapping.ports.container().ports();
+                own.map(|own| port((own, own), mapping.protocol, None))
+            });
+            ports.collect()
+        }
+        _ => {
+            let bindings = container.bindings.iter();
+            let ports = bindings.flat_map(|binding| {
+                let pairs = binding.pairs();
+                pairs.map(|pair| port(pair, binding.protocol, Some("0.0.0.0")))
+            });
+            ports.collect()
+        }
+    };
     if ports.is_empty() {
         Value::Null
     } else {
@@ -145,10 +161,26 @@ fn labels(task: &Task, container: &Container, place: &Place) -> Value {
     })
 }
 
-fn networks(task: &Task) -> Value {
-    let Some(eni) = &task.eni.attached else {
-        return Value::Null;
-    };
+/// Of an interface of the task's own, all that there is to tell; of a container's own, what Docker's bridge has too.
+fn networks(task: &Task, container: &Container) -> Value {
+    let mode = task.definition.network_mode;
+    let interface = task.interface_of(&container.name);
+    match interface.map(|eni| &eni.attached) {
+        Some(None) => Value::Null,
+        Some(Some(eni)) if mode == NetworkMode::Awsvpc => awsvpc(eni),
+        Some(Some(eni)) => {
+            let ipv6 = eni.ipv6.as_ref().map(|ipv6| [ipv6.address]);
+            json!([without_nulls(json!({
+                "NetworkMode": mode.name(),
+                "IPv4Addresses": [eni.address],
+                "IPv6Addresses": ipv6,
+            }))])
+        }
+        None => json!([{"NetworkMode": mode.name()}]),
+    }
+}
+
+fn awsvpc(eni: &AttachedEni) -> Value {
     let length = eni.subnet_cidr.rsplit('/').next().unwrap_or_default();
     let list = |list: Value| if list == json!([]) { Value::Null } else { list };
     let mut network = json!({

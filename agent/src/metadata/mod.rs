@@ -15,19 +15,21 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use berth_netns::METADATA_ADDRESS;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::callers::{Caller, Callers};
 use crate::engine::Engine;
 use crate::task::{Container, Task};
+use crate::task_definition::NetworkMode;
 
 /// The most connections of one task at once.
 const MOST_CONNECTIONS: usize = 64;
 
 /// Takes the endpoint's address, which the network has put on its bridge.
 pub async fn listen() -> anyhow::Result<TcpListener> {
-    let address = SocketAddr::from((berth_netns::METADATA_ADDRESS, berth_netns::METADATA_PORT));
+    let address = SocketAddr::from((METADATA_ADDRESS, berth_netns::METADATA_PORT));
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listening for metadata on {address}"))
@@ -83,18 +85,25 @@ fn find(engine: &Engine, id: &str, caller: IpAddr) -> Option<(Task, Container)> 
         .iter()
         .map(|handle| handle.task())
         .find(|t| t.containers.iter().any(|c| c.endpoint_id == id))?;
-    let address = task
-        .eni
-        .attached
-        .as_ref()
-        .filter(|_| !task.eni.detached)?
-        .address;
     let container = task
         .containers
         .iter()
         .find(|c| c.endpoint_id == id)?
         .clone();
-    (caller == address).then_some((task, container))
+    may_ask(&task, &container, caller).then_some((task, container))
+}
+
+/// Whether that address is the container's. Those that have the host's network have none of their own; whoever asks
+/// from there is seen to come from the endpoint's own address, from which nobody else can send.
+fn may_ask(task: &Task, container: &Container, caller: IpAddr) -> bool {
+    match task.interface_of(&container.name) {
+        Some(eni) if eni.detached => false,
+        Some(eni) => eni
+            .attached
+            .as_ref()
+            .is_some_and(|eni| caller == eni.address),
+        None => task.definition.network_mode == NetworkMode::Host && caller == METADATA_ADDRESS,
+    }
 }
 
 fn document(value: Value) -> Response {

@@ -17,7 +17,8 @@ use super::connection::Connection;
 use super::container::{self, Supervised};
 use super::forward::{Forward, Published, reserve_udp};
 use super::protocol::{
-    Exec, Files, Message, PROTOCOL, Plan, Request, State, Status, supervisor_cgroup, task_cgroup,
+    Exec, Files, Message, PROTOCOL, Plan, PublishedPorts, Request, State, Status,
+    supervisor_cgroup, task_cgroup,
 };
 use super::spec;
 
@@ -96,12 +97,15 @@ impl Supervisor {
 
     /// What has to be there before the first container.
     fn prepare(&mut self) -> anyhow::Result<()> {
-        for publish in &self.plan.publish {
-            match publish.protocol {
-                PortProtocol::Tcp => self
-                    .published
-                    .extend(Published::bind(publish, self.plan.address)?),
-                PortProtocol::Udp => self.reserved.extend(reserve_udp(publish)?),
+        for PublishedPorts { address, ports } in &self.plan.published {
+            for publish in ports {
+                match publish.protocol {
+                    PortProtocol::Tcp => {
+                        let bound = Published::bind(publish, *address)?;
+                        self.published.extend(bound);
+                    }
+                    PortProtocol::Udp => self.reserved.extend(reserve_udp(publish)?),
+                }
             }
         }
         let cgroup =

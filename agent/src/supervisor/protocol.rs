@@ -25,12 +25,6 @@ pub struct Plan {
     pub protocol: u32,
     /// The task's id.
     pub task: String,
-    /// The network namespace that its containers join.
-    pub netns: PathBuf,
-    /// The task's hostname.
-    pub hostname: String,
-    /// The folder with `hosts`, `resolv.conf` and `hostname`.
-    pub etc: PathBuf,
     /// The folder for the containers' logs.
     pub logs: PathBuf,
     /// What to do about limits that can't be applied.
@@ -39,12 +33,20 @@ pub struct Plan {
     pub cpu_units: Option<u32>,
     /// Bytes of the whole task.
     pub memory: Option<u64>,
-    /// The task's address, for published ports.
-    pub address: Ipv4Addr,
     /// Ports of the host's that lead to the task.
-    pub publish: Vec<Publish>,
+    #[serde(default)]
+    pub published: Vec<PublishedPorts>,
     /// The containers, in the order of the definition.
     pub containers: Vec<PlannedContainer>,
+}
+
+/// Ports of the host's that lead to one interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishedPorts {
+    /// The interface's.
+    pub address: Ipv4Addr,
+    /// Which lead where.
+    pub ports: Vec<Publish>,
 }
 
 /// A port of the host's that leads to one of the task.
@@ -70,6 +72,9 @@ fn tcp() -> PortProtocol {
 pub struct PlannedContainer {
     /// The container's name.
     pub name: String,
+    /// Its place on the network. A plan of before this differed between containers is read for its layers only.
+    #[serde(default)]
+    pub network: ContainerNetwork,
     /// The image's layers as folders, the lowest first.
     pub layers: Vec<PathBuf>,
     /// The folder for what the container writes.
@@ -94,6 +99,30 @@ pub struct PlannedContainer {
     pub memory_reservation: Option<u64>,
     /// The signal that asks it to stop: SIGTERM, or the image's own.
     pub stop_signal: String,
+}
+
+/// A container's place on the network.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ContainerNetwork {
+    /// Which namespace it is in.
+    pub namespace: NetworkNamespace,
+    /// The container's hostname.
+    pub hostname: String,
+    /// The folder with its `hosts`, `resolv.conf` and `hostname`.
+    pub etc: PathBuf,
+}
+
+/// The network namespace of a container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkNamespace {
+    /// The one that is mounted there.
+    At(PathBuf),
+    /// The host's.
+    Host,
+    /// A new one, with nothing but loopback.
+    #[default]
+    Own,
 }
 
 /// What the agent asks for.

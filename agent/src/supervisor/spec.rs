@@ -5,16 +5,22 @@ use std::path::Path;
 use anyhow::Context;
 use berth_runtime::spec as oci;
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespaceType, LinuxResources, LinuxResourcesBuilder,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    UserBuilder,
+    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
+    LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+    RootBuilder, Spec, UserBuilder,
 };
 
-use super::protocol::{Plan, PlannedContainer, task_cgroup};
+use super::protocol::{NetworkNamespace, Plan, PlannedContainer, task_cgroup};
 use super::user::{self, User};
 
 /// The period of the CPU quota, in microseconds: ECS's own.
 const CPU_PERIOD: u64 = 100_000;
+
+/// As in the namespaces that the network makes: a port below 1024 and ping need no privilege.
+const UNPRIVILEGED: [(&str, &str); 2] = [
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
+];
 
 /// The configuration of one container whose root filesystem is mounted at `rootfs`.
 pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> anyhow::Result<Spec> {
@@ -26,7 +32,7 @@ pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> an
             .readonly(container.readonly)
             .build()?,
     ));
-    spec.set_hostname(Some(plan.hostname.clone()));
+    spec.set_hostname(Some(container.network.hostname.clone()));
     let base = spec
         .process()
         .clone()
@@ -34,7 +40,7 @@ pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> an
     let mut process = base;
     process.set_terminal(Some(false));
     process.set_args(Some(container.args.clone()));
-    process.set_env(Some(environment(plan, container, &user)));
+    process.set_env(Some(environment(container, &user)));
     process.set_cwd(container.cwd.clone().into());
     process.set_user(
         UserBuilder::default()
@@ -48,13 +54,13 @@ pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> an
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for name in ["hosts", "hostname", "resolv.conf"] {
         mounts.push(oci::bind(
-            &plan.etc.join(name),
+            &container.network.etc.join(name),
             &Path::new("/etc").join(name),
             &["bind", "rw", "nosuid", "nodev"],
         ));
     }
     spec.set_mounts(Some(mounts));
-    oci::join_namespace(&mut spec, LinuxNamespaceType::Network, &plan.netns);
+    join_network(&mut spec, &container.network.namespace)?;
     let mut linux = spec
         .linux()
         .clone()
@@ -67,6 +73,26 @@ pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> an
     linux.set_resources(Some(resources));
     spec.set_linux(Some(linux));
     Ok(spec)
+}
+
+/// Puts a container into its network namespace. The default configuration has none, which means the host's.
+fn join_network(spec: &mut Spec, namespace: &NetworkNamespace) -> anyhow::Result<()> {
+    let kind = LinuxNamespaceType::Network;
+    match namespace {
+        NetworkNamespace::At(path) => oci::join_namespace(spec, kind, path),
+        NetworkNamespace::Host => {}
+        NetworkNamespace::Own => {
+            let own = LinuxNamespaceBuilder::default().typ(kind).build()?;
+            let linux = spec
+                .linux_mut()
+                .as_mut()
+                .context("the default configuration has no linux part")?;
+            linux.namespaces_mut().get_or_insert_default().push(own);
+            let sysctls = UNPRIVILEGED.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            linux.set_sysctl(Some(sysctls.into()));
+        }
+    }
+    Ok(())
 }
 
 /// The process that `berth exec` runs: as the container's own, but for its arguments.
@@ -91,7 +117,7 @@ pub fn exec_process(
     Ok(process)
 }
 
-fn environment(plan: &Plan, container: &PlannedContainer, user: &User) -> Vec<String> {
+fn environment(container: &PlannedContainer, user: &User) -> Vec<String> {
     let has = |name: &str| {
         container
             .env
@@ -103,7 +129,7 @@ fn environment(plan: &Plan, container: &PlannedContainer, user: &User) -> Vec<St
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     }
     if !has("HOSTNAME") {
-        env.push(format!("HOSTNAME={}", plan.hostname));
+        env.push(format!("HOSTNAME={}", container.network.hostname));
     }
     if !has("HOME") {
         env.push(format!("HOME={}", user.home));

@@ -6,7 +6,9 @@
 
 mod dependencies;
 mod fargate;
+mod network_mode;
 mod parse;
+mod port_mapping;
 mod sizes;
 mod validate;
 
@@ -17,7 +19,9 @@ use crate::error::ApiError;
 use crate::id::{Place, Timestamp};
 
 pub use dependencies::start_order;
+pub use network_mode::NetworkMode;
 pub use parse::{container_overrides, tags};
+pub use port_mapping::{PortMapping, PortRange, Ports, Protocol};
 pub use sizes::{CpuUnits, Mebibytes};
 
 /// What a task runs: its containers, and the size of the whole.
@@ -71,14 +75,6 @@ pub struct TaskDefinition {
 pub enum Status {
     Active,
     Inactive,
-}
-
-/// ECS's network modes, as far as we have them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkMode {
-    /// An interface of its own per task.
-    Awsvpc,
 }
 
 /// Who provides the host.
@@ -213,29 +209,6 @@ pub enum Condition {
     Complete,
     /// It has exited with 0.
     Success,
-}
-
-/// One entry of `portMappings`. Under `awsvpc` it documents the port and binds nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs, reason = "ECS's own words")]
-pub struct PortMapping {
-    pub container_port: u16,
-    pub host_port: u16,
-    pub protocol: Protocol,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub app_protocol: Option<String>,
-}
-
-/// The transport of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the name says it")]
-pub enum Protocol {
-    Tcp,
-    Udp,
 }
 
 /// One entry of `ulimits`; a limit of -1 means no limit (`setrlimit(2)`).

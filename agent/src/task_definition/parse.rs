@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     Condition, ContainerDefinition, CpuUnits, Dependency, KeyValuePair, LaunchType,
-    LogConfiguration, Mebibytes, NetworkMode, PortMapping, Protocol, RuntimePlatform, Status, Tag,
-    TaskDefinition, Ulimit,
+    LogConfiguration, Mebibytes, NetworkMode, RuntimePlatform, Status, Tag, TaskDefinition, Ulimit,
+    port_mapping,
 };
 use crate::error::ApiError;
 use crate::id::Timestamp;
@@ -31,11 +31,12 @@ const MAX_MIB: i64 = 16 << 20;
 pub fn request(request: Value) -> Result<TaskDefinition, ApiError> {
     let mut members = Members::root(request)?;
     members.pass_over(&ANSWERS_ONLY);
+    let network_mode = NetworkMode::take(&mut members)?;
     let definition = TaskDefinition {
         family: members.required_string("family")?,
         revision: 0,
         status: Status::Active,
-        network_mode: network_mode(&mut members)?,
+        network_mode,
         cpu: members.word(
             "cpu",
             "CPU units, such as 256, or vCPUs, such as .25 vCPU",
@@ -46,7 +47,7 @@ pub fn request(request: Value) -> Result<TaskDefinition, ApiError> {
             "MiB, such as 512, or GB, such as 1 GB",
             Mebibytes::parse,
         )?,
-        container_definitions: containers(&mut members)?,
+        container_definitions: containers(&mut members, network_mode)?,
         execution_role_arn: members.string("executionRoleArn")?,
         task_role_arn: members.string("taskRoleArn")?,
         requires_compatibilities: compatibilities(&mut members)?,
@@ -61,18 +62,6 @@ pub fn request(request: Value) -> Result<TaskDefinition, ApiError> {
     };
     members.finish()?;
     Ok(definition)
-}
-
-fn network_mode(members: &mut Members) -> Result<NetworkMode, ApiError> {
-    let allowed = "'awsvpc' (this version of Berth has no other mode)";
-    let mode = members.word("networkMode", allowed, |mode| {
-        (mode == "awsvpc").then_some(NetworkMode::Awsvpc)
-    })?;
-    mode.ok_or_else(|| {
-        ApiError::client(format!(
-            "networkMode is missing, which means 'bridge' to ECS; it must be {allowed}"
-        ))
-    })
 }
 
 fn compatibilities(members: &mut Members) -> Result<Vec<LaunchType>, ApiError> {
@@ -126,34 +115,24 @@ pub fn tags(members: &mut Members) -> Result<Vec<Tag>, ApiError> {
     Ok(tags)
 }
 
-fn containers(members: &mut Members) -> Result<Vec<ContainerDefinition>, ApiError> {
+fn containers(
+    members: &mut Members,
+    mode: NetworkMode,
+) -> Result<Vec<ContainerDefinition>, ApiError> {
     let containers = members.objects("containerDefinitions")?;
     if containers.is_empty() {
         return Err(ApiError::client(
             "containerDefinitions is missing or empty; a task has at least one container",
         ));
     }
-    containers.into_iter().map(container).collect()
+    containers
+        .into_iter()
+        .map(|members| container(members, mode))
+        .collect()
 }
 
-/// Members that mean something in other network modes only, with ECS's words for the refusal.
-const NOT_UNDER_AWSVPC: [(&str, &str); 6] = [
-    ("hostname", "hostname is not supported on container"),
-    ("extraHosts", "Extra hosts are not supported on container"),
-    ("dnsServers", "DNS servers are not supported on container"),
-    (
-        "dnsSearchDomains",
-        "DNS search domains are not supported on container",
-    ),
-    ("links", "Links are not supported"),
-    (
-        "disableNetworking",
-        "Disable Networking is not supported on container",
-    ),
-];
-
-fn container(mut members: Members) -> Result<ContainerDefinition, ApiError> {
-    refuse_other_modes(&members)?;
+fn container(mut members: Members, mode: NetworkMode) -> Result<ContainerDefinition, ApiError> {
+    mode.refuse_others(&members)?;
     let container = ContainerDefinition {
         name: members.required_string("name")?,
         image: members.required_string("image")?,
@@ -169,11 +148,7 @@ fn container(mut members: Members) -> Result<ContainerDefinition, ApiError> {
         entry_point: members.strings("entryPoint")?,
         command: members.strings("command")?,
         environment: environment(&mut members)?,
-        port_mappings: members
-            .objects("portMappings")?
-            .into_iter()
-            .map(port_mapping)
-            .collect::<Result<_, _>>()?,
+        port_mappings: port_mapping::take_all(&mut members, mode)?,
         working_directory: members.string("workingDirectory")?,
         user: members.string("user")?,
         ulimits: members
@@ -190,16 +165,6 @@ fn container(mut members: Members) -> Result<ContainerDefinition, ApiError> {
     };
     members.finish()?;
     Ok(container)
-}
-
-fn refuse_other_modes(members: &Members) -> Result<(), ApiError> {
-    let given = NOT_UNDER_AWSVPC.iter().find(|(name, _)| members.says(name));
-    given.map_or(Ok(()), |(name, refusal)| {
-        Err(ApiError::client(format!(
-            "{refusal} when networkMode=awsvpc. Remove {}.",
-            members.path_of(name)
-        )))
-    })
 }
 
 fn number<T: TryFrom<i64>>(
@@ -264,42 +229,6 @@ fn dependency(mut members: Members) -> Result<Dependency, ApiError> {
     };
     members.finish()?;
     Ok(dependency)
-}
-
-fn port_mapping(mut members: Members) -> Result<PortMapping, ApiError> {
-    let protocol = |word: &str| match word {
-        "tcp" => Some(Protocol::Tcp),
-        "udp" => Some(Protocol::Udp),
-        _ => None,
-    };
-    let path = members.path_of("containerPort");
-    let port = |n: i64| u16::try_from(n).unwrap_or_default();
-    let container_port = members
-        .integer("containerPort", 1..=65_535)?
-        .map(port)
-        .ok_or_else(|| ApiError::client(format!("{path} is missing; it must be a port")))?;
-    let host_path = members.path_of("hostPort");
-    let host_port = members.integer("hostPort", 0..=65_535)?.map_or(0, port);
-    if host_port != 0 && host_port != container_port {
-        return Err(ApiError::client(format!(
-            "{host_path} is {host_port}; with network mode awsvpc it must be absent or the container port, {container_port}"
-        )));
-    }
-    let mapping = PortMapping {
-        container_port,
-        host_port: container_port,
-        protocol: members
-            .word("protocol", "tcp or udp", protocol)?
-            .unwrap_or(Protocol::Tcp),
-        name: members.string("name")?,
-        app_protocol: members.word("appProtocol", "http, http2 or grpc", |word| {
-            ["http", "http2", "grpc"]
-                .contains(&word)
-                .then(|| word.to_owned())
-        })?,
-    };
-    members.finish()?;
-    Ok(mapping)
 }
 
 fn ulimit(mut members: Members) -> Result<Ulimit, ApiError> {

@@ -2,8 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::{Condition, ContainerDefinition, LaunchType, TaskDefinition, dependencies, fargate};
+use super::{
+    Condition, ContainerDefinition, LaunchType, NetworkMode, TaskDefinition, dependencies, fargate,
+};
 use crate::error::ApiError;
+
+/// The ports of the host's that a task can have: each is a socket in two families, and a process usually has 1,024.
+const MOST_PORTS: usize = 128;
 
 /// Refuses a definition that ECS would refuse, before anything is stored.
 pub fn check(definition: &TaskDefinition) -> Result<(), ApiError> {
@@ -17,6 +22,7 @@ pub fn check(definition: &TaskDefinition) -> Result<(), ApiError> {
         .iter()
         .enumerate()
         .try_for_each(|(i, c)| check_container(i, c))?;
+    check_host_ports(definition)?;
     if definition
         .requires_compatibilities
         .contains(&LaunchType::Fargate)
@@ -165,7 +171,41 @@ fn check_container(i: usize, container: &ContainerDefinition) -> Result<(), ApiE
     Ok(())
 }
 
+/// No two containers of a task can have the same port of the host's, and its supervisor holds a socket for each.
+fn check_host_ports(definition: &TaskDefinition) -> Result<(), ApiError> {
+    if definition.network_mode == NetworkMode::Awsvpc {
+        return Ok(());
+    }
+    let mut taken = HashSet::new();
+    let mut count = 0;
+    for (i, container) in definition.container_definitions.iter().enumerate() {
+        for (k, mapping) in container.port_mappings.iter().enumerate() {
+            let field = format!("containerDefinitions[{i}].portMappings[{k}]");
+            count += mapping.ports.container().count();
+            if definition.network_mode == NetworkMode::Bridge && count > MOST_PORTS {
+                return Err(ApiError::client(format!(
+                    "{field} is one too many: the port mappings add up to {count} ports of the host's; a task can \
+                     have {MOST_PORTS}"
+                )));
+            }
+            let fixed = mapping.ports.fixed();
+            if let Some(port) = fixed.filter(|port| !taken.insert((mapping.protocol, *port))) {
+                return Err(ApiError::client(format!(
+                    "{field}.hostPort is {port}, which an earlier mapping of the task has already"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn check_fargate(definition: &TaskDefinition) -> Result<(), ApiError> {
+    if definition.network_mode != NetworkMode::Awsvpc {
+        return Err(ApiError::client(format!(
+            "Fargate only supports network mode \u{2018}awsvpc\u{2019}. networkMode is '{}'",
+            definition.network_mode.name()
+        )));
+    }
     let (Some(cpu), Some(memory)) = (definition.cpu, definition.memory) else {
         let missing = if definition.cpu.is_none() {
             "cpu"

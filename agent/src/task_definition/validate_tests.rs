@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::{LaunchType, TaskDefinition};
+use super::super::{LaunchType, NetworkMode, TaskDefinition};
 use crate::error::{ApiError, Code};
 use crate::id::Place;
 
@@ -189,8 +189,13 @@ fn each_mistake_is_a_client_exception_that_names_the_member() {
             json!({"logDriver": "splunk"}),
             "logDriver is 'splunk'",
         ),
-        ("/networkMode", json!("bridge"), "networkMode is 'bridge'"),
-        ("/networkMode", json!(null), "networkMode is missing"),
+        ("/networkMode", json!("nat"), "networkMode is 'nat'"),
+        (
+            "/networkMode",
+            json!("bridge"),
+            "Fargate only supports network mode \u{2018}awsvpc\u{2019}. networkMode is 'bridge'",
+        ),
+        ("/networkMode", json!(null), "networkMode is 'bridge'"),
         (
             "/cpu",
             json!("300"),
@@ -270,4 +275,73 @@ fn a_description_registers_again_and_is_described_the_same() {
     let mut second = TaskDefinition::from_request(described).unwrap();
     second.registered_at = first.registered_at;
     assert_eq!(second, first);
+}
+
+/// `fargate()` for EC2 only, in a network mode.
+fn ec2(mode: &str, port_mappings: [Value; 2]) -> Result<TaskDefinition, ApiError> {
+    let mut request = fargate();
+    request["requiresCompatibilities"] = json!(["EC2"]);
+    request["networkMode"] = json!(mode);
+    for (i, mappings) in port_mappings.into_iter().enumerate() {
+        request["containerDefinitions"][i]["portMappings"] = mappings;
+    }
+    TaskDefinition::from_request(request)
+}
+
+#[test]
+fn without_a_network_mode_it_is_bridge_and_runs_on_ec2_only() {
+    let definition = ec2("", [json!([{"containerPort": 80}]), json!([])]).unwrap();
+    assert_eq!(definition.network_mode, NetworkMode::Bridge);
+    assert_eq!(definition.compatibilities, [LaunchType::Ec2]);
+    assert_eq!(definition.default_launch_type(), LaunchType::Ec2);
+}
+
+#[test]
+fn two_containers_of_a_task_can_not_have_the_same_port_of_the_hosts() {
+    let same = |protocol: &str| {
+        let port =
+            |protocol: &str| json!([{"containerPort": 80, "hostPort": 80, "protocol": protocol}]);
+        [port("tcp"), port(protocol)]
+    };
+    for mode in ["bridge", "host"] {
+        assert!(ec2(mode, same("udp")).is_ok());
+        let error = ec2(mode, same("tcp")).unwrap_err();
+        assert!(
+            error.message.contains("[1].portMappings[0].hostPort is 80"),
+            "{error}"
+        );
+    }
+    let chosen = json!([{"containerPort": 80}]);
+    assert!(ec2("bridge", [chosen.clone(), chosen]).is_ok());
+}
+
+#[test]
+fn a_task_has_as_many_ports_as_its_supervisor_has_sockets() {
+    let range = |text: &str| json!([{"containerPortRange": text}]);
+    assert!(ec2("bridge", [range("1-64"), range("1-64")]).is_ok());
+    let error = ec2("bridge", [range("1-64"), range("1-65")]).unwrap_err();
+    assert!(error.message.contains("add up to 129 ports"), "{error}");
+    assert!(ec2("awsvpc", [range("1-64"), range("100-1000")]).is_ok());
+}
+
+#[test]
+fn what_a_network_mode_does_not_have_is_refused() {
+    let error = ec2("none", [json!([{"containerPort": 80}]), json!([])]).unwrap_err();
+    assert!(
+        error
+            .message
+            .starts_with("Port mappings are not supported when networkMode=none."),
+        "{error}"
+    );
+    for (mode, expected) in [
+        ("host", "Links are not supported when networkMode=host."),
+        ("bridge", "containerDefinitions[0].links is not supported"),
+    ] {
+        let mut request = fargate();
+        request["requiresCompatibilities"] = json!([]);
+        request["networkMode"] = json!(mode);
+        request["containerDefinitions"][0]["links"] = json!(["init"]);
+        let error = TaskDefinition::from_request(request).unwrap_err();
+        assert!(error.message.starts_with(expected), "{error}");
+    }
 }

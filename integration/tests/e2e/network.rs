@@ -461,7 +461,7 @@ fn security_groups(host: &Host) {
     host.network(&network(stranger));
     host.reload_agent();
     host.until("the groups are as the file has them", || {
-        host.agent_log().contains("groups=4")
+        host.agent_log().contains("groups=5")
     });
     for (group, code) in [(friend, 9), (stranger, 0)] {
         let task = host.wait_status(&start_in(host, group, &asks), "STOPPED");

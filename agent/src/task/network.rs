@@ -1,0 +1,213 @@
+//! What a task has of the network: interfaces, and ports of the host's that lead to them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
+
+use super::{Task, set};
+use crate::id;
+use crate::task_definition::{NetworkMode, PortRange, Protocol, TaskDefinition};
+
+/// A network interface: of the whole task, or of one of its containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the API's names of the same things say it")]
+pub struct Eni {
+    pub id: String,
+    pub attachment: String,
+    pub subnet: String,
+    pub security_groups: Vec<String>,
+    /// The container whose own it is; that of all containers where there is none.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// Set once it is attached.
+    pub attached: Option<AttachedEni>,
+    /// Set once it is detached again.
+    #[serde(default)]
+    pub detached: bool,
+}
+
+/// What an interface has while it is attached, kept afterwards for descriptions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the API's names of the same things say it")]
+pub struct AttachedEni {
+    pub mac: String,
+    pub address: Ipv4Addr,
+    pub subnet_cidr: String,
+    pub gateway: Ipv4Addr,
+    pub private_dns_name: String,
+    #[serde(default)]
+    pub domain_name_servers: Vec<IpAddr>,
+    #[serde(default)]
+    pub domain_name_search_list: Vec<String>,
+    /// In a subnet that has a range of it.
+    #[serde(default)]
+    pub ipv6: Option<AttachedIpv6>,
+}
+
+/// The same of IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the API's names of the same things say it")]
+pub struct AttachedIpv6 {
+    pub address: Ipv6Addr,
+    pub subnet_cidr: String,
+    pub gateway: Ipv6Addr,
+}
+
+/// A container's ports and those of the host's that lead there: as many, in the same order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct NetworkBinding {
+    pub container: PortRange,
+    pub host: PortRange,
+    pub protocol: Protocol,
+}
+
+impl Eni {
+    /// The interfaces that tasks of that definition have, in that subnet and those groups: one under `awsvpc`, one
+    /// for each container under `bridge`, none otherwise.
+    pub fn planned(definition: &TaskDefinition, subnet: &str, groups: &[String]) -> Vec<Self> {
+        let one = |container: Option<String>| Self {
+            id: id::random_ec2("eni"),
+            attachment: id::random_uuid(),
+            subnet: subnet.to_owned(),
+            security_groups: groups.to_vec(),
+            container,
+            attached: None,
+            detached: false,
+        };
+        match definition.network_mode {
+            NetworkMode::Awsvpc => vec![one(None)],
+            NetworkMode::Bridge => {
+                let containers = definition.container_definitions.iter();
+                containers.map(|c| one(Some(c.name.clone()))).collect()
+            }
+            NetworkMode::Host | NetworkMode::None => Vec::new(),
+        }
+    }
+
+    /// As DescribeTasks gives it among a container's `networkInterfaces`.
+    pub(super) fn describe(&self) -> Option<Value> {
+        let eni = self.attached.as_ref()?;
+        let mut interface =
+            json!({"attachmentId": self.attachment, "privateIpv4Address": eni.address});
+        let ipv6 = eni.ipv6.as_ref().map(|ipv6| ipv6.address.to_string());
+        set(&mut interface, "ipv6Address", ipv6);
+        Some(interface)
+    }
+
+    /// As DescribeTasks gives it among a task's `attachments`.
+    pub(super) fn describe_attachment(&self) -> Value {
+        let status = match (&self.attached, self.detached) {
+            (_, true) => "DELETED",
+            (Some(_), false) => "ATTACHED",
+            (None, false) => "PRECREATED",
+        };
+        let mut details = vec![
+            json!({"name": "subnetId", "value": self.subnet}),
+            json!({"name": "networkInterfaceId", "value": self.id}),
+        ];
+        if let Some(eni) = &self.attached {
+            details.push(json!({"name": "macAddress", "value": eni.mac}));
+            details.push(json!({"name": "privateDnsName", "value": eni.private_dns_name}));
+            details.push(json!({"name": "privateIPv4Address", "value": eni.address}));
+        }
+        json!({"id": self.attachment, "type": "ElasticNetworkInterface", "status": status, "details": details})
+    }
+}
+
+impl NetworkBinding {
+    /// Each port of the container with that of the host's which leads there.
+    pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> {
+        self.container.ports().zip(self.host.ports())
+    }
+
+    /// As DescribeTasks gives it: at each of the host's addresses.
+    pub(super) fn describe(&self) -> Value {
+        let mut binding = json!({"bindIP": "0.0.0.0", "protocol": self.protocol});
+        if self.container.count() > 1 {
+            set(
+                &mut binding,
+                "containerPortRange",
+                Some(self.container.to_string()),
+            );
+            set(&mut binding, "hostPortRange", Some(self.host.to_string()));
+        } else {
+            set(&mut binding, "containerPort", Some(self.container.first()));
+            set(&mut binding, "hostPort", Some(self.host.first()));
+        }
+        binding
+    }
+}
+
+impl Task {
+    /// The interface that a container has: its own, or the task's.
+    pub fn interface_of(&self, container: &str) -> Option<&Eni> {
+        let is_its = |eni: &&Eni| eni.container.as_deref().is_none_or(|of| of == container);
+        self.interfaces.iter().find(is_its)
+    }
+
+    /// The interface with that id.
+    pub fn interface_mut(&mut self, id: &str) -> Option<&mut Eni> {
+        self.interfaces.iter_mut().find(|eni| eni.id == id)
+    }
+}
+
+/// Reads a task's interfaces; a record of before there could be several has one, alone.
+pub(super) fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Eni>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Record {
+        Several(Vec<Eni>),
+        One(Box<Eni>),
+    }
+    Ok(match Record::deserialize(from)? {
+        Record::Several(enis) => enis,
+        Record::One(eni) => vec![*eni],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Record {
+        #[serde(alias = "eni", deserialize_with = "one_or_several")]
+        interfaces: Vec<Eni>,
+    }
+
+    #[test]
+    fn a_record_with_one_interface_alone_is_still_read() {
+        let eni = json!({
+            "id": "eni-1", "attachment": "a", "subnet": "s", "security_groups": [], "attached": null,
+        });
+        for record in [json!({ "eni": eni }), json!({ "interfaces": [eni] })] {
+            let record: Record = serde_json::from_value(record).unwrap();
+            assert_eq!(record.interfaces.len(), 1);
+            assert_eq!(record.interfaces[0].container, None);
+        }
+    }
+
+    #[test]
+    fn a_binding_is_described_as_a_port_or_as_a_range() {
+        let ports = |first: u16, text: &str| {
+            PortRange::as_many_as(text.to_owned().try_into().unwrap(), first).unwrap()
+        };
+        let binding = |container, host| NetworkBinding {
+            container,
+            host,
+            protocol: Protocol::Udp,
+        };
+        assert_eq!(
+            binding(PortRange::one(80), PortRange::one(61_000)).describe(),
+            json!({"bindIP": "0.0.0.0", "protocol": "udp", "containerPort": 80, "hostPort": 61_000})
+        );
+        let range = binding(ports(80, "80-82"), ports(61_000, "80-82"));
+        assert_eq!(
+            range.describe(),
+            json!({"bindIP": "0.0.0.0", "protocol": "udp", "containerPortRange": "80-82", "hostPortRange": "61000-61002"})
+        );
+        assert_eq!(range.pairs().last(), Some((82, 61_002)));
+    }
+}
