@@ -22,7 +22,7 @@ pub struct Args {
     /// Task definition, as for `aws ecs register-task-definition --cli-input-json`; - is standard input
     file: PathBuf,
     /// Publish a port of the task on the host's loopback: HOST:TASK. With *: before it, at all of the host's
-    /// addresses; then /udp may follow: *:8080:80, *:5353:53/udp
+    /// addresses; with /udp behind it, of UDP: *:8080:80, *:5353:53/udp
     #[arg(short, long, value_name = "8080:80")]
     publish: Vec<String>,
     /// Print the stopped task's description as JSON instead of a summary

@@ -39,11 +39,6 @@ fn read(one: &str) -> anyhow::Result<Publish> {
             "'{one}' is no port to publish; one looks like 8080:80 (on the host, in the task), or *:8080:80"
         );
     };
-    if protocol == PortProtocol::Udp && everywhere.is_none() {
-        bail!(
-            "'{one}': UDP is not published on loopback; *:{pair}/udp is, at the host's other addresses"
-        );
-    }
     Ok(Publish {
         host_port,
         container_port,
@@ -117,17 +112,19 @@ mod tests {
 
     #[test]
     fn ports_to_publish_are_read_or_refused_by_name() {
-        let read = publish("8080:80, 443,*:81:82/tcp,0.0.0.0:83:83, *:53:5353/udp").unwrap();
-        let udp = Publish {
+        let read =
+            publish("8080:80, 443,*:81:82/tcp,0.0.0.0:83:83, *:53:5353/udp, 54:54/udp").unwrap();
+        let udp = |host, container, everywhere| Publish {
             protocol: PortProtocol::Udp,
-            ..tcp(53, 5353, true)
+            ..tcp(host, container, everywhere)
         };
         let expected = [
             tcp(8080, 80, false),
             tcp(443, 443, false),
             tcp(81, 82, true),
             tcp(83, 83, true),
-            udp,
+            udp(53, 5353, true),
+            udp(54, 54, false),
         ];
         assert_eq!(read, expected);
         assert_eq!(published(&read).len(), 3);
@@ -138,7 +135,6 @@ mod tests {
             "70000:80",
             "1:2:3",
             "80/sctp",
-            "53:53/udp",
             "*:",
             "1.2.3.4:80:80",
         ] {

@@ -1,7 +1,6 @@
 //! The supervisor's only thread: waits for whatever happens next, and does what it asks for.
 
 use std::collections::HashMap;
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
@@ -15,7 +14,8 @@ use nix::unistd::Pid;
 
 use super::connection::Connection;
 use super::container::{self, Supervised};
-use super::forward::{Forward, Published, reserve_udp};
+use super::datagrams::{Datagrams, Source};
+use super::forward::{Forward, Published};
 use super::protocol::{
     Exec, Files, Message, PROTOCOL, Plan, PublishedPorts, Request, State, Status,
     supervisor_cgroup, task_cgroup,
@@ -36,8 +36,7 @@ pub struct Supervisor {
     connections: HashMap<u64, Connection>,
     execs: HashMap<u64, Child>,
     published: Vec<Published>,
-    /// Ports of UDP that nobody else is to have; what comes there, the network leads past here.
-    reserved: Vec<UdpSocket>,
+    datagrams: Datagrams,
     forwards: HashMap<u64, Forward>,
     last_id: u64,
     /// Why nothing can run here: a limit that can't be applied, a port that is taken.
@@ -54,6 +53,7 @@ enum Ready {
     Exec(u64),
     Published(usize),
     Forward(u64),
+    Datagrams(Source),
 }
 
 /// Whether to go on.
@@ -88,7 +88,7 @@ impl Supervisor {
             connections: HashMap::new(),
             execs: HashMap::new(),
             published: Vec::new(),
-            reserved: Vec::new(),
+            datagrams: Datagrams::new(),
             forwards: HashMap::new(),
             last_id: 0,
             trouble: None,
@@ -104,7 +104,7 @@ impl Supervisor {
                         let bound = Published::bind(publish, *address)?;
                         self.published.extend(bound);
                     }
-                    PortProtocol::Udp => self.reserved.extend(reserve_udp(publish)?),
+                    PortProtocol::Udp => self.datagrams.bind(publish, *address)?,
                 }
             }
         }
@@ -189,6 +189,8 @@ impl Supervisor {
             let published = self.published.iter().enumerate();
             all.extend(published.map(|(i, p)| (Ready::Published(i), p.as_fd(), PollFlags::POLLIN)));
         }
+        let datagrams = self.datagrams.sources();
+        all.extend(datagrams.map(|(source, fd)| (Ready::Datagrams(source), fd, PollFlags::POLLIN)));
         for (id, forward) in &self.forwards {
             let interest = forward
                 .interest()
@@ -211,6 +213,7 @@ impl Supervisor {
             }
             Ready::Exec(id) => self.collect_exec(id),
             Ready::Published(i) => self.forward(i),
+            Ready::Datagrams(source) => self.datagrams.pump(source),
             Ready::Forward(id) => {
                 if self
                     .forwards
@@ -492,7 +495,7 @@ impl Supervisor {
             self.collect(i);
         }
         self.published.clear();
-        self.reserved.clear();
+        self.datagrams = Datagrams::new();
         self.forwards.clear();
         if let Some(cgroup) = self.cgroup.take()
             && let Err(error) = cgroup.remove()

@@ -59,7 +59,7 @@ impl Published {
     }
 }
 
-/// Keeps a UDP port of the host's from other programs.
+/// Takes a UDP port of the host's, in both families, where the host has IPv6.
 pub fn reserve_udp(publish: &Publish) -> anyhow::Result<Vec<UdpSocket>> {
     reserve(publish, |address| {
         let socket = bound(address, SockType::Datagram)?;

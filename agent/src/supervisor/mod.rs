@@ -13,6 +13,7 @@
 pub mod client;
 pub mod connection;
 mod container;
+mod datagrams;
 mod event_loop;
 pub(crate) mod forward;
 pub mod launch;
