@@ -174,6 +174,7 @@ impl Aws {
             );
         }
         self.register_again(&definition)?;
+        self.published_port()?;
         self.wrong_key()
     }
 
@@ -210,6 +211,42 @@ impl Aws {
                 format!("/tasks/0/containers/{i}/networkInterfaces/0/privateIpv4Address");
             expect(&described, &interface, address)?;
         }
+        Ok(())
+    }
+
+    /// A task of EC2's default network mode tells which port of the host's leads to it, and nobody else gets one
+    /// that it has.
+    fn published_port(&self) -> anyhow::Result<()> {
+        let register = |port: &str| {
+            self.ecs(&[
+                "register-task-definition",
+                "--family",
+                "published",
+                "--memory",
+                "64",
+                "--container-definitions",
+                &format!(
+                    r#"[{{"name": "web", "image": "berth-demo", "command": ["sleep", "60"], "stopTimeout": 1,
+                         "portMappings": [{{"containerPort": 80, "hostPort": {port}}}]}}]"#
+                ),
+            ])
+        };
+        let run = || self.ecs(&["run-task", "--task-definition", "published"]);
+        register("0")?;
+        let first = text(&run()?, "/tasks/0/taskArn")?.to_owned();
+        self.ecs(&["wait", "tasks-running", "--tasks", &first])?;
+        let described = self.ecs(&["describe-tasks", "--tasks", &first])?;
+        let binding = described.pointer("/tasks/0/containers/0/networkBindings/0");
+        let binding = binding.context("no port leads to the container")?;
+        expect(binding, "/bindIP", "0.0.0.0")?;
+        expect(binding, "/protocol", "tcp")?;
+        let port = binding.get("hostPort").and_then(Value::as_u64);
+        let port = port.context("no port of the host's")?;
+        ensure!((49_153..=65_535).contains(&port), "it is {port}");
+        register(&port.to_string())?;
+        expect(&run()?, "/failures/0/reason", "RESOURCE:PORTS")?;
+        self.ecs(&["stop-task", "--task", &first])?;
+        self.ecs(&["wait", "tasks-stopped", "--tasks", &first])?;
         Ok(())
     }
 

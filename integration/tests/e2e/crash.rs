@@ -257,7 +257,7 @@ fn exit_unseen(host: &Host) {
 }
 
 /// The supervisor of a task, by its cgroup.
-fn supervisor_of(arn: &str) -> Pid {
+pub fn supervisor_of(arn: &str) -> Pid {
     let id = arn.rsplit('/').next().unwrap();
     let text = std::fs::read_to_string(format!(
         "/sys/fs/cgroup/berth-supervisors/{id}/cgroup.procs"

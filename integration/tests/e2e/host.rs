@@ -433,6 +433,7 @@ fn firewall_elements() -> String {
         .filter(|word| {
             let last = word
                 .strip_prefix("10.231.0.")
+                .or(word.strip_prefix("10.231.240."))
                 .and_then(|n| n.parse::<u8>().ok());
             last.is_some_and(|n| n > 3)
         })

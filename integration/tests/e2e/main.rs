@@ -20,6 +20,7 @@ mod host;
 mod images;
 mod leaks;
 mod limits;
+mod modes;
 mod names;
 mod network;
 mod run;
@@ -109,10 +110,11 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 8] = [
+    let modules: [(&str, &[Case]); 9] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("names", names::CASES),
+        ("modes", modes::CASES),
         ("limits", limits::CASES),
         ("images", images::CASES),
         ("bad_input", bad_input::CASES),

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -174,10 +175,10 @@ fn no_instance_metadata(host: &Host) {
 }
 
 /// A host of its own network namespace, on the other end of a link.
-struct Outside(Child);
+pub struct Outside(Child);
 
 impl Outside {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let child = Command::new("unshare")
             .args(["-n", "sleep", "300"])
             .spawn()
@@ -208,8 +209,13 @@ impl Outside {
         outside
     }
 
+    /// Its network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.0.id()).into()
+    }
+
     /// A command in the outside host. It has no route back to tasks.
-    fn enter(&self, command: &str) -> Command {
+    pub fn enter(&self, command: &str) -> Command {
         let mut nsenter = Command::new("nsenter");
         nsenter.args(["-t", &self.0.id().to_string(), "-n", "sh", "-c", command]);
         nsenter
