@@ -23,7 +23,7 @@ use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Error, Result};
 use crate::published::{HostPort, PublishedPort};
 use crate::security_group::SecurityGroupId;
-use crate::subnet::{Subnet, SubnetId};
+use crate::subnet::{AttachmentMode, Subnet, SubnetId};
 
 /// How the name of a spent address's file ends.
 const SPENT: &str = "spent";
@@ -121,11 +121,24 @@ impl Addresses {
                 return Ok(eni);
             }
         }
-        Err(Error::AddressesExhausted {
-            subnet: subnet.id().clone(),
-            cidr: subnet.cidr(),
-            capacity,
-        })
+        Err(exhausted(subnet))
+    }
+
+    /// Whether a subnet takes another interface.
+    pub(crate) fn check_room(&self, subnet: &Subnet) -> Result<()> {
+        /// What a bridge has ports for (`BR_MAX_PORTS` of Linux, but for the one that is none).
+        const PORTS: usize = 1023;
+        let of_it = self.enis.values().filter(|eni| eni.subnet == *subnet.id());
+        let count = of_it.count();
+        if count >= subnet.capacity() {
+            return Err(exhausted(subnet));
+        }
+        if subnet.mode() == AttachmentMode::Bridged && count >= PORTS {
+            return Err(Error::BridgeFull {
+                subnet: subnet.id().clone(),
+            });
+        }
+        Ok(())
     }
 
     /// A public address of the pool that no interface has; nothing where there is no pool.
@@ -255,6 +268,14 @@ impl Addresses {
         self.directory
             .join(eni.subnet.as_str())
             .join(eni.address.to_string())
+    }
+}
+
+fn exhausted(subnet: &Subnet) -> Error {
+    Error::AddressesExhausted {
+        subnet: subnet.id().clone(),
+        cidr: subnet.cidr(),
+        capacity: subnet.capacity(),
     }
 }
 
@@ -399,6 +420,8 @@ mod tests {
         let all: Vec<Eni> = (0..11)
             .map(|n| reserve(&mut addresses, &subnet, n).expect("free"))
             .collect();
+        let error = addresses.check_room(&subnet).expect_err("full");
+        assert!(matches!(error, Error::AddressesExhausted { .. }), "{error}");
         let error = reserve(&mut addresses, &subnet, 11).expect_err("full");
         assert_eq!(
             error.to_string(),

@@ -187,6 +187,12 @@ impl Network {
         self.firewall().is_present(&self.config)
     }
 
+    /// Whether a subnet takes another interface; else the error that attaching one would end with.
+    pub fn check_room(&self, id: &SubnetId) -> Result<()> {
+        let bridge = self.bridge(id)?;
+        self.addresses().check_room(&bridge.subnet)
+    }
+
     /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.
     pub fn mtu(&self) -> u32 {
         self.mtu

@@ -23,6 +23,7 @@ const MOST_SECURITY_GROUPS: usize = 5;
 struct Placement {
     subnet: String,
     security_groups: Vec<String>,
+    assign_public_ip: bool,
 }
 
 impl Api {
@@ -37,7 +38,7 @@ impl Api {
             )));
         }
         let launch_type = self.launch_type(&mut members, &definition)?;
-        let placement = self.placement(&mut members, definition.network_mode)?;
+        let placement = self.placement(&mut members, definition.network_mode, launch_type)?;
         let overrides = match members.object("overrides")? {
             Some(overrides) => container_overrides(overrides, &mut definition)?,
             None => json!({"containerOverrides": []}),
@@ -76,6 +77,11 @@ impl Api {
                     "reason": "RESOURCE:PORTS",
                     "detail": format!("another task has the host's port {port}"),
                 })),
+                Placed::NoInterface(detail) => failures.push(json!({
+                    "arn": self.instance_arn(),
+                    "reason": "RESOURCE:ENI",
+                    "detail": detail,
+                })),
             }
         }
         let tasks = self.describe_all(started.iter().map(AsRef::as_ref));
@@ -99,9 +105,14 @@ impl Api {
         Ok(launch_type)
     }
 
-    fn placement(&self, members: &mut Members, mode: NetworkMode) -> Result<Placement, ApiError> {
+    fn placement(
+        &self,
+        members: &mut Members,
+        mode: NetworkMode,
+        launch_type: LaunchType,
+    ) -> Result<Placement, ApiError> {
         if mode == NetworkMode::Awsvpc {
-            return self.awsvpc_placement(members);
+            return self.awsvpc_placement(members, launch_type);
         }
         if members.object("networkConfiguration")?.is_some() {
             return Err(ApiError::invalid(format!(
@@ -116,11 +127,16 @@ impl Api {
             Some(subnet) => Ok(Placement {
                 subnet: subnet.id().to_string(),
                 security_groups: vec![bridge::GROUP.to_owned()],
+                assign_public_ip: false,
             }),
         }
     }
 
-    fn awsvpc_placement(&self, members: &mut Members) -> Result<Placement, ApiError> {
+    fn awsvpc_placement(
+        &self,
+        members: &mut Members,
+        launch_type: LaunchType,
+    ) -> Result<Placement, ApiError> {
         let missing = || {
             ApiError::invalid(
                 "Network Configuration must be provided when networkMode 'awsvpc' is specified. \
@@ -134,11 +150,17 @@ impl Api {
         network.finish()?;
         let subnets = awsvpc.strings("subnets")?;
         let groups = awsvpc.strings("securityGroups")?;
-        awsvpc.word(
-            "assignPublicIp",
-            "DISABLED (public addresses aren't supported yet)",
-            |word| (word == "DISABLED").then_some(()),
-        )?;
+        let assign_public_ip = awsvpc.word("assignPublicIp", "ENABLED or DISABLED", |word| {
+            ["DISABLED", "ENABLED"]
+                .iter()
+                .position(|known| *known == word)
+        })?;
+        let assign_public_ip = assign_public_ip == Some(1);
+        if assign_public_ip && launch_type == LaunchType::Ec2 {
+            return Err(ApiError::invalid(
+                "Assign public IP is not supported for this launch type. assignPublicIp is ENABLED, launchType EC2.",
+            ));
+        }
         awsvpc.finish()?;
         let known: Vec<String> = self
             .engine
@@ -161,6 +183,7 @@ impl Api {
         Ok(Placement {
             subnet,
             security_groups: self.security_groups(groups)?,
+            assign_public_ip,
         })
     }
 
@@ -219,7 +242,13 @@ impl Api {
                 created: Some(Timestamp::now()),
                 ..Moments::default()
             },
-            interfaces: Eni::planned(definition, &at.subnet, &at.security_groups),
+            interfaces: Eni::planned(definition, &at.subnet, &at.security_groups)
+                .into_iter()
+                .map(|eni| Eni {
+                    assign_public_ip: at.assign_public_ip,
+                    ..eni
+                })
+                .collect(),
             boot_id: self.engine.boot_id().to_owned(),
             warnings: Vec::new(),
         }

@@ -43,11 +43,14 @@ async fn serve(config: Config, listeners: Listeners) -> anyhow::Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
+    let engine = host.api.engine().clone();
+    let keep_prepared = engine.keep_prepared();
     tokio::select! {
         result = server::serve_tcp(host.api.clone(), listener) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         never = follow_network(&host, &mut reload) => match never {},
+        never = keep_prepared => match never {},
     }?;
     tracing::info!("stopping; tasks go on, and are found again at the next start");
     Ok(())

@@ -13,6 +13,7 @@ mod host_ports;
 mod lifecycle;
 mod placement;
 mod plan;
+mod prepare;
 mod publish;
 mod reload;
 
@@ -62,6 +63,8 @@ struct Inner {
     tasks: Mutex<HashMap<String, Arc<Handle>>>,
     /// Held while ports are chosen, or claimed by a task that names them.
     host_ports: Mutex<HostPorts>,
+    /// Told the subnet of each interface that was attached.
+    attached: broadcast::Sender<String>,
     /// Told the id of each task that has stopped.
     stopped: broadcast::Sender<String>,
     instance: String,
@@ -289,6 +292,7 @@ impl Inner {
             images,
             tasks: Mutex::new(HashMap::new()),
             host_ports: Mutex::new(HostPorts::new()),
+            attached: broadcast::Sender::new(64),
             stopped: broadcast::Sender::new(64),
             instance,
             boot_id: boot_id.trim().to_owned(),

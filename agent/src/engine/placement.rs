@@ -1,4 +1,4 @@
-//! Whether a task finds a place on this host: that of the ports that its definition names.
+//! Whether a task finds a place on this host: the ports that its definition names, and room for its interfaces.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use berth_netns::HostPort;
 use super::{Engine, Handle, host_ports};
 use crate::error::ApiError;
 use crate::task::Task;
+use crate::task_definition::LaunchType;
 
 /// What became of a task that was to be taken.
 pub enum Placed {
@@ -15,22 +16,56 @@ pub enum Placed {
     Taken(Arc<Handle>),
     /// Nothing: it names a port of the host's that another task has.
     PortInUse(HostPort),
+    /// Nothing: the subnet takes no more interfaces. With what to do.
+    NoInterface(String),
 }
 
 impl Engine {
-    /// Takes a task, unless it names a port of the host's that another has.
+    /// Takes a task, unless it names a port of the host's that another has, or its container instance has no room
+    /// for its interfaces; on Fargate, which has none, a task without room stops, as on ECS.
     pub fn place(&self, task: Task) -> Result<Placed, ApiError> {
+        let subnet = task
+            .interfaces
+            .first()
+            .and_then(|eni| eni.subnet.parse().ok());
+        if let Some(subnet) = &subnet
+            && task.launch_type == LaunchType::Ec2
+            && let Err(full) = self.network().check_room(subnet)
+        {
+            return Ok(Placed::NoInterface(full.to_string()));
+        }
         let named = host_ports::named(&task.definition);
         if named.is_empty() {
-            return self.run(task).map(Placed::Taken);
+            return self.take(task);
         }
         // Nobody else claims or chooses a port until the task is among those that have some.
         let _ports = self.inner.host_ports();
         let others = self.ports_of_others(&task.id);
         match named.into_iter().find(|port| others.contains(port)) {
             Some(port) => Ok(Placed::PortInUse(port)),
-            None => self.run(task).map(Placed::Taken),
+            None => self.take(task),
         }
+    }
+
+    /// Takes a task, with interfaces that are prepared as far as there are any.
+    fn take(&self, mut task: Task) -> Result<Placed, ApiError> {
+        let network = self.network();
+        for eni in &mut task.interfaces {
+            let chosen = eni
+                .subnet
+                .parse()
+                .ok()
+                .map(|subnet| network.choose_eni(&subnet));
+            if let Some(Ok(id)) = chosen {
+                eni.id = id.to_string();
+            }
+        }
+        let ids: Vec<_> = task.interfaces.iter().map(|eni| eni.id.parse()).collect();
+        self.run(task).map(Placed::Taken).inspect_err(|_| {
+            for id in ids.into_iter().flatten() {
+                network.detach(&id).ok();
+            }
+        })
     }
 
     /// The ports of the host's that other tasks have than this one.

@@ -17,6 +17,9 @@ pub struct Eni {
     pub attachment: String,
     pub subnet: String,
     pub security_groups: Vec<String>,
+    /// Whether it is to have an address of its own outside.
+    #[serde(default)]
+    pub assign_public_ip: bool,
     /// The container whose own it is; that of all containers where there is none.
     #[serde(default)]
     pub container: Option<String>,
@@ -72,6 +75,7 @@ impl Eni {
             attachment: id::random_uuid(),
             subnet: subnet.to_owned(),
             security_groups: groups.to_vec(),
+            assign_public_ip: false,
             container,
             attached: None,
             detached: false,

@@ -18,6 +18,7 @@ mod bad_input;
 mod crash;
 mod host;
 mod images;
+mod interfaces;
 mod leaks;
 mod limits;
 mod modes;
@@ -110,11 +111,12 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 9] = [
+    let modules: [(&str, &[Case]); 10] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("names", names::CASES),
         ("modes", modes::CASES),
+        ("interfaces", interfaces::CASES),
         ("limits", limits::CASES),
         ("images", images::CASES),
         ("bad_input", bad_input::CASES),

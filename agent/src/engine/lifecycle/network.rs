@@ -38,13 +38,29 @@ impl Driver {
         let attached = tokio::task::spawn_blocking(attach)
             .await
             .map_err(|e| Failure::Start(e.to_string()))?;
-        // ECS attaches the interface of awsvpc itself; what it leaves to Docker fails with the container.
-        let error = match self.task().definition.network_mode {
-            NetworkMode::Awsvpc => "ResourceInitializationError: attaching the ENI",
-            _ => "CannotStartContainerError",
-        };
-        attached.map_err(|e| Failure::Start(format!("{error}: {e:#}")))
+        attached.map_err(|error| Failure::Start(reason(&self.task(), &error)))
     }
+}
+
+/// Why a task has no network, as ECS begins it. It attaches the interface of awsvpc itself; what it leaves to Docker
+/// fails with the container.
+fn reason(task: &Task, error: &anyhow::Error) -> String {
+    if task.definition.network_mode != NetworkMode::Awsvpc {
+        return format!("CannotStartContainerError: {error:#}");
+    }
+    let full = match error.downcast_ref::<berth_netns::Error>() {
+        Some(
+            berth_netns::Error::AddressesExhausted { subnet, .. }
+            | berth_netns::Error::BridgeFull { subnet },
+        ) => subnet,
+        _ => return format!("ResourceInitializationError: attaching the ENI: {error:#}"),
+    };
+    let is_public = task.interfaces.iter().any(|eni| eni.assign_public_ip);
+    let public = if is_public { "enabled" } else { "disabled" };
+    format!(
+        "Unexpected EC2 error while attempting to Create Network Interface with public IP assignment {public} in \
+         subnet '{full}': InsufficientFreeAddressesInSubnet: {error}"
+    )
 }
 
 /// Takes a task off the network; nothing to take is fine too.
@@ -107,6 +123,8 @@ impl Attaching {
                 None => attached?,
             }
             failpoint::pass("interface-attached");
+            // Where there is nobody to prepare another, nobody listens.
+            self.engine.inner.attached.send(eni.subnet.clone()).ok();
         }
         Ok(())
     }
@@ -123,7 +141,7 @@ impl Attaching {
             security_groups: security_groups.collect::<Result<_, _>>()?,
             netns: namespace_name(task, eni).parse()?,
             published: published(&publish),
-            assign_public_ip: false,
+            assign_public_ip: eni.assign_public_ip,
         };
         let attachment = network.attach(&request)?;
         let subnet = network
