@@ -279,6 +279,29 @@ fn exhausted(subnet: &Subnet) -> Error {
     }
 }
 
+/// The interfaces that have an address, as their files say; nothing is changed, also while another process has the
+/// network.
+pub(crate) fn list(state_dir: &Path) -> Result<Vec<Eni>> {
+    let boot_id = boot_id()?;
+    let mut enis = Vec::new();
+    for subnet in entries(&state_dir.join("addresses"))? {
+        for file in entries(&subnet)? {
+            if file.extension().is_some_and(|end| end == SPENT) {
+                continue;
+            }
+            // One that has just gone is nobody's.
+            let allocation = match read(&file) {
+                Err(_) if !file.exists() => None,
+                outcome => outcome?,
+            };
+            let ours = allocation.filter(|allocation| allocation.boot_id == boot_id);
+            enis.extend(ours.map(|allocation| allocation.eni));
+        }
+    }
+    enis.sort_by(|one: &Eni, other| one.id.cmp(&other.id));
+    Ok(enis)
+}
+
 /// What distinguishes this boot of the host from every other.
 pub(crate) fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");

@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 mod docker;
+mod intended;
 mod record;
 mod tables;
 
 pub(crate) use docker::is_dockers;
+pub(crate) use intended::intended;
 pub(crate) use record::remove as remove_record;
+pub(crate) use tables::TABLES;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -186,7 +189,8 @@ fn of_address(set: &str, address: IpAddr) -> Element {
     Element::new(INET_TABLE, set, octets(address))
 }
 
-fn eni_elements(eni: &Eni) -> Vec<Element> {
+/// What lets an interface send and be reached.
+pub(crate) fn eni_elements(eni: &Eni) -> Vec<Element> {
     eni.addresses()
         .flat_map(|address| address_elements(eni, address))
         .collect()

@@ -51,6 +51,7 @@ mod error;
 mod failpoint;
 mod firewall;
 mod hash;
+mod inspect;
 mod namespace;
 // Public for the tests of this crate only.
 #[doc(hidden)]
@@ -77,6 +78,10 @@ pub use config::{METADATA_PORT, NetworkConfig};
 pub use eni::{Eni, EniId, MacAddress, NetnsName};
 pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
+pub use inspect::{
+    CheckError, Endpoint, Explanation, GroupView, InterfaceView, LinkState, Question, RuleView,
+    Snapshot, Step, SubnetView, Traffic, Verdict,
+};
 pub use network::Network;
 pub use nftables::Process;
 pub use published::{HostPort, PortProtocol, PublishedPort};

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{Firewall, eni_elements, subnet_elements, write_policies};
+use super::Firewall;
+use super::intended::write_contents;
 use crate::config::NetworkConfig;
 use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
@@ -19,7 +20,8 @@ use crate::netlink::NetlinkError;
 use crate::nftables::{Batch, Generation, Table, TableKind, TableState};
 use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
 
-const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
+/// Both of ours.
+pub(crate) const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
 
 /// How long a table may belong to a socket that is about to be closed. The lock says that its process is gone, but
 /// a child that it is just making has all its descriptors until it runs its program.
@@ -118,11 +120,7 @@ impl Firewall {
     /// Both tables, as they should be.
     pub(super) fn write_whole(&self, batch: &mut Batch, config: &NetworkConfig, kind: TableKind) {
         ruleset::write(batch, config.metadata_port, kind);
-        let elements = config.subnets.iter().flat_map(subnet_elements);
-        elements.for_each(|element| batch.add_element(&element));
-        write_policies(batch, &self.policies);
-        let elements = self.admitted.values().flat_map(eni_elements);
-        elements.for_each(|element| batch.add_element(&element));
+        write_contents(batch, config, &self.policies, self.admitted.values());
     }
 
     /// Makes tables that are nobody's ours, if the ruleset is of this generation; whether it is.

@@ -18,9 +18,11 @@ const DELETE_CHAIN: u16 = NEW_TABLE | 5;
 pub(super) const NEW_RULE: u16 = NEW_TABLE | 6;
 pub(super) const GET_RULE: u16 = NEW_TABLE | 7;
 pub(super) const DELETE_RULE: u16 = NEW_TABLE | 8;
-const NEW_SET: u16 = NEW_TABLE | 9;
+pub(super) const NEW_SET: u16 = NEW_TABLE | 9;
+pub(super) const GET_SET: u16 = NEW_TABLE | 10;
 const DELETE_SET: u16 = NEW_TABLE | 11;
-const NEW_ELEMENT: u16 = NEW_TABLE | 12;
+pub(super) const NEW_ELEMENT: u16 = NEW_TABLE | 12;
+pub(super) const GET_ELEMENT: u16 = NEW_TABLE | 13;
 const DELETE_ELEMENT: u16 = NEW_TABLE | 14;
 pub(super) const GET_GENERATION: u16 = NEW_TABLE | 16;
 
@@ -276,6 +278,13 @@ impl Batch {
     /// The messages without their envelope, to recognise a batch by.
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(|frame| frame.payload.as_slice())
+    }
+
+    /// The same with their kinds, to read what they would make.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        self.0
+            .iter()
+            .map(|frame| (frame.kind, frame.payload.as_slice()))
     }
 
     fn push(&mut self, kind: u16, flags: u16, family: Family, attributes: Writer) {

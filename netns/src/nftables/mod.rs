@@ -13,6 +13,7 @@ mod attributes;
 mod batch;
 mod expression;
 mod link_rule;
+mod listing;
 mod notices;
 mod socket;
 mod table;
@@ -23,6 +24,9 @@ pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };
 pub(crate) use link_rule::LinkRule;
+pub(crate) use listing::{
+    ListedElement, ListedExpression, ListedRule, Place, Ruleset, Value, number, register,
+};
 pub use notices::Process;
 pub(crate) use notices::{Notice, Notices};
 pub(crate) use socket::{Generation, NftSocket, find};
@@ -49,4 +53,17 @@ pub(crate) enum Family {
 pub(crate) struct Table {
     pub(crate) family: Family,
     pub(crate) name: &'static str,
+}
+
+impl std::fmt::Display for Table {
+    /// As `nft` names it.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = match self.family {
+            Family::Any => "any",
+            Family::Inet => "inet",
+            Family::Ipv4 => "ip",
+            Family::Bridge => "bridge",
+        };
+        write!(out, "{family} {}", self.name)
+    }
 }

@@ -6,9 +6,11 @@ use nix::sys::socket::SockProtocol;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::Writer;
-use super::batch::{Batch, GET_CHAIN, GET_GENERATION, GET_RULE, GET_TABLE, frame};
-use super::{Family, LinkRule, Table, TableState};
-use crate::netlink::{Attributes, NetlinkError, Socket, flags};
+use super::batch::{
+    Batch, GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, frame,
+};
+use super::{Family, LinkRule, Place, Ruleset, Table, TableState};
+use crate::netlink::{Attributes, Frame, NetlinkError, Socket, flags};
 
 /// What is before the attributes in each message.
 pub(super) const FAMILY_HEADER: usize = 4;
@@ -164,6 +166,56 @@ impl NftSocket {
         };
         let payloads = messages.iter().map(|(_, payload)| payload.as_slice());
         Ok(payloads.filter_map(read).collect())
+    }
+
+    /// All chains with their rules, whosever they are; and of these tables, and of rules, the sets with what is in them.
+    pub(crate) fn ruleset(&mut self, ours: &[Table]) -> Result<Ruleset, NetlinkError> {
+        const ALL_FAMILIES: u8 = 0;
+        let mut ruleset = Ruleset::default();
+        for kind in [GET_CHAIN, GET_RULE, GET_SET] {
+            self.read_into(&mut ruleset, list(kind, ALL_FAMILIES, Vec::new()))?;
+        }
+        let is_ours = |place: &Place| {
+            let mut ours = ours.iter();
+            ours.any(|table| place.family == table.family as u8 && place.table == table.name)
+        };
+        // Others' may be large.
+        ruleset
+            .sets
+            .retain(|place, set| is_ours(place) || set.is_anonymous);
+        let places: Vec<Place> = ruleset.sets.keys().cloned().collect();
+        for place in places {
+            let attributes = Writer::default().text(1, &place.table).text(2, &place.name);
+            let request = list(GET_ELEMENT, place.family, attributes.finish());
+            self.read_into(&mut ruleset, request)?;
+        }
+        ruleset.sets.retain(|_, set| set.is_understood());
+        Ok(ruleset)
+    }
+
+    /// Adds the answers to a request. What has gone meanwhile has no answer.
+    fn read_into(&mut self, ruleset: &mut Ruleset, request: Frame) -> Result<(), NetlinkError> {
+        match self.socket.request(&[request]) {
+            Err(error) if error.errno == Errno::ENOENT => {}
+            outcome => {
+                let messages = outcome?;
+                let messages = messages
+                    .iter()
+                    .map(|(kind, payload)| (*kind, payload.as_slice()));
+                ruleset.read(messages);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(kind: u16, family: u8, attributes: Vec<u8>) -> Frame {
+    let mut payload = vec![family, 0, 0, 0];
+    payload.extend(attributes);
+    Frame {
+        kind,
+        flags: flags::REQUEST | flags::DUMP,
+        payload,
     }
 }
 

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Case;
+use crate::check;
 use crate::watch::watched;
 use crate::world::{HOST, OUTSIDE, Reached, Task, World, connect, inside, listen_in};
 
@@ -117,6 +118,8 @@ fn a_chain_that_is_there(world: &World) {
     two.serve(two.address, 80);
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
     assert_eq!(one.connect(OUTSIDE, 80), Reached::Refused);
+    check::passes(&config(world), &one, two.address, 80);
+    check::passes(&config(world), &one, OUTSIDE, 80);
     let with_ours = iptables("-S DOCKER-USER");
     assert_eq!(with_ours.matches("berth0").count(), 4, "{with_ours}");
     one.detach(&network);
@@ -297,6 +300,13 @@ fn expect_both_work(world: &World, one: &Task, two: &Task) {
     assert_eq!(published, Reached::Yes, "Docker's port, from outside");
     assert_eq!(one.connect(HOST, 8080), Reached::Yes, "and from a task");
     assert_eq!(iptables("-S DOCKER-USER"), CHAIN);
+    let config = config(world);
+    check::passes(&config, one, two.address, 80);
+    check::passes(&config, one, OUTSIDE, 80);
+    check::depends_on_others(&config, one, HOST, 8080);
+    // What Docker translates is what is sent to the host.
+    check::passes(&config, one, two.address, 8080);
+    assert_eq!(one.connect(two.address, 8080), Reached::Refused);
 }
 
 fn docker_first(world: &World) {

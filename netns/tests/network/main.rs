@@ -10,6 +10,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod check;
 mod closed;
 mod crashes;
 mod docker;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 13] = [
+    let groups: [(&str, Vec<Case>); 14] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         ("watch", watch::cases()),
         ("closed", closed::cases()),
         ("docker", docker::cases()),
+        ("check", check::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
         let modes: &[AttachmentMode] = match group {
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
         let last = |name: &str| name.rsplit("::").next().map(str::to_owned);
         let is_it = |name: &&str| last(name) == last(trial.name());
         let of_group = |group: &&str| trial.name().starts_with(*group);
-        let groups = ["firewall::", "watch::", "closed::"];
+        let groups = ["firewall::", "watch::", "closed::", "check::"];
         let needs_nft = needs_nft.iter().any(is_it) || groups.iter().any(of_group);
         let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
         let skip = needs_nft && !leaks::nft_is_installed()

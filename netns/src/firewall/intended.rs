@@ -1,0 +1,36 @@
+//! What is in the tables: to be loaded, and to compare with what is there.
+#![forbid(unsafe_code)]
+
+use super::{eni_elements, subnet_elements, write_policies};
+use crate::config::NetworkConfig;
+use crate::eni::Eni;
+use crate::error::Result;
+use crate::nftables::{Batch, Ruleset, TableKind};
+use crate::policy::Policies;
+use crate::ruleset;
+
+/// Writes what is in the tables beside the rules that never change.
+pub(super) fn write_contents<'a>(
+    batch: &mut Batch,
+    config: &NetworkConfig,
+    policies: &Policies,
+    enis: impl Iterator<Item = &'a Eni>,
+) {
+    let elements = config.subnets.iter().flat_map(subnet_elements);
+    elements.for_each(|element| batch.add_element(&element));
+    write_policies(batch, policies);
+    let elements = enis.flat_map(eni_elements);
+    elements.for_each(|element| batch.add_element(&element));
+}
+
+/// The tables as they are to be with these interfaces.
+pub(crate) fn intended(config: &NetworkConfig, enis: &[Eni]) -> Result<Ruleset> {
+    let mut policies = Policies::new(&config.security_groups)?;
+    policies.keep_only(enis);
+    let mut batch = Batch::default();
+    ruleset::write(&mut batch, config.metadata_port, TableKind::Plain);
+    write_contents(&mut batch, config, &policies, enis.iter());
+    let mut ruleset = Ruleset::default();
+    ruleset.read(batch.messages());
+    Ok(ruleset)
+}
