@@ -8,6 +8,7 @@ mod exec;
 mod follow;
 mod image;
 mod logs;
+mod network;
 mod ps;
 mod run;
 mod session;
@@ -29,6 +30,7 @@ use crate::config::{Config, Given, LogFormat};
         berth doctor                      what this host has and lacks\n  \
         berth run task.json               run a task definition, with its logs, until it ends\n  \
         berth run -p 8080:80 task.json    the same, with port 80 of the task on 127.0.0.1:8080\n  \
+        berth network check 4c01 9f2b 80  whether one task reaches another's port 80, or why not\n  \
         berth agent                       serve the ECS API, for the AWS CLI and SDKs\n  \
         eval $(berth credentials)         the environment that an AWS client needs for that"
 )]
@@ -56,6 +58,9 @@ enum Command {
     /// Bring, list and remove images
     #[command(subcommand)]
     Image(image::Verb),
+    /// Show the network, and say why a task doesn't reach another
+    #[command(subcommand)]
+    Network(network::Verb),
     /// Print what an AWS client needs to call this agent
     Credentials(credentials::Args),
     /// Say what this host has and lacks
@@ -98,6 +103,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => done(stop::stop(config, &args)),
         Command::Exec(args) => exec::exec(&config, &args),
         Command::Image(verb) => done(image::image(&config, verb)),
+        Command::Network(verb) => network::network(&config, &verb),
         Command::Credentials(args) => done(credentials::credentials(&config, &args)),
         Command::Doctor(args) => doctor::doctor(&config, &args),
         Command::Supervise { .. } => Ok(ExitCode::SUCCESS),
