@@ -15,6 +15,7 @@
 
 mod api;
 mod bad_input;
+mod check;
 mod crash;
 mod host;
 mod images;
@@ -111,9 +112,10 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 10] = [
+    let modules: [(&str, &[Case]); 11] = [
         ("run", run::CASES),
         ("network", network::CASES),
+        ("check", check::CASES),
         ("names", names::CASES),
         ("modes", modes::CASES),
         ("interfaces", interfaces::CASES),
