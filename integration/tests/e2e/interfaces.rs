@@ -122,8 +122,10 @@ fn exhausted(host: &Host) {
     let answer = run_in(host, &of_instance, json!({}), json!({"launchType": "EC2"}));
     assert_eq!(answer["tasks"], json!([]), "{answer}");
     assert_eq!(answer["failures"][0]["reason"], "RESOURCE:ENI", "{answer}");
-    for task in tasks {
+    for task in &tasks {
         host.call("StopTask", json!({"task": task})).unwrap();
+    }
+    for task in tasks {
         host.wait_status(&task, "STOPPED");
     }
 }
