@@ -1,7 +1,8 @@
-//! What the tables were when we last changed them, so that the next to open the network need not make them anew.
+//! Whether the tables are as they should be when the network is opened, so that they needn't be made anew.
 //!
 //! The kernel counts the changes to the ruleset of a network namespace, by anybody. As long as the count is the one
-//! that our own last change made, the tables are what we made them, to the last element.
+//! that our own last change made, which is on record, the tables are what we made them, to the last element. Else
+//! somebody has changed something, most likely of their own: then ours are read, and compared.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -10,36 +11,51 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Firewall;
+use super::tables::TABLES;
 use crate::addresses::boot_id;
 use crate::config::NetworkConfig;
 use crate::error::{Doing, Error, Result};
 use crate::hash::fnv1a;
-use crate::nftables::{Batch, Generation, TableKind};
+use crate::nftables::{Batch, Generation, Ruleset, TableKind};
 
 /// What is in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Record {
-    boot_id: String,
-    /// The network namespace, by a number that no other has during a boot.
-    netns: u64,
-    generation: Generation,
-    /// Whether they were to be owned; on older kernels they aren't all the same.
-    were_to_be_owned: bool,
+    place: RecordedPlace,
+    /// As our last change left the ruleset, if nobody else had changed it then.
+    generation: Option<Generation>,
     is_owned: bool,
     /// A hash of all that the tables consist of.
     contents: u64,
 }
 
+/// Where and when the tables are, and how they were to be.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RecordedPlace {
+    boot_id: String,
+    /// The network namespace, by a number that no other has during a boot.
+    netns: u64,
+    /// Whether they were to be owned; on older kernels they aren't all the same.
+    were_to_be_owned: bool,
+}
+
 impl Firewall {
-    /// Takes the tables as they are, if they are what they should be and nobody has changed them since we did;
-    /// whether it is so.
+    /// Takes the tables as they are, if they are what they should be; whether it is so.
     pub(super) fn take_unchanged(&mut self, config: &NetworkConfig) -> Result<bool> {
         let Some(record) = read(&path(config)) else {
             return Ok(false);
         };
+        let Some(place) = self.place(config)? else {
+            return Ok(false);
+        };
         let generation = self.generation()?;
-        let expected = self.record(config, generation, record.is_owned)?;
-        if expected.as_ref() != Some(&record) {
+        let is_as_intended = record.place == place
+            && match record.generation == Some(generation) {
+                true => record.contents == self.hash(config, record.is_owned),
+                // What is read is of one moment if nothing has changed meanwhile.
+                false => self.is_as_intended(config)? && self.generation()? == generation,
+            };
+        if !is_as_intended {
             return Ok(false);
         }
         if !record.is_owned {
@@ -55,15 +71,33 @@ impl Firewall {
         Ok(is_adopted)
     }
 
+    /// Whether the tables are there with all that they should have, and nothing else.
+    fn is_as_intended(&mut self, config: &NetworkConfig) -> Result<bool> {
+        if !self.is_present(config)? {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        self.write_whole(&mut batch, config, TableKind::Plain);
+        let mut intended = Ruleset::default();
+        intended.read(batch.messages());
+        let mut own = Ruleset::default();
+        for table in TABLES {
+            let read = self.socket.contents(table, &mut own);
+            read.doing(|| format!("read the table {table:?}"))?;
+        }
+        Ok(own.is_as(&intended))
+    }
+
     /// Leaves word for the next. Without it the tables are made anew, so nothing depends on it.
     pub(crate) fn leave_record(&mut self, config: &NetworkConfig) -> Result<()> {
-        let Some(known) = self.socket.known() else {
+        let Some(place) = self.place(config)? else {
             return Ok(());
         };
-        let is_ours = self.generation()? == known;
-        let record = self.record(config, known, self.is_owned())?;
-        let Some(record) = record.filter(|_| is_ours) else {
-            return Ok(());
+        let record = Record {
+            place,
+            generation: self.socket.known(),
+            is_owned: self.is_owned(),
+            contents: self.hash(config, self.is_owned()),
         };
         let path = path(config);
         let text =
@@ -71,32 +105,27 @@ impl Firewall {
         fs::write(&path, text).map_err(|error| Error::file("write", &path, error))
     }
 
-    /// What is to be on record of the tables as they should be; nothing on kernels where namespaces have no number
-    /// (before Linux 5.14).
-    fn record(
-        &self,
-        config: &NetworkConfig,
-        generation: Generation,
-        is_owned: bool,
-    ) -> Result<Option<Record>> {
+    /// Where the tables are; nothing on kernels where namespaces have no number (before Linux 5.14).
+    fn place(&self, config: &NetworkConfig) -> Result<Option<RecordedPlace>> {
         let Some(netns) = self.socket.netns_cookie() else {
             return Ok(None);
         };
-        let kind = if is_owned {
-            TableKind::Owned
-        } else {
-            TableKind::Plain
+        Ok(Some(RecordedPlace {
+            boot_id: boot_id()?,
+            netns,
+            were_to_be_owned: config.own_tables,
+        }))
+    }
+
+    /// A hash of all that the tables consist of, as they should be.
+    fn hash(&self, config: &NetworkConfig, is_owned: bool) -> u64 {
+        let kind = match is_owned {
+            true => TableKind::Owned,
+            false => TableKind::Plain,
         };
         let mut batch = Batch::default();
         self.write_whole(&mut batch, config, kind);
-        Ok(Some(Record {
-            boot_id: boot_id()?,
-            netns,
-            generation,
-            were_to_be_owned: config.own_tables,
-            is_owned,
-            contents: fnv1a(batch.payloads().flatten().copied()),
-        }))
+        fnv1a(batch.payloads().flatten().copied())
     }
 
     fn generation(&mut self) -> Result<Generation> {

@@ -68,7 +68,7 @@ impl Firewall {
         let version = ruleset::version(config.metadata_port);
         for table in TABLES {
             let state = self.table(table)?;
-            if state.is_none_or(|state| state.comment != version) {
+            if state.is_none_or(|state| state.comment != version || state.is_dormant) {
                 return Ok(false);
             }
         }

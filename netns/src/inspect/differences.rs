@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::snapshot::Snapshot;
 use crate::eni::Eni;
 use crate::firewall::eni_elements;
-use crate::nftables::{ListedElement, ListedRule, Place, Value};
+use crate::nftables::{ListedRule, Place, Value};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::INET_TABLE;
 
@@ -64,10 +64,8 @@ impl Snapshot {
         let Some(set) = self.kernel.ruleset.sets.get(place) else {
             return Some(format!("{what} isn't there"));
         };
-        // The kernel closes a set of ranges at the beginning of all addresses.
-        let own = set.elements.iter();
-        let own: BTreeSet<_> = own.filter(|element| !is_the_beginning(element)).collect();
-        let wanted: BTreeSet<_> = intended.elements.iter().collect();
+        let own: BTreeSet<_> = set.elements().collect();
+        let wanted: BTreeSet<_> = intended.elements().collect();
         let missing = wanted.difference(&own);
         let more = own.difference(&wanted);
         match (missing.count(), more.count()) {
@@ -107,10 +105,6 @@ impl Snapshot {
                 .is_none()
         })
     }
-}
-
-fn is_the_beginning(element: &ListedElement) -> bool {
-    element.ends_range && element.key.iter().all(|byte| *byte == 0)
 }
 
 /// The groups of an interface, as people write a list.

@@ -107,7 +107,28 @@ impl Ruleset {
                 _ => None,
             };
         }
-        self.sets.values_mut().for_each(|set| set.elements.sort());
+        for set in self.sets.values_mut() {
+            set.elements.sort();
+            // An element that is added again is one.
+            set.elements.dedup();
+        }
+    }
+
+    /// Whether it is what was written: the same chains, rules, sets and elements, and no others.
+    pub(crate) fn is_as(&self, written: &Self) -> bool {
+        fn same<A>(
+            own: &BTreeMap<Place, A>,
+            written: &BTreeMap<Place, A>,
+            is_as: fn(&A, &A) -> bool,
+        ) -> bool {
+            own.len() == written.len()
+                && own
+                    .iter()
+                    .zip(written)
+                    .all(|(own, written)| own.0 == written.0 && is_as(own.1, written.1))
+        }
+        same(&self.chains, &written.chains, ListedChain::is_as)
+            && same(&self.sets, &written.sets, ListedSet::is_as)
     }
 
     fn read_chain(&mut self, family: u8, attributes: &[u8]) -> Option<()> {
@@ -168,7 +189,33 @@ impl Ruleset {
     }
 }
 
+impl ListedChain {
+    fn is_as(&self, written: &Self) -> bool {
+        let (own, written_rules) = (self.rules.iter(), written.rules.iter());
+        self.base == written.base
+            && own.len() == written_rules.len()
+            && own
+                .zip(written_rules)
+                .all(|(own, written)| own.is_as(written))
+    }
+}
+
 impl ListedSet {
+    fn is_as(&self, written: &Self) -> bool {
+        self.elements().eq(written.elements())
+            && (self.has_ranges, self.is_map) == (written.has_ranges, written.is_map)
+    }
+
+    /// The kernel closes a set of ranges at the beginning of all addresses: that is none of its elements.
+    pub(crate) fn elements(&self) -> impl Iterator<Item = &ListedElement> {
+        let is_the_beginning = |element: &ListedElement| {
+            element.ends_range && element.key.iter().all(|byte| *byte == 0)
+        };
+        self.elements
+            .iter()
+            .filter(move |element| !is_the_beginning(element))
+    }
+
     /// Whether it is understood what is in it: not if ranges are keys of several fields, or have values.
     pub(crate) fn is_understood(&self) -> bool {
         !(self.has_ends || self.has_ranges && self.is_map)

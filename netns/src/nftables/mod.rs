@@ -24,9 +24,7 @@ pub(crate) use expression::{
     Base, Comparison, Expression, MetaKey, Register, Verdict, expression_list,
 };
 pub(crate) use link_rule::LinkRule;
-pub(crate) use listing::{
-    ListedElement, ListedExpression, ListedRule, Place, Ruleset, Value, number, register,
-};
+pub(crate) use listing::{ListedExpression, ListedRule, Place, Ruleset, Value, number, register};
 pub use notices::Process;
 pub(crate) use notices::{Notice, Notices};
 pub(crate) use socket::{Generation, NftSocket, find};

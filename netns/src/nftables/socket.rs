@@ -194,6 +194,31 @@ impl NftSocket {
     }
 
     /// Adds the answers to a request. What has gone meanwhile has no answer.
+    /// What is in one table.
+    pub(crate) fn contents(
+        &mut self,
+        table: Table,
+        into: &mut Ruleset,
+    ) -> Result<(), NetlinkError> {
+        let family = table.family as u8;
+        let mut all = Ruleset::default();
+        for kind in [GET_CHAIN, GET_RULE, GET_SET] {
+            let of_table = Writer::default().text(1, table.name).finish();
+            self.read_into(&mut all, list(kind, family, of_table))?;
+        }
+        // Not every kernel lists the chains of one table alone.
+        all.chains.retain(|place, _| place.table == table.name);
+        all.sets.retain(|place, _| place.table == table.name);
+        let places: Vec<Place> = all.sets.keys().cloned().collect();
+        for place in places {
+            let attributes = Writer::default().text(1, &place.table).text(2, &place.name);
+            self.read_into(&mut all, list(GET_ELEMENT, family, attributes.finish()))?;
+        }
+        into.chains.append(&mut all.chains);
+        into.sets.append(&mut all.sets);
+        Ok(())
+    }
+
     fn read_into(&mut self, ruleset: &mut Ruleset, request: Frame) -> Result<(), NetlinkError> {
         match self.socket.request(&[request]) {
             Err(error) if error.errno == Errno::ENOENT => {}

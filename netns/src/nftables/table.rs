@@ -32,10 +32,14 @@ pub(crate) struct TableState {
     pub(crate) comment: String,
     /// The port of the socket that owns it, if one does.
     pub(crate) owner: Option<u32>,
+    /// Whether packets pass it by.
+    pub(crate) is_dormant: bool,
 }
 
 impl TableState {
     pub(super) fn read(attributes: &[u8]) -> Self {
+        const FLAGS: u16 = 2;
+        const DORMANT: u32 = 1;
         const USERDATA: u16 = 6;
         const OWNER: u16 = 7;
         let number = |kind| {
@@ -50,6 +54,7 @@ impl TableState {
         Self {
             comment,
             owner: number(OWNER),
+            is_dormant: number(FLAGS).is_some_and(|flags| flags & DORMANT != 0),
         }
     }
 }

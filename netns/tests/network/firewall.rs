@@ -37,6 +37,10 @@ pub fn cases() -> Vec<Case> {
             touched_tables_are_made_anew,
         ),
         (
+            "what_others_change_of_their_own_does_not_touch_the_tables",
+            others_changes_are_nothing_to_us,
+        ),
+        (
             "six_hundred_interfaces_are_put_into_new_tables_at_once",
             many_interfaces_at_once,
         ),
@@ -123,18 +127,28 @@ fn touched_tables_are_made_anew(world: &World) {
         assert_ne!(now, before, "{why}");
         before = now;
     };
-    drop(open(&config));
-    is_made_anew("the first time");
-    leaks::nft(&["add", "element", "inet", "berth", "bridges", "{ eth7 }"]);
-    drop(open(&config));
-    is_made_anew("after somebody's change");
     let network = open(&config);
-    leaks::nft(&["add", "table", "inet", "another"]);
     let task = Task::attach(&network, 1);
-    leaks::nft(&["delete", "table", "inet", "another"]);
     drop(network);
-    drop(open(&config));
-    is_made_anew("after changes between ours");
+    is_made_anew("the first time");
+    for change in [
+        "add element inet berth bridges { eth7 }",
+        "delete element inet berth bridges { berth1 }",
+        "flush set bridge berth sources",
+        "add rule inet berth input accept",
+        "insert rule inet berth forward accept",
+        "flush chain inet berth input",
+        "add chain inet berth another",
+        "add set inet berth another { type ipv4_addr; }",
+        "add chain bridge berth ports { policy drop; }",
+        "add table inet berth { flags dormant; }",
+        "delete table bridge berth",
+        "flush ruleset",
+    ] {
+        leaks::nft(&change.split(' ').collect::<Vec<_>>());
+        drop(open(&config));
+        is_made_anew(change);
+    }
     let changed = NetworkConfig {
         metadata_port: 51680,
         ..config.clone()
@@ -144,12 +158,42 @@ fn touched_tables_are_made_anew(world: &World) {
     let network = open(&config);
     is_made_anew("for the first rules again");
     task.detach(&network);
-    let allocation = world.state_dir().join("addresses");
     drop(network);
     std::fs::write(world.run_dir().join("firewall.json"), "{").expect("ours");
     drop(open(&config));
     is_made_anew("with a record that was not written to the end");
-    assert!(allocation.exists());
+}
+
+/// The ruleset has changed, but not ours.
+fn others_changes_are_nothing_to_us(world: &World) {
+    for config in both_kinds(world) {
+        let open = || Network::open(config.clone()).expect("opened");
+        let network = open();
+        let (one, two) = (Task::attach(&network, 1), Task::attach(&network, 2));
+        two.serve(two.address, 80);
+        let before = handles();
+        drop(network);
+        leaks::nft(&["add", "table", "inet", "another"]);
+        let network = open();
+        assert_eq!(handles(), before, "before it was opened");
+        leaks::nft(&["add", "chain", "inet", "another", "theirs"]);
+        two.detach(&network);
+        leaks::nft(&["delete", "table", "inet", "another"]);
+        drop(network);
+        let network = open();
+        assert_eq!(handles(), before, "and while it was open");
+        assert_eq!(
+            network.firewall_is_owned(),
+            config.own_tables && kernel_has_owned_tables()
+        );
+        let two = Task::attach(&network, 2);
+        two.serve(two.address, 80);
+        assert_eq!(one.connect(two.address, 80), Reached::Yes);
+        one.detach(&network);
+        two.detach(&network);
+        drop(network);
+        leaks::check(world);
+    }
 }
 
 /// What `nft` answers to a change.
