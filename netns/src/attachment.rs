@@ -118,22 +118,28 @@ impl Network {
         bridge: &Bridge,
         given: Option<BorrowedFd<'_>>,
     ) -> Result<Prepared> {
-        let namespace = match given {
+        if given.is_none() {
+            let waiting = self.pool().take(&eni.id);
+            match waiting {
+                Some(prepared) if prepared.subnet == eni.subnet => return Ok(prepared),
+                Some(of_another_subnet) => self.remove_link(&of_another_subnet.id)?,
+                None => {}
+            }
+        }
+        let namespace = || match given {
             Some(given) => {
                 let allow_ipv6 = self.has_to_allow_ipv6(&bridge.subnet);
-                Namespace::join(given, &*self.sysctls()?, allow_ipv6)?
+                Namespace::join(given, &*self.sysctls()?, allow_ipv6)
             }
-            None => {
-                let waiting = self.pool().take(&eni.id);
-                match waiting {
-                    Some(prepared) if prepared.subnet == eni.subnet => return Ok(prepared),
-                    Some(of_another_subnet) => self.remove_link(&of_another_subnet.id)?,
-                    None => {}
-                }
-                self.new_namespace(&bridge.subnet)?
-            }
+            None => self.new_namespace(&bridge.subnet),
         };
-        self.prepare(&eni.id, bridge, namespace)
+        match self.prepare(&eni.id, bridge, namespace()?) {
+            // Its last ports may be those of interfaces that nobody has asked for.
+            Err(Error::BridgeFull { .. }) if self.discard_idle(&eni.subnet)? => {
+                self.prepare(&eni.id, bridge, namespace()?)
+            }
+            made => made,
+        }
     }
 
     /// Takes a task off the network; nothing to take is fine too.
@@ -240,6 +246,10 @@ impl Network {
 
     /// A sender of datagrams that goes on is a connection that goes on, to where its first datagram went.
     fn forget_datagrams(&self, eni: &Eni) -> Result<()> {
+        if let Some(public) = eni.public_address {
+            let forgotten = self.conntrack().forget_opened_to(public);
+            forgotten.doing(|| format!("forget who sent to {public}"))?;
+        }
         let ports = eni.published.iter().map(|published| published.host);
         for host in ports.filter(|host| host.protocol == PortProtocol::Udp) {
             self.conntrack()

@@ -4,7 +4,7 @@
 //! that is gone neither must hold for the next one that has its address or its published ports.
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -57,6 +57,16 @@ impl Conntrack {
         Ok(())
     }
 
+    /// Forgets the connections that were opened to an address, whoever it led to.
+    pub(crate) fn forget_opened_to(&mut self, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        for connection in self.ask(frame(IPV4, Writer::default()))? {
+            if destination(&connection) == Some(address) {
+                self.delete(&connection)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets the connections of UDP that were opened to a port.
     pub(crate) fn forget_udp_port(&mut self, port: u16) -> Result<(), NetlinkError> {
         for family in [IPV4, IPV6] {
@@ -70,6 +80,8 @@ impl Conntrack {
     /// Fails when the kernel remembers as many connections as it may: the first packet of a new one is then dropped,
     /// whoever sends it, unless another of the same few is found that nobody has answered. So the count stays a little
     /// below the limit.
+    ///
+    /// A limit of 0 is none.
     pub(crate) fn check_room(&mut self) -> Result<()> {
         const COUNT: u16 = 1;
         const LIMIT: u16 = 2;
@@ -85,7 +97,7 @@ impl Conntrack {
             Some(u32::from_be_bytes(value))
         };
         match (number(COUNT), number(LIMIT)) {
-            (Some(count), Some(limit)) if count >= limit - limit / 256 => {
+            (Some(count), Some(limit)) if limit > 0 && count >= limit - limit / 256 => {
                 Err(Error::ConnectionsExhausted { count, limit })
             }
             _ => Ok(()),
@@ -137,6 +149,13 @@ fn source(connection: &[u8], direction: u16) -> Option<IpAddr> {
     let ipv4 = find(addresses, 1).and_then(|value| <[u8; 4]>::try_from(value).ok());
     let ipv6 = find(addresses, 3).and_then(|value| <[u8; 16]>::try_from(value).ok());
     ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from))
+}
+
+/// Which address of IPv4 a connection was opened to.
+fn destination(connection: &[u8]) -> Option<Ipv4Addr> {
+    let tuple = find(connection.get(FAMILY_HEADER..)?, ORIGINAL)?;
+    let octets: [u8; 4] = find(find(tuple, ADDRESSES)?, 2)?.try_into().ok()?;
+    Some(octets.into())
 }
 
 /// What lists only the connections of UDP to a port: the kernel compares what the flags say.

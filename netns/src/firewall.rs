@@ -119,6 +119,11 @@ impl Firewall {
             Err(error) if error.errno == Errno::ENOENT => self.load(config, self.kind),
             outcome => outcome,
         };
+        if removed.is_err() {
+            // It is still there: to be removed again.
+            self.policies.enter(eni);
+            self.admitted.insert(eni.id.clone(), eni.clone());
+        }
         removed.doing(|| format!("remove {} from the firewall's sets", eni.id))
     }
 
@@ -164,12 +169,19 @@ fn subnet_elements(subnet: &Subnet) -> Vec<Element> {
         of_address(ruleset::RESOLVERS, subnet.resolver().into()),
     ];
     elements.extend(subnet.ipv6_router().map(|router| host(router.into())));
-    elements.extend(subnet.ranges().flat_map(range_elements));
+    let ranges = subnet.ranges();
+    elements.extend(ranges.flat_map(|range| range_elements(ruleset::SUBNETS, range)));
     elements
 }
 
-/// A range of the subnets' set.
-fn range_elements(range: IpNet) -> [Element; 2] {
+/// The ranges of public addresses.
+fn pool_elements(config: &NetworkConfig) -> impl Iterator<Item = Element> {
+    let ranges = config.public_addresses.iter();
+    ranges.flat_map(|range| range_elements(ruleset::PUBLIC_POOL, IpNet::V4(*range)))
+}
+
+/// A range of a set of such.
+fn range_elements(set: &str, range: IpNet) -> [Element; 2] {
     let first = range.network();
     let behind: Vec<u8> = match range {
         IpNet::V4(range) => (u32::from(range.broadcast()).saturating_add(1))
@@ -179,7 +191,7 @@ fn range_elements(range: IpNet) -> [Element; 2] {
             .to_be_bytes()
             .into(),
     };
-    let set = IpFamily::of(first).set(ruleset::SUBNETS);
+    let set = IpFamily::of(first).set(set);
     Element::range(INET_TABLE, set, [octets(first), behind])
 }
 

@@ -84,13 +84,19 @@ impl Network {
 
     /// Removes the interfaces that nobody has asked for, and their links with them: some 16 ms for all.
     pub fn discard_prepared(&self) -> Result<()> {
-        let idle: Vec<Prepared> = {
-            let mut pool = self.pool();
-            std::mem::take(&mut pool.idle)
-                .into_values()
-                .flatten()
-                .collect()
-        };
+        let idle = std::mem::take(&mut self.pool().idle);
+        self.discard(idle.into_values().flatten().collect())
+    }
+
+    /// Does so with those of one subnet; whether there were any.
+    pub(crate) fn discard_idle(&self, subnet: &SubnetId) -> Result<bool> {
+        let idle = self.pool().idle.remove(subnet).unwrap_or_default();
+        let were_any = !idle.is_empty();
+        self.discard(idle)?;
+        Ok(were_any)
+    }
+
+    fn discard(&self, idle: Vec<Prepared>) -> Result<()> {
         let links: Vec<u32> = idle.iter().map(|prepared| prepared.link).collect();
         self.routes()
             .delete_links(&links)

@@ -1,12 +1,12 @@
 //! What the host's own network means for ours: how large packets may be, and which ranges are taken.
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
 use crate::error::{Doing, Error, Result};
-use crate::netlink::{Link, Occupied, RouteSocket};
+use crate::netlink::{Link, Occupied, RouteAnswer, RouteQuestion, RouteSocket};
 use crate::subnet::Subnet;
 use crate::sysctls;
 
@@ -60,14 +60,17 @@ pub(crate) fn has_ipv6(mtu: u32) -> bool {
 }
 
 /// Refuses public addresses that the host itself is known by. One that a link has by itself, as a /32, is there for
-/// tasks: that is how it gets to the host at all.
+/// tasks: that is how it gets to the host at all. But some hosters give the host's only address so: that is the one
+/// that it sends from.
 pub(crate) fn refuse_own_as_public(socket: &mut RouteSocket, public: &[Ipv4Net]) -> Result<()> {
     if public.is_empty() {
         return Ok(());
     }
+    let source = source(socket)?;
     let addresses = socket.host_addresses();
     for (own, index) in addresses.doing(|| "list the host's addresses".into())? {
-        let is_for_tasks = own.prefix_len() == own.max_prefix_len();
+        let is_by_itself = own.prefix_len() == own.max_prefix_len();
+        let is_for_tasks = is_by_itself && Some(own.addr()) != source;
         let IpAddr::V4(address) = own.addr() else {
             continue;
         };
@@ -79,6 +82,22 @@ pub(crate) fn refuse_own_as_public(socket: &mut RouteSocket, public: &[Ipv4Net])
         }
     }
     Ok(())
+}
+
+/// The address that the host sends from to the outside.
+fn source(socket: &mut RouteSocket) -> Result<Option<IpAddr>> {
+    // One of those that are for documentation: nothing is sent there.
+    let outside = RouteQuestion {
+        to: Ipv4Addr::new(198, 51, 100, 1).into(),
+        from: None,
+        in_link: None,
+        mark: 0,
+    };
+    let way = socket.way(&outside);
+    match way.doing(|| "look for the address that the host sends from".into())? {
+        RouteAnswer::Out { source, .. } => Ok(source),
+        _ => Ok(None),
+    }
 }
 
 /// Refuses a subnet whose range is, in part, one that the host has an address in or a route to.

@@ -1,7 +1,7 @@
 //! What is in the tables: to be loaded, and to compare with what is there.
 #![forbid(unsafe_code)]
 
-use super::{eni_elements, subnet_elements, write_policies};
+use super::{eni_elements, pool_elements, subnet_elements, write_policies};
 use crate::config::NetworkConfig;
 use crate::eni::Eni;
 use crate::error::Result;
@@ -17,6 +17,7 @@ pub(super) fn write_contents<'a>(
     enis: impl Iterator<Item = &'a Eni>,
 ) {
     let elements = config.subnets.iter().flat_map(subnet_elements);
+    let elements = elements.chain(pool_elements(config));
     elements.for_each(|element| batch.add_element(&element));
     write_policies(batch, policies);
     let elements = enis.flat_map(eni_elements);

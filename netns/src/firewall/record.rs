@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Firewall;
-use super::tables::TABLES;
+use super::tables::{TABLES, is_unknown_kind};
 use crate::addresses::boot_id;
 use crate::config::NetworkConfig;
 use crate::error::{Doing, Error, Result};
@@ -50,6 +50,7 @@ impl Firewall {
         };
         let generation = self.generation()?;
         let is_as_intended = record.place == place
+            && self.is_present(config)?
             && match record.generation == Some(generation) {
                 true => record.contents == self.hash(config, record.is_owned),
                 // What is read is of one moment if nothing has changed meanwhile.
@@ -63,8 +64,11 @@ impl Firewall {
             self.kind = TableKind::Plain;
             return Ok(true);
         }
-        let is_adopted = self.adopt(config, generation);
-        let is_adopted = is_adopted.doing(|| "make the firewall's tables our own".into())?;
+        let is_adopted = match self.adopt(config, generation) {
+            // Somebody has loaded them anew, as tables that nobody can own.
+            Err(error) if is_unknown_kind(&error) => return Ok(false),
+            outcome => outcome.doing(|| "make the firewall's tables our own".into())?,
+        };
         if is_adopted {
             self.kind = TableKind::Owned;
         }
@@ -73,9 +77,6 @@ impl Firewall {
 
     /// Whether the tables are there with all that they should have, and nothing else.
     fn is_as_intended(&mut self, config: &NetworkConfig) -> Result<bool> {
-        if !self.is_present(config)? {
-            return Ok(false);
-        }
         let mut batch = Batch::default();
         self.write_whole(&mut batch, config, TableKind::Plain);
         let mut intended = Ruleset::default();

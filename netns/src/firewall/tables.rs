@@ -169,6 +169,6 @@ impl Firewall {
 }
 
 /// Whether the kernel is too old for the tables' flags.
-fn is_unknown_kind(error: &NetlinkError) -> bool {
+pub(super) fn is_unknown_kind(error: &NetlinkError) -> bool {
     [Errno::EOPNOTSUPP, Errno::EINVAL].contains(&error.errno)
 }

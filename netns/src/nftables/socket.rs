@@ -79,7 +79,11 @@ impl NftSocket {
     ) -> Result<bool, NetlinkError> {
         match self.socket.request(&batch.frames(Some(generation))) {
             Err(error) if error.errno == Errno::ERESTART => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => {
+                // What has become of it can't be told.
+                self.known = None;
+                Err(error)
+            }
             Ok(_) => {
                 self.known = Some(generation.next());
                 Ok(true)
@@ -193,7 +197,6 @@ impl NftSocket {
         Ok(ruleset)
     }
 
-    /// Adds the answers to a request. What has gone meanwhile has no answer.
     /// What is in one table.
     pub(crate) fn contents(
         &mut self,
@@ -219,6 +222,7 @@ impl NftSocket {
         Ok(())
     }
 
+    /// Adds the answers to a request. What has gone meanwhile has no answer.
     fn read_into(&mut self, ruleset: &mut Ruleset, request: Frame) -> Result<(), NetlinkError> {
         match self.socket.request(&[request]) {
             Err(error) if error.errno == Errno::ENOENT => {}

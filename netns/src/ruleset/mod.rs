@@ -49,6 +49,8 @@ pub(crate) const ADMITTED: &str = "admitted";
 pub(crate) const PUBLISHED: &str = "published";
 /// Where connections to public addresses go: each to a task's.
 pub(crate) const PUBLIC: &str = "public";
+/// The ranges of public addresses.
+pub(crate) const PUBLIC_POOL: &str = "public_pool";
 /// The public addresses that tasks' addresses show outside.
 pub(crate) const PUBLIC_SOURCES: &str = "public_sources";
 /// Those tasks that connections to the host can lead to, each with itself: its own come back to it.

@@ -4,7 +4,7 @@
 use super::words::*;
 use super::{
     ADMITTED, BRIDGE_TABLE, EGRESS, HAIRPINS, HOST_ADDRESSES, INET_TABLE, INGRESS, IpFamily,
-    PORT_SOURCES, PUBLIC, PUBLIC_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
+    PORT_SOURCES, PUBLIC, PUBLIC_POOL, PUBLIC_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
 };
 use crate::nftables::{Base, Expression, Table, Verdict};
 use crate::subnet::{INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS};
@@ -160,20 +160,27 @@ fn forwarding() -> Vec<Rule> {
         inet("from_task", &[invalid(), drop()]),
         inet("from_task", &[established(), accept()]),
     ]);
+    // Nobody's at the moment: it would be sent back to where it came from.
+    let nobodys = to_one_of(PUBLIC_POOL, IpFamily::Ipv4);
+    rules.insert(0, inet("forward", &[nobodys, drop()]));
     rules.push(inet("from_task", &[go_to(EGRESS)]));
     rules.push(inet(ADMITTED, &[not_to_task(), accept()]));
     rules.push(inet("from_elsewhere", &[established(), accept()]));
+    for family in IpFamily::BOTH {
+        // Tasks don't come from there, and who says so isn't one of their group.
+        let as_task = from_one_of(SUBNETS, family);
+        rules.push(inet("from_elsewhere", &[as_task, drop()]));
+    }
+    // A public address is the task's own: its groups decide who reaches it, whatever ports others publish.
+    for chain in [ADMITTED, "from_elsewhere"] {
+        rules.push(inet(chain, &[was_sent_on(PUBLIC), go_to(INGRESS)]));
+    }
     for family in IpFamily::BOTH {
         // What a port was published for passes, whoever asks.
         for chain in [ADMITTED, "from_elsewhere"] {
             rules.push(inet(chain, &[was_translated(PUBLISHED, family), accept()]));
         }
     }
-    // A public address is the task's own: its groups decide who reaches it.
-    rules.push(inet(
-        "from_elsewhere",
-        &[was_sent_on(PUBLIC), go_to(INGRESS)],
-    ));
     rules.push(inet(ADMITTED, &[go_to(INGRESS)]));
     rules.push(inet("from_elsewhere", &[drop()]));
     rules

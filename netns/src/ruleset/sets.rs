@@ -3,7 +3,7 @@
 
 use super::{
     BRIDGE_TABLE, BRIDGES, HAIRPINS, HOST_ADDRESSES, INET_TABLE, IpFamily, PORT_SOURCES, PUBLIC,
-    PUBLIC_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
+    PUBLIC_POOL, PUBLIC_SOURCES, PUBLISHED, RESOLVERS, SOURCES, SUBNETS,
 };
 use crate::nftables::Field::{EtherAddress, LinkName, Port, Protocol};
 use crate::nftables::{Set, Table};
@@ -14,6 +14,8 @@ pub(super) fn sets() -> Vec<(Table, Set)> {
         (INET_TABLE, Set::of_keys(BRIDGES, &[LinkName])),
         (INET_TABLE, Set::of_keys(RESOLVERS, &resolver)),
     ];
+    let pool = Set::of_ranges(PUBLIC_POOL, IpFamily::Ipv4.field());
+    sets.push((INET_TABLE, pool));
     for map in [PUBLIC, PUBLIC_SOURCES] {
         let address = [IpFamily::Ipv4.field()];
         sets.push((INET_TABLE, Set::of_values(map, &address, &address)));

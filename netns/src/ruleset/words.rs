@@ -113,6 +113,16 @@ pub(super) fn to_none_of(set: &str, family: IpFamily) -> Vec<Expression> {
     to_any_in(set, family, true)
 }
 
+/// From an address that is in the family's set of that name.
+pub(super) fn from_one_of(set: &str, family: IpFamily) -> Vec<Expression> {
+    let lookup = Expression::InSet {
+        set: family.set(set),
+        key: FIRST,
+        inverted: false,
+    };
+    [of(family), vec![family.source(), lookup]].concat()
+}
+
 fn to_any_in(set: &str, family: IpFamily, inverted: bool) -> Vec<Expression> {
     let lookup = Expression::InSet {
         set: family.set(set),

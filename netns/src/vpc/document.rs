@@ -126,7 +126,16 @@ pub(super) fn parse(json: &[u8]) -> Result<Vpc, InvalidVpc> {
             InvalidVpc::member(format!("PublicIpv4Pool[{index}]"), error.to_string())
         })
     });
-    let public_addresses = public.collect::<Result<_, _>>()?;
+    let public_addresses = public.collect::<Result<Vec<Ipv4Net>, _>>()?;
+    for (index, range) in public_addresses.iter().enumerate() {
+        let before = public_addresses.get(..index).unwrap_or_default();
+        let overlaps = |other: &&Ipv4Net| other.contains(range) || range.contains(*other);
+        if let Some(other) = before.iter().find(overlaps) {
+            let problem = format!("{range} overlaps {other}, which is before it");
+            let member = format!("PublicIpv4Pool[{index}]");
+            return Err(InvalidVpc::member(member, problem));
+        }
+    }
     Ok(Vpc {
         public_addresses,
         subnets,

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use berth_netns::netlink::{RouteSocket, add_address, add_route};
 use berth_netns::{
-    AttachRequest, Error, Network, NetworkConfig, Peer, Protocol, Rule, SecurityGroup,
-    SecurityGroupId,
+    AttachRequest, Error, HostPort, Network, NetworkConfig, Peer, PortProtocol, Protocol,
+    PublishedPort, Rule, SecurityGroup, SecurityGroupId,
 };
 use ipnet::Ipv4Net;
 
@@ -22,6 +22,18 @@ pub fn cases() -> Vec<Case> {
         (
             "outside_reaches_a_public_address_as_groups_let",
             outside_reaches_it,
+        ),
+        (
+            "a_port_that_is_published_opens_no_public_address",
+            published_ports_open_nothing,
+        ),
+        (
+            "outside_can_not_pose_as_a_member_of_a_group",
+            outside_is_no_member,
+        ),
+        (
+            "a_public_address_that_nobody_has_leads_nowhere",
+            nobodys_address,
         ),
         (
             "a_task_with_a_public_address_shows_it_outside",
@@ -108,6 +120,81 @@ fn outside_reaches_it(world: &World) {
     assert_ne!(from_outside(80), Reached::Yes);
 }
 
+fn published_ports_open_nothing(world: &World) {
+    let network = network(world);
+    let port = |port| PublishedPort {
+        host: HostPort {
+            protocol: PortProtocol::Tcp,
+            port,
+        },
+        container_port: port,
+    };
+    let with_ports = |request: AttachRequest, number| AttachRequest {
+        published: vec![port(number)],
+        ..request
+    };
+    let attached = network.attach(&with_ports(public(1), 81));
+    let task = Task::of(&attached.expect("attached"));
+    let attached = network.attach(&with_ports(request(2), 82));
+    let other = Task::of(&attached.expect("attached"));
+    for number in [81, 82] {
+        task.serve(ANY, number);
+        other.serve(ANY, number);
+        let from_outside = |address| inside(&world.outside, || connect(address, number));
+        assert_eq!(
+            from_outside(HOST),
+            Reached::Yes,
+            "{number}: it is published"
+        );
+        assert_eq!(from_outside(PUBLIC), Reached::Silence, "{number}");
+        assert_eq!(other.connect(PUBLIC, number), Reached::Silence, "{number}");
+    }
+    task.detach(&network);
+    other.detach(&network);
+}
+
+fn outside_is_no_member(world: &World) {
+    let network = network(world);
+    for name in ["all", "uplink"] {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        std::fs::write(path, "0").expect("root may write");
+    }
+    // Of the default group, which lets its members in.
+    let public = AttachRequest {
+        security_groups: Vec::new(),
+        ..public(1)
+    };
+    let task = Task::of(&network.attach(&public).expect("attached"));
+    let member = Task::attach(&network, 2);
+    let datagrams = task.udp(ANY, 80);
+    let mut outside = inside(&world.outside, || RouteSocket::open().expect("a socket"));
+    let eth0 = outside.index_of("eth0").expect("there");
+    let posing = add_address(eth0, Ipv4Net::from(member.address), false);
+    outside.send(&[posing]).expect("given");
+    let socket = inside(&world.outside, || {
+        UdpSocket::bind((member.address, 0)).expect("bound")
+    });
+    socket.send_to(b"a friend", (PUBLIC, 80)).expect("sent");
+    assert_eq!(receive(&datagrams), None);
+    let own = member.udp(member.address, 0);
+    own.send_to(b"a member", (task.address, 80)).expect("sent");
+    assert_eq!(receive(&datagrams).as_deref(), Some(&b"a member"[..]));
+    drop((datagrams, own));
+    task.detach(&network);
+    member.detach(&network);
+}
+
+/// Sent back to where it came from, it would come again until its life ends.
+fn nobodys_address(world: &World) {
+    let network = network(world);
+    let task = attach(&network, 1);
+    let nobodys = Ipv4Addr::new(203, 0, 113, 9);
+    let reached = inside(&world.outside, || connect(nobodys, 80));
+    assert_eq!(reached, Reached::Silence);
+    assert_eq!(task.connect(nobodys, 80), Reached::Silence);
+    task.detach(&network);
+}
+
 fn it_is_shown_outside(world: &World) {
     let network = network(world);
     let (task, other) = (attach(&network, 1), Task::attach(&network, 2));
@@ -154,6 +241,8 @@ fn the_next_begins_anew(world: &World) {
         assert_eq!(received.as_deref(), Some(&b"to whom?"[..]), "{number}");
         drop(datagrams);
         task.detach(&network);
+        // Nobody has it, and the sender goes on: that is no connection of the next one's.
+        sender.send_to(b"anybody?", (PUBLIC, 80)).expect("sent");
     }
 }
 
