@@ -85,13 +85,23 @@ impl Store {
 
     /// Stores the definition as the next revision of its family, and returns it with that number.
     pub fn add_definition(&self, mut definition: TaskDefinition) -> Result<TaskDefinition> {
-        let last = self
-            .definitions_of(&definition.family)?
-            .last()
-            .map_or(0, |last| last.revision);
-        definition.revision = last + 1;
-        self.put_definition(&definition)?;
-        Ok(definition)
+        // One transaction: nobody else has the number that is looked up in it.
+        self.write(|transaction| {
+            let mut table = transaction.open_table(DEFINITIONS)?;
+            let family = definition.family.clone();
+            let last = table
+                .range((family.as_str(), 0)..=(family.as_str(), u32::MAX))?
+                .next_back()
+                .transpose()?
+                .map_or(0, |(key, _)| key.value().1);
+            definition.revision = last + 1;
+            let record = match encode(&definition) {
+                Ok(record) => record,
+                Err(error) => return Ok(Err(error)),
+            };
+            table.insert((family.as_str(), definition.revision), record.as_slice())?;
+            Ok(Ok(definition))
+        })?
     }
 
     /// Stores a definition under its own revision.
@@ -207,4 +217,37 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
 
 fn decode<T: DeserializeOwned>(record: &[u8]) -> Result<T> {
     Ok(serde_json::from_slice(record)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn definitions_that_are_registered_at_once_have_a_revision_each() {
+        let folder = std::env::temp_dir().join(format!("berth-store-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = Store::open(&folder.join("state")).unwrap();
+        let definition = TaskDefinition::from_request(json!({
+            "family": "f", "networkMode": "awsvpc", "memory": "64",
+            "containerDefinitions": [{"name": "c", "image": "i"}]
+        }));
+        let definition = definition.unwrap();
+        let revisions: BTreeSet<u32> = std::thread::scope(|scope| {
+            let add = || store.add_definition(definition.clone()).unwrap().revision;
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(revisions, (1..=8).collect());
+        assert_eq!(store.definitions_of("f").unwrap().len(), 8);
+        drop(store);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }
