@@ -5,7 +5,7 @@
 //! could take them all, and the agent could neither pull nor reach its supervisors.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Listener for Callers {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             let (stream, peer) = Listener::accept(&mut self.inner).await;
-            if let Some(place) = self.open.take(peer.ip()) {
+            if let Some(place) = self.open.take(counted_as(peer.ip())) {
                 let connection = Connection {
                     stream,
                     patience: Box::pin(tokio::time::sleep(PATIENCE)),
@@ -101,6 +101,14 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+/// Whose share a caller's is: all of loopback's addresses are one user's of the host.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical().is_loopback() {
+        true => Ipv4Addr::LOCALHOST.into(),
+        false => address,
     }
 }
 

@@ -124,16 +124,16 @@ impl Addresses {
         Err(exhausted(subnet))
     }
 
-    /// Whether a subnet takes another interface.
-    pub(crate) fn check_room(&self, subnet: &Subnet) -> Result<()> {
+    /// Whether a subnet takes so many more interfaces.
+    pub(crate) fn check_room(&self, subnet: &Subnet, wanted: usize) -> Result<()> {
         /// What a bridge has ports for (`BR_MAX_PORTS` of Linux, but for the one that is none).
         const PORTS: usize = 1023;
         let of_it = self.enis.values().filter(|eni| eni.subnet == *subnet.id());
-        let count = of_it.count();
-        if count >= subnet.capacity() {
+        let count = of_it.count() + wanted;
+        if count > subnet.capacity() {
             return Err(exhausted(subnet));
         }
-        if subnet.mode() == AttachmentMode::Bridged && count >= PORTS {
+        if subnet.mode() == AttachmentMode::Bridged && count > PORTS {
             return Err(Error::BridgeFull {
                 subnet: subnet.id().clone(),
             });
@@ -441,9 +441,12 @@ mod tests {
         let folder = Folder::new("exhausted");
         let (mut addresses, subnet) = (load(&folder, "boot"), small_subnet());
         let all: Vec<Eni> = (0..11)
-            .map(|n| reserve(&mut addresses, &subnet, n).expect("free"))
+            .map(|n| {
+                addresses.check_room(&subnet, 11 - n).expect("room");
+                reserve(&mut addresses, &subnet, n).expect("free")
+            })
             .collect();
-        let error = addresses.check_room(&subnet).expect_err("full");
+        let error = addresses.check_room(&subnet, 1).expect_err("full");
         assert!(matches!(error, Error::AddressesExhausted { .. }), "{error}");
         let error = reserve(&mut addresses, &subnet, 11).expect_err("full");
         assert_eq!(

@@ -187,10 +187,10 @@ impl Network {
         self.firewall().is_present(&self.config)
     }
 
-    /// Whether a subnet takes another interface; else the error that attaching one would end with.
-    pub fn check_room(&self, id: &SubnetId) -> Result<()> {
+    /// Whether a subnet takes so many more interfaces; else the error that attaching them would end with.
+    pub fn check_room(&self, id: &SubnetId, wanted: usize) -> Result<()> {
         let bridge = self.bridge(id)?;
-        self.addresses().check_room(&bridge.subnet)
+        self.addresses().check_room(&bridge.subnet, wanted)
     }
 
     /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.

@@ -55,6 +55,15 @@ impl Api {
         {
             crate::engine::publish(&tag.value)
                 .map_err(|e| ApiError::invalid(format!("tags: {}: {e}", tag.key)))?;
+            let mode = definition.network_mode;
+            if mode != NetworkMode::Awsvpc && !tag.value.is_empty() {
+                return Err(ApiError::invalid(format!(
+                    "tags: {}: ports are published so under network mode awsvpc; the definition's is '{}', where \
+                     portMappings say it.",
+                    tag.key,
+                    mode.name()
+                )));
+            }
         }
         members.word("platformVersion", "LATEST or 1.4.0", |v| {
             ["LATEST", "1.4.0"].contains(&v).then_some(())

@@ -34,7 +34,13 @@ pub fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> {
     start_log(config.log_format, "warn");
     let definition = read(&args.file)?;
     runtime()?.block_on(async {
-        let mut run = Run::start(config, definition, &args.publish).await?;
+        let mut run = match Run::start(config, definition, &args.publish).await? {
+            Ok(run) => run,
+            Err(refusal) => {
+                eprintln!("berth: {refusal}");
+                return Ok(ExitCode::from(NOT_STARTED));
+            }
+        };
         run.follow().await?;
         Ok(run.finish(args.json))
     })
@@ -70,7 +76,12 @@ struct Run {
 }
 
 impl Run {
-    async fn start(config: Config, definition: Value, publish: &[String]) -> anyhow::Result<Self> {
+    /// Starts the task; or why there is no place for it.
+    async fn start(
+        config: Config,
+        definition: Value,
+        publish: &[String],
+    ) -> anyhow::Result<Result<Self, String>> {
         // Before the task exists, so that no Ctrl-C is missed.
         let signals = [
             signal(SignalKind::interrupt())?,
@@ -111,7 +122,7 @@ impl Run {
         }
         let answer = session.client.call("RunTask", input).await?;
         let Some(task) = answer.pointer("/tasks/0").cloned() else {
-            bail!("{}", refusal(&answer))
+            return Ok(Err(refusal(&answer)));
         };
         let arn = text(&task, "taskArn").to_owned();
         let logs = config
@@ -121,7 +132,7 @@ impl Run {
             .map(|container| text(container, "name").to_owned())
             .collect();
         let follower = Follower::start(logs, containers)?;
-        Ok(Self {
+        Ok(Ok(Self {
             config,
             session,
             signals,
@@ -130,7 +141,7 @@ impl Run {
             essential: essential(registered.get("taskDefinition").unwrap_or(&Value::Null)),
             exit: None,
             follower,
-        })
+        }))
     }
 
     /// Until the task has stopped.

@@ -10,7 +10,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use berth_netns::{
-    AttachmentMode, InvalidName, Network, NetworkConfig, Peer, Rule, SecurityGroup,
+    AttachmentMode, Error, InvalidName, Network, NetworkConfig, Peer, Rule, SecurityGroup,
     SecurityGroupId, Subnet, SubnetId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -47,6 +47,27 @@ pub fn add(config: &mut NetworkConfig) -> Result<(), InvalidName> {
         config.subnets.push(subnet);
     }
     Ok(())
+}
+
+/// Opens the network; where only the subnet of these containers is in the way of the host's own, without that.
+pub fn open(mut config: NetworkConfig) -> berth_netns::Result<Network> {
+    let is_built_in = |subnet: &Subnet| subnet.id().as_str() == SUBNET && subnet.cidr() == CIDR;
+    match Network::open(config.clone()) {
+        Err(Error::Overlap {
+            subnet,
+            other,
+            link,
+            ..
+        }) if subnet.as_str() == SUBNET && config.subnets.iter().any(is_built_in) => {
+            tracing::warn!(
+                "the host has {other} on {link}, so containers with network mode bridge get addresses of the first \
+                 subnet; give {SUBNET} another range in the network's file"
+            );
+            config.subnets.retain(|subnet| !is_built_in(subnet));
+            Network::open(config)
+        }
+        outcome => outcome,
+    }
 }
 
 fn collide(one: &Subnet, other: &Subnet) -> bool {

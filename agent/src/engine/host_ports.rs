@@ -10,9 +10,7 @@ use berth_netns::HostPort;
 
 use super::publish::{PUBLISH_TAG, publish};
 use crate::task::{NetworkBinding, Task};
-use crate::task_definition::{
-    NetworkMode, PortMapping, PortRange, Ports, Protocol, TaskDefinition,
-};
+use crate::task_definition::{NetworkMode, PortMapping, PortRange, Ports, Protocol};
 
 /// ECS's range of ports to choose from.
 const EPHEMERAL: RangeInclusive<u16> = 49_153..=65_535;
@@ -67,11 +65,17 @@ impl HostPorts {
     }
 }
 
-/// The ports that the definition itself names.
-pub fn named(definition: &TaskDefinition) -> BTreeSet<HostPort> {
-    // Under awsvpc a port mapping binds nothing on the host.
+/// The ports that are known before the task starts: those that its definition names, or, under awsvpc, where a port
+/// mapping binds nothing on the host, its tag.
+pub fn named(task: &Task) -> BTreeSet<HostPort> {
+    let definition = &task.definition;
     if definition.network_mode == NetworkMode::Awsvpc {
-        return BTreeSet::new();
+        let tag = publish(task.tag(PUBLISH_TAG).unwrap_or_default());
+        let ports = tag.into_iter().flatten().map(|publish| HostPort {
+            protocol: publish.protocol,
+            port: publish.host_port,
+        });
+        return ports.collect();
     }
     let mappings = definition.container_definitions.iter();
     let mappings = mappings.flat_map(|container| &container.port_mappings);
@@ -82,16 +86,11 @@ pub fn named(definition: &TaskDefinition) -> BTreeSet<HostPort> {
 
 /// All that a task has.
 pub fn all(task: &Task) -> BTreeSet<HostPort> {
-    let mut ports = named(&task.definition);
+    let mut ports = named(task);
     let bindings = task.containers.iter().flat_map(|c| &c.bindings);
     ports.extend(bindings.flat_map(|binding| {
         let host = binding.host.ports();
         host.map(|port| host_port(binding.protocol, port))
-    }));
-    let tag = publish(task.tag(PUBLISH_TAG).unwrap_or_default());
-    ports.extend(tag.iter().flatten().map(|publish| HostPort {
-        protocol: publish.protocol,
-        port: publish.host_port,
     }));
     ports
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use berth_netns::{Eni, EniId, Network, NetworkConfig, Subnet};
 use host_ports::HostPorts;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use lifecycle::Start;
 use tokio::sync::{broadcast, watch};
 
@@ -56,6 +56,8 @@ struct Inner {
     network: Arc<Network>,
     /// As the network's file had them.
     subnets: Vec<Subnet>,
+    /// The same.
+    public_addresses: Vec<Ipv4Net>,
     _firewall: firewall::Guard,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
@@ -273,7 +275,8 @@ impl Inner {
         let images = Images::open(&config.root)?;
         let network_config = network_config(&config)?;
         let subnets = network_config.subnets.clone();
-        let network = Network::open(network_config).context("preparing the network")?;
+        let public_addresses = network_config.public_addresses.clone();
+        let network = bridge::open(network_config).context("preparing the network")?;
         let ranges: Vec<IpNet> = ranges(&network).collect();
         let zones = dns::Zones::new(&config.place.private_domain(), &ranges)
             .with_context(|| format!("the names of region '{}'", config.place.region))?;
@@ -287,6 +290,7 @@ impl Inner {
             store,
             network,
             subnets,
+            public_addresses,
             _firewall: firewall,
             names: Arc::new(Names::new(zones)),
             images,

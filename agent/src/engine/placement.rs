@@ -7,7 +7,7 @@ use berth_netns::HostPort;
 
 use super::{Engine, Handle, host_ports};
 use crate::error::ApiError;
-use crate::task::Task;
+use crate::task::{Eni, Task};
 use crate::task_definition::LaunchType;
 
 /// What became of a task that was to be taken.
@@ -24,22 +24,18 @@ impl Engine {
     /// Takes a task, unless it names a port of the host's that another has, or its container instance has no room
     /// for its interfaces; on Fargate, which has none, a task without room stops, as on ECS.
     pub fn place(&self, task: Task) -> Result<Placed, ApiError> {
-        let subnet = task
-            .interfaces
-            .first()
-            .and_then(|eni| eni.subnet.parse().ok());
-        if let Some(subnet) = &subnet
-            && task.launch_type == LaunchType::Ec2
-            && let Err(full) = self.network().check_room(subnet)
+        // Nobody else claims or chooses a port, or room, until the task is among those that have some.
+        let _placing = self.inner.host_ports();
+        let subnet = task.interfaces.first().map(|eni| eni.subnet.clone());
+        let subnet = subnet.filter(|_| task.launch_type == LaunchType::Ec2);
+        if let Some(subnet) = subnet
+            && let Ok(id) = subnet.parse()
+            && let wanted = task.interfaces.len() + self.expected_in(&subnet)
+            && let Err(full) = self.network().check_room(&id, wanted)
         {
             return Ok(Placed::NoInterface(full.to_string()));
         }
-        let named = host_ports::named(&task.definition);
-        if named.is_empty() {
-            return self.take(task);
-        }
-        // Nobody else claims or chooses a port until the task is among those that have some.
-        let _ports = self.inner.host_ports();
+        let named = host_ports::named(&task);
         let others = self.ports_of_others(&task.id);
         match named.into_iter().find(|port| others.contains(port)) {
             Some(port) => Ok(Placed::PortInUse(port)),
@@ -66,6 +62,20 @@ impl Engine {
                 network.detach(&id).ok();
             }
         })
+    }
+
+    /// How many interfaces tasks are to get in a subnet that have none yet.
+    fn expected_in(&self, subnet: &str) -> usize {
+        let tasks = self.tasks().into_iter();
+        let of_task = |handle: Arc<Handle>| {
+            let task = handle.record.borrow();
+            let is_expected = |eni: &&Eni| eni.subnet == subnet && eni.attached.is_none();
+            match task.is_stopped() {
+                true => 0,
+                false => task.interfaces.iter().filter(is_expected).count(),
+            }
+        };
+        tasks.map(of_task).sum()
     }
 
     /// The ports of the host's that other tasks have than this one.

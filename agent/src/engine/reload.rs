@@ -17,9 +17,12 @@ impl Engine {
             groups,
             "the security groups are as the network's file has them"
         );
-        if config.subnets != self.inner.subnets {
+        if (&config.subnets, &config.public_addresses)
+            != (&self.inner.subnets, &self.inner.public_addresses)
+        {
             tracing::warn!(
-                "the network's file has other subnets than when the agent started; they take effect when it is restarted"
+                "the network's file has other subnets, or public addresses, than when the agent started; they take \
+                 effect when it is restarted"
             );
         }
         Ok(())

@@ -125,7 +125,11 @@ impl Datagrams {
     fn answer(&mut self, i: usize, address: SocketAddr) -> io::Result<()> {
         let at = self.find(i, address).ok_or(io::ErrorKind::WouldBlock)?;
         let sender = self.senders.get_mut(at).ok_or(io::ErrorKind::WouldBlock)?;
-        let length = sender.socket.recv(&mut self.buffer)?;
+        let (length, from) = sender.socket.recv_from(&mut self.buffer)?;
+        // What came before the socket was connected may be anybody's.
+        if sender.socket.peer_addr()? != from {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         sender.last = Instant::now();
         if let Some(port) = self.ports.get(i) {
             let datagram = self.buffer.get(..length).unwrap_or_default();

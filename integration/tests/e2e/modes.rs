@@ -674,6 +674,13 @@ fn links() -> usize {
         .count()
 }
 
+/// How many interfaces tasks have.
+fn interfaces(host: &Host) -> usize {
+    let listed = host.succeed(&["network", "ls", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    listed["interfaces"].as_array().unwrap().len()
+}
+
 fn two_servers() -> Value {
     let named = json!([{"containerPort": 80, "hostPort": 18096}]);
     let chosen = json!([{"containerPort": 80}]);
@@ -719,7 +726,7 @@ fn crashes(_: &Host) {
             until_says(&host, "127.0.0.1:18096", "hello of one");
             let port = host_port_of(&task, 1);
             until_says(&host, &format!("127.0.0.1:{port}"), "hello of two");
-            assert_eq!(links(), 2, "{step}");
+            assert_eq!(interfaces(&host), 2, "{step}");
             // The port is still its own.
             let other = host.call("RunTask", run).unwrap();
             assert_eq!(other["failures"][0]["reason"], "RESOURCE:PORTS", "{step}");
@@ -759,6 +766,9 @@ fn bindings_outlive(host: &Host) {
     kill(supervisor_of(&another), Signal::SIGKILL).unwrap();
     let task = host.wait_status(&another, "STOPPED");
     TcpListener::bind(("0.0.0.0", host_port_of(&task, 0))).unwrap();
+    assert_eq!(interfaces(host), 0);
+    // With the agent go those that it has prepared.
+    host.kill_agent();
     host.until("its link is gone", || links() == 0);
 }
 

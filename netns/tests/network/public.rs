@@ -189,6 +189,10 @@ fn nobodys_address(world: &World) {
     let network = network(world);
     let task = attach(&network, 1);
     let nobodys = Ipv4Addr::new(203, 0, 113, 9);
+    // As a router does, which sends it here.
+    inside(&world.outside, || {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("root may write");
+    });
     let reached = inside(&world.outside, || connect(nobodys, 80));
     assert_eq!(reached, Reached::Silence);
     assert_eq!(task.connect(nobodys, 80), Reached::Silence);

@@ -101,7 +101,7 @@ impl Attaching {
         }
         let mut ports = self.engine.inner.host_ports();
         let mut taken = self.engine.ports_of_others(&task.id);
-        taken.extend(host_ports::named(&task.definition));
+        taken.extend(host_ports::named(&task));
         let is_free = |port: HostPort| {
             !taken.contains(&port) && check_free(&everywhere(port, port.port)).is_ok()
         };
