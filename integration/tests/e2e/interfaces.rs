@@ -46,7 +46,7 @@ fn detail<'a>(task: &'a Value, name: &str) -> &'a str {
 fn prepared(host: &Host) {
     host.image();
     host.agent();
-    let sleep = script("exec sleep 60");
+    let sleep = script("trap exit TERM; sleep 60 & wait");
     let first = host.start_task(&sleep);
     host.wait_status(&first, "RUNNING");
     host.until("others are prepared", || host_links().len() == 9);
@@ -94,7 +94,7 @@ fn exhausted(host: &Host) {
     }));
     host.image();
     host.agent();
-    let sleep = script("exec sleep 120");
+    let sleep = script("trap exit TERM; sleep 120 & wait");
     let mut tasks = Vec::new();
     for count in [10, 1] {
         let started = run_in(host, &sleep, json!({}), json!({"count": count}));
@@ -141,7 +141,7 @@ fn public_address(host: &Host) {
     host.image();
     host.agent();
     let public = json!({"assignPublicIp": "ENABLED", "securityGroups": [GROUP]});
-    let mut serves = script("httpd -p 80 -h /www; exec sleep 60");
+    let mut serves = script("httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait");
     let started = run_in(host, &serves, public.clone(), json!({}));
     let task = started["tasks"][0]["taskArn"].as_str().unwrap();
     host.wait_status(task, "RUNNING");

@@ -53,7 +53,7 @@ fn as_defined(host: &Host) {
 fn task_cgroup(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("exec sleep 60"));
+    let arn = host.start_task(&script("trap exit TERM; sleep 60 & wait"));
     host.wait_status(&arn, "RUNNING");
     let id = arn.rsplit('/').next().unwrap();
     let read =

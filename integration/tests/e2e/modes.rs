@@ -107,7 +107,9 @@ fn container(name: &str, port_mappings: Value, text: &str) -> Value {
 
 /// A container with a web server on this port, and no end.
 fn server(name: &str, port: u16, port_mappings: Value) -> Value {
-    let serve = format!("echo hello of {name} > /tmp/index.html; exec httpd -f -p {port} -h /tmp");
+    let serve = format!(
+        "echo hello of {name} > /tmp/index.html; httpd -f -p {port} -h /tmp & trap exit TERM; wait"
+    );
     container(name, port_mappings, &serve)
 }
 
@@ -192,7 +194,7 @@ fn none(host: &Host) {
     host.image();
     host.agent();
     let looks = "ls /sys/class/net; env | grep -c ECS_CONTAINER; nc -w 1 169.254.170.2 80 < /dev/null 2>/dev/null && echo reached; \
-                 cat /etc/resolv.conf; wget -q -O - http://127.0.0.1/ 2>/dev/null || echo nothing here; exec sleep 60";
+                 cat /etc/resolv.conf; wget -q -O - http://127.0.0.1/ 2>/dev/null || echo nothing here; trap exit TERM; sleep 60 & wait";
     let arn = start(
         host,
         &definition(
@@ -290,7 +292,10 @@ fn host_metadata(host: &Host) {
     host.agent();
     let sleeping = |mode: &str| {
         let ports = json!([{"containerPort": 18099, "protocol": "udp"}]);
-        definition(mode, json!([container("main", ports, "exec sleep 60")]))
+        definition(
+            mode,
+            json!([container("main", ports, "trap exit TERM; sleep 60 & wait")]),
+        )
     };
     let on_host = start(host, &sleeping("host"));
     host.wait_status(&on_host, "RUNNING");
@@ -366,8 +371,8 @@ fn bridge_metadata(host: &Host) {
         &definition(
             "bridge",
             json!([
-                container("one", ports, "exec sleep 60"),
-                container("two", json!([]), "exec sleep 60"),
+                container("one", ports, "trap exit TERM; sleep 60 & wait"),
+                container("two", json!([]), "trap exit TERM; sleep 60 & wait"),
             ]),
         ),
     );
@@ -422,10 +427,14 @@ fn reach(host: &Host) {
             host,
             &definition(
                 "bridge",
-                json!([container("main", json!([]), "exec sleep 60")]),
+                json!([container(
+                    "main",
+                    json!([]),
+                    "trap exit TERM; sleep 60 & wait"
+                )]),
             ),
         ),
-        host.start_task(&script("exec sleep 60")),
+        host.start_task(&script("trap exit TERM; sleep 60 & wait")),
     ];
     let answers = [("bridge", "hello over localhost\n"), ("awsvpc", "")];
     for (other, (mode, by_address)) in others.iter().zip(answers) {
@@ -567,7 +576,7 @@ fn range(host: &Host) {
         {"containerPortRange": "9000-9001", "protocol": "udp"},
     ]);
     let serve = "for p in 8080 8081 8082; do mkdir /tmp/$p; echo hello of $p > /tmp/$p/index.html; \
-                 httpd -p $p -h /tmp/$p; done; exec sleep 60";
+                 httpd -p $p -h /tmp/$p; done; trap exit TERM; sleep 60 & wait";
     let arn = start(
         host,
         &definition("bridge", json!([container("web", ports, serve)])),
@@ -626,7 +635,7 @@ fn datagrams(host: &Host) {
     host.image();
     host.agent();
     let ports = json!([{"containerPort": 5000, "protocol": "udp"}]);
-    let silent = container("main", ports, "exec sleep 60");
+    let silent = container("main", ports, "trap exit TERM; sleep 60 & wait");
     let arn = start(host, &definition("bridge", json!([silent])));
     let task = host.wait_status(&arn, "RUNNING");
     let port = host_port_of(&task, 0);

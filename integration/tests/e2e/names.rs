@@ -80,9 +80,11 @@ fn look_up(host: &Host, task: &str, what: &str) -> String {
 fn one_another(host: &Host) {
     host.image();
     host.agent();
-    let server = host.start_task(&script("httpd -p 80 -h /www; exec sleep 60"));
+    let server = host.start_task(&script(
+        "httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait",
+    ));
     let name = name_of(&host.wait_status(&server, "RUNNING"));
-    let asking = host.start_task(&script("exec sleep 60"));
+    let asking = host.start_task(&script("trap exit TERM; sleep 60 & wait"));
     host.wait_status(&asking, "RUNNING");
     let found = look_up(host, &asking, &name);
     assert!(
@@ -179,7 +181,7 @@ fn outside(host: &Host) {
 fn killed(host: &Host) {
     host.image();
     host.agent();
-    let task = host.start_task(&script("exec sleep 60"));
+    let task = host.start_task(&script("trap exit TERM; sleep 60 & wait"));
     let name = name_of(&host.wait_status(&task, "RUNNING"));
     for _ in 0..3 {
         host.kill_agent();

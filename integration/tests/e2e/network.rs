@@ -133,7 +133,7 @@ fn foreign_metadata(host: &Host) {
     host.image();
     host.agent();
     let first = host.start_task(&script(
-        "echo $ECS_CONTAINER_METADATA_URI_V4; exec sleep 60",
+        "echo $ECS_CONTAINER_METADATA_URI_V4; trap exit TERM; sleep 60 & wait",
     ));
     host.wait_status(&first, "RUNNING");
     let mut address = String::new();
@@ -270,7 +270,7 @@ fn outside(host: &Host) {
 
 fn publish(host: &Host) {
     host.image();
-    let task = script("httpd -p 80 -h /www; exec sleep 30");
+    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 30 & wait");
     let child = host.start_run(&["-p", "18080:80"], &task);
     for address in ["127.0.0.1:18080", "[::1]:18080"] {
         let mut answer = String::new();
@@ -301,7 +301,7 @@ fn publish_to_everyone(host: &Host) {
     };
     host.image();
     on_loopback("add");
-    let task = script("httpd -p 80 -h /www; exec sleep 60");
+    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait");
     let child = host.start_run(&["-p", "*:18083:80", "-p", "*:18083:53/udp"], &task);
     for address in [ADDRESS, "127.0.0.1"] {
         host.until("the port answers", || {
@@ -389,7 +389,9 @@ fn flushed_ruleset(host: &Host) {
     let nft = |words: &[&str]| Command::new("nft").args(words).output().unwrap();
     host.image();
     host.agent();
-    let server = host.start_task(&script("httpd -p 80 -h /www; exec sleep 60"));
+    let server = host.start_task(&script(
+        "httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait",
+    ));
     let task = host.wait_status(&server, "RUNNING");
     let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
     let address = address.unwrap();
@@ -432,7 +434,7 @@ fn security_groups(host: &Host) {
     }));
     host.image();
     host.agent();
-    let server = script("httpd -p 80 -h /www; echo serving; exec sleep 60");
+    let server = script("httpd -p 80 -h /www; echo serving; trap exit TERM; sleep 60 & wait");
     let server = start_in(host, web, &server);
     let task = host.wait_status(&server, "RUNNING");
     let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
