@@ -28,7 +28,7 @@ use crate::error::{Doing, Error, Result};
 use crate::nftables::{Batch, Element, NftSocket, Set, TableKind};
 use crate::policy::{Direction, Policies, Policy};
 use crate::published::{HostPort, PublishedPort};
-use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, octets};
+use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE, IpFamily, Rules, octets};
 use crate::security_group::{SecurityGroup, SecurityGroupId};
 use crate::subnet::{AttachmentMode, METADATA_ADDRESS, Subnet};
 
@@ -41,19 +41,21 @@ const FIRST_NUMBER_OF_A_POLICY: u32 = 1_000_000;
 pub(crate) struct Firewall {
     socket: NftSocket,
     kind: TableKind,
+    rules: Rules,
     policies: Policies,
     /// The interfaces that have their elements.
     admitted: BTreeMap<EniId, Eni>,
 }
 
 impl Firewall {
-    /// Opens the socket, for these security groups.
-    pub(crate) fn open(groups: &[SecurityGroup]) -> Result<Self> {
-        let policies = Policies::new(groups)?;
+    /// Opens the socket, for the security groups and the metadata endpoint of this definition.
+    pub(crate) fn open(config: &NetworkConfig) -> Result<Self> {
+        let policies = Policies::new(&config.security_groups)?;
         let socket = NftSocket::open().doing(|| "open the socket of nftables".into())?;
         Ok(Self {
             socket,
             kind: TableKind::Plain,
+            rules: Rules::new(config.metadata_port),
             policies,
             admitted: BTreeMap::new(),
         })

@@ -76,7 +76,7 @@ impl Network {
         let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
         let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
         refuse_orphans(&config.subnets, &addresses.all())?;
-        let mut firewall = Firewall::open(&config.security_groups)?;
+        let mut firewall = Firewall::open(&config)?;
         firewall.ensure(&config, &addresses.all())?;
         reached(failpoint::OPEN_FIREWALL)?;
         for subnet in missing {
@@ -132,7 +132,7 @@ impl Network {
             }
         }
         routing_policy::remove(&mut routes)?;
-        let mut firewall = Firewall::open(&[])?;
+        let mut firewall = Firewall::open(config)?;
         firewall.leave_docker(config)?;
         firewall.remove()?;
         firewall::remove_record(config)?;
@@ -184,7 +184,7 @@ impl Network {
 
     /// Whether both of the firewall's tables are there.
     pub(crate) fn firewall_is_whole(&self) -> Result<bool> {
-        self.firewall().is_present(&self.config)
+        self.firewall().is_present()
     }
 
     /// Whether a subnet takes so many more interfaces; else the error that attaching them would end with.
@@ -417,17 +417,17 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge>
 fn set_sysctls(subnet: &Subnet) -> Result<()> {
     let key = |version, key| format!("net/{version}/conf/{}/{key}", subnet.bridge());
     for name in ["rp_filter", "src_valid_mark", "arp_ignore"] {
-        sysctls::write(&key("ipv4", name), "1")?;
+        sysctls::ensure(&key("ipv4", name), "1")?;
     }
     let is_off = key("ipv6", "disable_ipv6");
     if sysctls::exists(&is_off) {
-        sysctls::write(&key("ipv6", "accept_ra"), "0")?;
+        sysctls::ensure(&key("ipv6", "accept_ra"), "0")?;
         let value = if subnet.ipv6_cidr().is_some() {
             "0"
         } else {
             "1"
         };
-        sysctls::write(&is_off, value)?;
+        sysctls::ensure(&is_off, value)?;
     }
     Ok(())
 }

@@ -193,6 +193,14 @@ pub(crate) fn write(key: &str, value: &str) -> Result<()> {
     fs::write(path(key), value).map_err(|error| Error::io(format!("set {key} to {value}"), error))
 }
 
+/// Sets it unless it is so already: for some, the kernel locks out all who configure links.
+pub(crate) fn ensure(key: &str, value: &str) -> Result<()> {
+    match read(key)? == value {
+        true => Ok(()),
+        false => write(key, value),
+    }
+}
+
 /// What a sysctl is, in the calling thread's network namespace.
 pub(crate) fn read(key: &str) -> Result<String> {
     let text =

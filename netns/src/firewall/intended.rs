@@ -7,7 +7,7 @@ use crate::eni::Eni;
 use crate::error::Result;
 use crate::nftables::{Batch, Ruleset, TableKind};
 use crate::policy::Policies;
-use crate::ruleset;
+use crate::ruleset::Rules;
 
 /// Writes what is in the tables beside the rules that never change.
 pub(super) fn write_contents<'a>(
@@ -29,7 +29,7 @@ pub(crate) fn intended(config: &NetworkConfig, enis: &[Eni]) -> Result<Ruleset> 
     let mut policies = Policies::new(&config.security_groups)?;
     policies.keep_only(enis);
     let mut batch = Batch::default();
-    ruleset::write(&mut batch, config.metadata_port, TableKind::Plain);
+    Rules::new(config.metadata_port).write(&mut batch, TableKind::Plain);
     write_contents(&mut batch, config, &policies, enis.iter());
     let mut ruleset = Ruleset::default();
     ruleset.read(batch.messages());

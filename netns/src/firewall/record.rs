@@ -50,7 +50,7 @@ impl Firewall {
         };
         let generation = self.generation()?;
         let is_as_intended = record.place == place
-            && self.is_present(config)?
+            && self.is_present()?
             && match record.generation == Some(generation) {
                 true => record.contents == self.hash(config, record.is_owned),
                 // What is read is of one moment if nothing has changed meanwhile.
@@ -64,7 +64,7 @@ impl Firewall {
             self.kind = TableKind::Plain;
             return Ok(true);
         }
-        let is_adopted = match self.adopt(config, generation) {
+        let is_adopted = match self.adopt(generation) {
             // Somebody has loaded them anew, as tables that nobody can own.
             Err(error) if is_unknown_kind(&error) => return Ok(false),
             outcome => outcome.doing(|| "make the firewall's tables our own".into())?,

@@ -18,7 +18,7 @@ use crate::eni::Eni;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::NetlinkError;
 use crate::nftables::{Batch, Generation, Table, TableKind, TableState};
-use crate::ruleset::{self, BRIDGE_TABLE, INET_TABLE};
+use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
 
 /// Both of ours.
 pub(crate) const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
@@ -64,11 +64,10 @@ impl Firewall {
     }
 
     /// Whether both tables are there and have our rules, as far as their comments say.
-    pub(crate) fn is_present(&mut self, config: &NetworkConfig) -> Result<bool> {
-        let version = ruleset::version(config.metadata_port);
+    pub(crate) fn is_present(&mut self) -> Result<bool> {
         for table in TABLES {
             let state = self.table(table)?;
-            if state.is_none_or(|state| state.comment != version || state.is_dormant) {
+            if state.is_none_or(|state| state.comment != self.rules.version() || state.is_dormant) {
                 return Ok(false);
             }
         }
@@ -119,20 +118,15 @@ impl Firewall {
 
     /// Both tables, as they should be.
     pub(super) fn write_whole(&self, batch: &mut Batch, config: &NetworkConfig, kind: TableKind) {
-        ruleset::write(batch, config.metadata_port, kind);
+        self.rules.write(batch, kind);
         write_contents(batch, config, &self.policies, self.admitted.values());
     }
 
     /// Makes tables that are nobody's ours, if the ruleset is of this generation; whether it is.
-    pub(super) fn adopt(
-        &mut self,
-        config: &NetworkConfig,
-        generation: Generation,
-    ) -> Result<bool, NetlinkError> {
-        let comment = ruleset::version(config.metadata_port);
+    pub(super) fn adopt(&mut self, generation: Generation) -> Result<bool, NetlinkError> {
         let mut batch = Batch::default();
         for table in TABLES {
-            batch.add_table(table, &comment, TableKind::Owned);
+            batch.add_table(table, self.rules.version(), TableKind::Owned);
         }
         self.socket.commit_to(&batch, generation)
     }

@@ -267,8 +267,8 @@ impl Batch {
     }
 
     /// Has the changes of another one follow.
-    pub(crate) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+    pub(crate) fn append(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -65,23 +65,34 @@ pub(crate) const PORT_SOURCES: &str = "port_sources";
 /// and WireGuard's wg-quick don't use this one.
 pub(crate) const MARK: u32 = 1 << 27;
 
-/// What the tables are recognised by: a hash of all they consist of.
-pub(crate) fn version(metadata_port: u16) -> String {
-    version_of(&contents(metadata_port))
+/// Both tables with their sets, chains and rules: all that never changes in them.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    contents: Batch,
+    version: String,
 }
 
-fn version_of(contents: &Batch) -> String {
-    let hash = hash::fnv1a(contents.payloads().flatten().copied());
-    format!("Berth's rules, {hash:016x}")
-}
+impl Rules {
+    pub(crate) fn new(metadata_port: u16) -> Self {
+        let contents = contents(metadata_port);
+        let hash = hash::fnv1a(contents.payloads().flatten().copied());
+        Self {
+            contents,
+            version: format!("Berth's rules, {hash:016x}"),
+        }
+    }
 
-/// Writes both tables into a batch.
-pub(crate) fn write(batch: &mut Batch, metadata_port: u16, kind: TableKind) {
-    let contents = contents(metadata_port);
-    let comment = version_of(&contents);
-    batch.add_table(INET_TABLE, &comment, kind);
-    batch.add_table(BRIDGE_TABLE, &comment, kind);
-    batch.append(contents);
+    /// What the tables are recognised by: a hash of all they consist of.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Writes both tables into a batch.
+    pub(crate) fn write(&self, batch: &mut Batch, kind: TableKind) {
+        batch.add_table(INET_TABLE, &self.version, kind);
+        batch.add_table(BRIDGE_TABLE, &self.version, kind);
+        batch.append(&self.contents);
+    }
 }
 
 fn contents(metadata_port: u16) -> Batch {
@@ -171,7 +182,8 @@ mod tests {
 
     #[test]
     fn the_version_follows_the_contents() {
-        assert_eq!(version(51679), version(51679));
-        assert_ne!(version(51679), version(51680));
+        let [one, same, other] = [51679, 51679, 51680].map(Rules::new);
+        assert_eq!(one.version(), same.version());
+        assert_ne!(one.version(), other.version());
     }
 }
