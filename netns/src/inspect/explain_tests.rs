@@ -191,7 +191,7 @@ fn what_nearly_fits_is_named_and_what_would_is_written_out() {
         .steps
         .last()
         .and_then(|step| step.advice.as_deref());
-    let written = r#"IpPermissionsEgress of sg-00000000000000002 in the network's file, and reload the agent: {"FromPort":8080,"IpProtocol":"udp","ToPort":8080,"UserIdGroupPairs":[{"GroupId":"sg-00000000000000001"}]}"#;
+    let written = r#"IpPermissionsEgress of sg-00000000000000002 in the network's file, and reload the agent: {"IpProtocol":"udp","FromPort":8080,"ToPort":8080,"UserIdGroupPairs":[{"GroupId":"sg-00000000000000001"}]}"#;
     assert!(
         advice.is_some_and(|advice| advice.ends_with(written)),
         "{advice:?}"

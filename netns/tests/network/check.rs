@@ -425,7 +425,7 @@ fn rules_of_groups(world: &World) {
         &tcp(From::Task(&member), server.address, 80, Blocked, ""),
     );
     let advice = advice.steps.last().and_then(|step| step.advice.clone());
-    let permission = r#"{"FromPort":80,"IpProtocol":"tcp","ToPort":80,"UserIdGroupPairs":[{"GroupId":"sg-00000000000000003"}]}"#;
+    let permission = r#"{"IpProtocol":"tcp","FromPort":80,"ToPort":80,"UserIdGroupPairs":[{"GroupId":"sg-00000000000000003"}]}"#;
     assert!(
         advice
             .as_ref()
