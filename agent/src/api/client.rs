@@ -30,7 +30,10 @@ impl Client {
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::ConnectionRefused
+                        // It was ending: nobody has taken the connection.
+                        | io::ErrorKind::ConnectionReset
                 ) =>
             {
                 Ok(None)
@@ -111,4 +114,23 @@ async fn post(
     }
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     Err(ApiError::new(Code::from_name(text("__type")), text("message")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever ends while it is called is gone, and no error.
+    #[tokio::test]
+    async fn an_agent_that_is_just_ending_is_none() {
+        let socket = std::env::temp_dir().join(format!("berth-client-{}", std::process::id()));
+        for _ in 0..2000 {
+            std::fs::remove_file(&socket).ok();
+            let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let ending = std::thread::spawn(move || drop(listener));
+            Client::of_agent(&socket).await.unwrap();
+            ending.join().unwrap();
+        }
+        std::fs::remove_file(&socket).unwrap();
+    }
 }
