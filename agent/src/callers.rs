@@ -163,4 +163,13 @@ mod tests {
         }
         panic!("a connection that ended still counts");
     }
+
+    #[test]
+    fn all_of_loopback_is_one_caller() {
+        let of = |text: &str| counted_as(text.parse().unwrap());
+        for text in ["127.0.0.2", "127.255.0.1", "::1", "::ffff:127.0.0.3"] {
+            assert_eq!(of(text), of("127.0.0.1"), "{text}");
+        }
+        assert_ne!(of("10.231.0.4"), of("10.231.0.5"));
+    }
 }

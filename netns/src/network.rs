@@ -187,8 +187,9 @@ impl Network {
         self.firewall().is_present()
     }
 
-    /// Whether a subnet takes so many more interfaces; else the error that attaching them would end with.
-    pub fn check_room(&self, id: &SubnetId, wanted: usize) -> Result<()> {
+    /// Whether a subnet takes these interfaces, too; else the error that attaching them would end with. Some may be
+    /// attached already.
+    pub fn check_room(&self, id: &SubnetId, wanted: &[EniId]) -> Result<()> {
         let bridge = self.bridge(id)?;
         self.addresses().check_room(&bridge.subnet, wanted)
     }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_netns::HostPort;
+use berth_netns::{EniId, HostPort};
 
 use super::{Engine, Handle, host_ports};
 use crate::error::ApiError;
-use crate::task::{Eni, Task};
+use crate::task::Task;
 use crate::task_definition::LaunchType;
 
 /// What became of a task that was to be taken.
@@ -30,8 +30,9 @@ impl Engine {
         let subnet = subnet.filter(|_| task.launch_type == LaunchType::Ec2);
         if let Some(subnet) = subnet
             && let Ok(id) = subnet.parse()
-            && let wanted = task.interfaces.len() + self.expected_in(&subnet)
-            && let Err(full) = self.network().check_room(&id, wanted)
+            && let Err(full) = self
+                .network()
+                .check_room(&id, &self.expected_in(&subnet, &task))
         {
             return Ok(Placed::NoInterface(full.to_string()));
         }
@@ -64,18 +65,21 @@ impl Engine {
         })
     }
 
-    /// How many interfaces tasks are to get in a subnet that have none yet.
-    fn expected_in(&self, subnet: &str) -> usize {
-        let tasks = self.tasks().into_iter();
-        let of_task = |handle: Arc<Handle>| {
-            let task = handle.record.borrow();
-            let is_expected = |eni: &&Eni| eni.subnet == subnet && eni.attached.is_none();
-            match task.is_stopped() {
-                true => 0,
-                false => task.interfaces.iter().filter(is_expected).count(),
-            }
+    /// The interfaces that tasks have or are to get in a subnet, with those of one more.
+    fn expected_in(&self, subnet: &str, another: &Task) -> Vec<EniId> {
+        let of_task = |task: &Task| -> Vec<EniId> {
+            let enis = task.interfaces.iter();
+            let enis = enis.filter(|eni| eni.subnet == subnet && !eni.detached);
+            enis.filter_map(|eni| eni.id.parse().ok()).collect()
         };
-        tasks.map(of_task).sum()
+        let mut all = of_task(another);
+        for handle in self.tasks() {
+            let task = handle.record.borrow();
+            if !task.is_stopped() {
+                all.extend(of_task(&task));
+            }
+        }
+        all
     }
 
     /// The ports of the host's that other tasks have than this one.

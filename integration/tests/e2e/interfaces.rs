@@ -96,11 +96,17 @@ fn exhausted(host: &Host) {
     host.agent();
     let sleep = script("trap exit TERM; sleep 120 & wait");
     let mut tasks = Vec::new();
-    for count in [10, 1] {
-        let started = run_in(host, &sleep, json!({}), json!({"count": count}));
-        for task in started["tasks"].as_array().unwrap() {
-            tasks.push(task["taskArn"].as_str().unwrap().to_owned());
-        }
+    let mut of_instance = sleep.clone();
+    of_instance["requiresCompatibilities"] = json!(["EC2"]);
+    let on_instance = |count: u32| json!({"launchType": "EC2", "count": count});
+    let started = run_in(host, &sleep, json!({}), json!({"count": 10}));
+    // Two for one address: those that have none yet count, too.
+    let answer = run_in(host, &of_instance, json!({}), on_instance(2));
+    assert_eq!(answer["failures"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(answer["failures"][0]["reason"], "RESOURCE:ENI", "{answer}");
+    for task in [&started, &answer].map(|answer| answer["tasks"].as_array().unwrap()) {
+        let arns = task.iter().map(|task| task["taskArn"].as_str().unwrap());
+        tasks.extend(arns.map(str::to_owned));
     }
     assert_eq!(tasks.len(), 11);
     for task in &tasks {
@@ -117,9 +123,7 @@ fn exhausted(host: &Host) {
     );
     assert!(reason.starts_with(&expected), "{reason}");
     assert!(reason.contains("stop a task"), "{reason}");
-    let mut of_instance = sleep;
-    of_instance["requiresCompatibilities"] = json!(["EC2"]);
-    let answer = run_in(host, &of_instance, json!({}), json!({"launchType": "EC2"}));
+    let answer = run_in(host, &of_instance, json!({}), on_instance(1));
     assert_eq!(answer["tasks"], json!([]), "{answer}");
     assert_eq!(answer["failures"][0]["reason"], "RESOURCE:ENI", "{answer}");
     for task in &tasks {
