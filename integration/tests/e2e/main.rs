@@ -25,6 +25,7 @@ mod limits;
 mod modes;
 mod names;
 mod network;
+mod ports;
 mod run;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -112,12 +113,13 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 11] = [
+    let modules: [(&str, &[Case]); 12] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("check", check::CASES),
         ("names", names::CASES),
         ("modes", modes::CASES),
+        ("ports", ports::CASES),
         ("interfaces", interfaces::CASES),
         ("limits", limits::CASES),
         ("images", images::CASES),
