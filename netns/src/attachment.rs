@@ -19,8 +19,6 @@ use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-#[cfg(doc)]
-use crate::config::NetworkConfig;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
@@ -45,7 +43,7 @@ pub struct AttachRequest {
     pub netns: NetnsName,
     /// The ports of the host's that lead to it from now on.
     pub published: Vec<PublishedPort>,
-    /// Whether it gets an address that is its own outside, of [`NetworkConfig::public_addresses`]. Where there are
+    /// Whether it gets an address that is its own outside, of [`crate::NetworkConfig::public_addresses`]. Where there are
     /// none it shows the host's, as others do.
     pub assign_public_ip: bool,
 }

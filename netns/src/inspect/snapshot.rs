@@ -66,9 +66,9 @@ impl Snapshot {
         let enis = addresses::list(&config.state_dir)?;
         let mut routes = RouteSocket::open().doing(|| "open a netlink socket".into())?;
         let addresses = routes
-            .addresses()
+            .host_addresses()
             .doing(|| "list the host's addresses".into())?;
-        let addresses: Vec<IpAddr> = addresses.iter().map(|own| own.range.addr()).collect();
+        let addresses: Vec<IpAddr> = addresses.iter().map(|(own, _)| own.addr()).collect();
         let subnets = config.subnets.into_iter();
         config.subnets = subnets
             .map(|subnet| as_its_bridge(subnet, &addresses))

@@ -231,9 +231,13 @@ impl RouteSocket {
     pub(crate) fn addresses(&mut self) -> Result<Vec<Occupied>, NetlinkError> {
         let message = AddressMessage::default();
         let payloads = self.ask(&Request::list(RouteNetlinkMessage::GetAddress(message)))?;
-        Ok(payloads
-            .iter()
-            .filter_map(|payload| read_address(payload))
+        let range = |payload: &Vec<u8>| read_address(payload, libc::IFA_ADDRESS);
+        let ranges = payloads.iter().filter_map(range);
+        Ok(ranges
+            .map(|(range, link)| Occupied {
+                range,
+                link: Some(link),
+            })
             .collect())
     }
 
@@ -241,7 +245,9 @@ impl RouteSocket {
     pub(crate) fn host_addresses(&mut self) -> Result<Vec<(IpNet, u32)>, NetlinkError> {
         let message = AddressMessage::default();
         let payloads = self.ask(&Request::list(RouteNetlinkMessage::GetAddress(message)))?;
-        let own = |payload: &Vec<u8>| read_own_address(payload);
+        // On links with one other end, the first kind is its own address, and the second that of the other.
+        let kinds = [libc::IFA_LOCAL, libc::IFA_ADDRESS];
+        let own = |payload: &Vec<u8>| kinds.iter().find_map(|kind| read_address(payload, *kind));
         Ok(payloads.iter().filter_map(own).collect())
     }
 
@@ -312,25 +318,12 @@ impl Route {
     }
 }
 
-fn read_address(payload: &[u8]) -> Option<Occupied> {
+/// The address of this kind, with its range, and the link that has it.
+fn read_address(payload: &[u8], kind: u16) -> Option<(IpNet, u32)> {
     let [_, prefix_length, _, _, index @ ..] = *payload.first_chunk::<8>()?;
-    let link = u32::from_ne_bytes(index);
-    let (_, value) = Attributes(payload.get(8..)?).find(|(kind, _)| *kind == libc::IFA_ADDRESS)?;
+    let (_, value) = Attributes(payload.get(8..)?).find(|(other, _)| *other == kind)?;
     let range = IpNet::new(address(value)?, prefix_length).ok()?;
-    Some(Occupied {
-        range,
-        link: Some(link),
-    })
-}
-
-fn read_own_address(payload: &[u8]) -> Option<(IpNet, u32)> {
-    let [_, prefix_length, _, _, index @ ..] = *payload.first_chunk::<8>()?;
-    let attributes = payload.get(8..)?;
-    // On links with one other end, the address without this kind is that of the other.
-    let value = |wanted| Attributes(attributes).find(|(kind, _)| *kind == wanted);
-    let (_, value) = value(libc::IFA_LOCAL).or_else(|| value(libc::IFA_ADDRESS))?;
-    let own = IpNet::new(address(value)?, prefix_length).ok()?;
-    Some((own, u32::from_ne_bytes(index)))
+    Some((range, u32::from_ne_bytes(index)))
 }
 
 fn read_permanent_neighbour(payload: &[u8], link: u32) -> Option<IpAddr> {

@@ -142,7 +142,9 @@ fn from_task_to_host(metadata_port: u16) -> Vec<Rule> {
 /// What passes between tasks, and between them and the world: of a new connection, what the security groups of
 /// both ends let pass. Those of the end that it comes from go on to `admitted`, and all end in a decision.
 fn forwarding() -> Vec<Rule> {
-    let mut rules = Vec::new();
+    // Nobody's at the moment: it would be sent back to where it came from.
+    let nobodys = to_one_of(PUBLIC_POOL, IpFamily::Ipv4);
+    let mut rules = vec![inet("forward", &[nobodys, drop()])];
     for from in from_task() {
         rules.push(inet("forward", &[from, go_to("from_task")]));
     }
@@ -160,9 +162,6 @@ fn forwarding() -> Vec<Rule> {
         inet("from_task", &[invalid(), drop()]),
         inet("from_task", &[established(), accept()]),
     ]);
-    // Nobody's at the moment: it would be sent back to where it came from.
-    let nobodys = to_one_of(PUBLIC_POOL, IpFamily::Ipv4);
-    rules.insert(0, inet("forward", &[nobodys, drop()]));
     rules.push(inet("from_task", &[go_to(EGRESS)]));
     rules.push(inet(ADMITTED, &[not_to_task(), accept()]));
     rules.push(inet("from_elsewhere", &[established(), accept()]));

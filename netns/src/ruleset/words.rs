@@ -105,31 +105,26 @@ pub(super) fn ipv6_to(address: Ipv6Addr) -> Vec<Expression> {
 
 /// To an address that is in the family's set of that name.
 pub(super) fn to_one_of(set: &str, family: IpFamily) -> Vec<Expression> {
-    to_any_in(set, family, false)
+    any_in(family.destination(), set, family, false)
 }
 
 /// To an address that isn't.
 pub(super) fn to_none_of(set: &str, family: IpFamily) -> Vec<Expression> {
-    to_any_in(set, family, true)
+    any_in(family.destination(), set, family, true)
 }
 
 /// From an address that is in the family's set of that name.
 pub(super) fn from_one_of(set: &str, family: IpFamily) -> Vec<Expression> {
-    let lookup = Expression::InSet {
-        set: family.set(set),
-        key: FIRST,
-        inverted: false,
-    };
-    [of(family), vec![family.source(), lookup]].concat()
+    any_in(family.source(), set, family, false)
 }
 
-fn to_any_in(set: &str, family: IpFamily, inverted: bool) -> Vec<Expression> {
+fn any_in(address: Expression, set: &str, family: IpFamily, inverted: bool) -> Vec<Expression> {
     let lookup = Expression::InSet {
         set: family.set(set),
         key: FIRST,
         inverted,
     };
-    [of(family), vec![family.destination(), lookup]].concat()
+    [of(family), vec![address, lookup]].concat()
 }
 
 /// To an address of the host's own.

@@ -1,5 +1,6 @@
 //! A crash, or a failure, after every single step: what the next start makes of it.
 
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 
@@ -7,7 +8,9 @@ use berth_netns::{AttachRequest, AttachmentMode, FAILPOINTS, Network};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{BEFORE_REMOVAL, Reached, Task, World, config, eni, name_of, request};
+use crate::world::{
+    BEFORE_REMOVAL, Reached, Task, World, config, eni, name_of, new_namespace, request,
+};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -39,6 +42,7 @@ pub fn child(action: &str, arguments: &[String]) -> ExitCode {
     let work = || -> berth_netns::Result<()> {
         let network = Network::open(config(mode_named(mode), state_dir, run_dir))?;
         match action {
+            "attach a namespace that is given" => return attach_given(&network),
             "attach one that is prepared" => {
                 let subnet = berth_netns::Subnet::default_subnet().id().clone();
                 network.prepare_interfaces(&subnet, 2)?;
@@ -61,6 +65,15 @@ pub fn child(action: &str, arguments: &[String]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// While the namespace lives on, what was put into it doesn't go by itself.
+fn attach_given(network: &Network) -> berth_netns::Result<()> {
+    let given = new_namespace();
+    let attached = network.attach_namespace(&request(1), given.as_fd());
+    let links = leaks::links();
+    assert!(!links.contains(&eni(1).host_link()), "{links:?}");
+    attached.map(drop)
 }
 
 fn mode_named(name: &str) -> AttachmentMode {
@@ -108,10 +121,18 @@ fn after_a_crash_at_any_step(world: &World) {
 }
 
 fn a_failure_at_any_step_of_attach(world: &World) {
-    for step in FAILPOINTS.iter().filter(|step| step.starts_with("attach:")) {
-        let status = run_child(world, "attach", &format!("{step}:error"));
-        assert_eq!(status.code(), Some(1), "{step}: {status}");
+    let steps = FAILPOINTS.iter().filter(|step| step.starts_with("attach:"));
+    let actions = [
+        "attach",
+        "attach one that is prepared",
+        "attach a namespace that is given",
+    ];
+    for (step, action) in steps.flat_map(|step| actions.map(|action| (step, action))) {
+        let status = run_child(world, action, &format!("{step}:error"));
+        assert_eq!(status.code(), Some(1), "{action}, {step}: {status}");
         let network = world.network();
+        // What is prepared for others goes with the process, a moment later.
+        network.reconcile(&[]).expect("reconciled");
         network
             .wait_until_gone(&eni(1), BEFORE_REMOVAL)
             .expect("gone");

@@ -41,6 +41,10 @@ pub fn cases() -> Vec<Case> {
             others_changes_are_nothing_to_us,
         ),
         (
+            "a_removal_that_fails_can_be_repeated",
+            a_failed_removal_can_be_repeated,
+        ),
+        (
             "six_hundred_interfaces_are_put_into_new_tables_at_once",
             many_interfaces_at_once,
         ),
@@ -194,6 +198,27 @@ fn others_changes_are_nothing_to_us(world: &World) {
         drop(network);
         leaks::check(world);
     }
+}
+
+/// What somebody else's rule looks at can't be removed.
+fn a_failed_removal_can_be_repeated(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let task = Task::attach(&network, 1);
+    let sets = leaks::nft(&["list", "sets", "inet"]);
+    let mut names = sets.split_whitespace();
+    let policy = names.find(|name| name.starts_with("policy-"));
+    let rule = format!(
+        "add rule inet berth theirs ip saddr @{} accept",
+        policy.expect("the task's")
+    );
+    leaks::nft(&["add", "chain", "inet", "berth", "theirs"]);
+    leaks::nft(&rule.split(' ').collect::<Vec<_>>());
+    let error = network.detach(&task.id).expect_err("it is in use");
+    assert!(error.to_string().contains("firewall's sets"), "{error}");
+    network.detach(&task.id).expect_err("it still is");
+    assert_eq!(leaks::elements("set bridge berth sources"), 1);
+    leaks::nft(&["delete", "chain", "inet", "berth", "theirs"]);
+    task.detach(&network);
 }
 
 /// What `nft` answers to a change.
