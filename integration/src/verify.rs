@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -89,30 +90,40 @@ fn run_tests(wanted: impl Fn(&str) -> bool, tally: &mut Tally) -> anyhow::Result
         rootfs: image::busybox()?,
         tests: build::tests()?,
     };
-    if wanted("host") {
-        for test in &built.tests {
-            natively(test, &built, tally)?;
-        }
-        doc_tests(tally)?;
-    }
     std::thread::scope(|scope| {
-        // Minutes, the first time, in which another machine can run.
+        // Each of the two that take long goes on beside something else.
         let disk = wanted("engines").then(|| scope.spawn(system::disk));
+        if wanted("host") {
+            for test in &built.tests {
+                natively(test, &built, tally)?;
+            }
+            doc_tests(tally)?;
+        }
+        let engines = disk.map(|disk| {
+            let built = &built;
+            scope.spawn(move || boot_engines(&joined(disk)?, built))
+        });
         if wanted("machine") {
             noted("the virtual machine", in_machine(&built, tally), tally);
         }
-        if let Some(disk) = disk {
-            let disk = disk
-                .join()
-                .unwrap_or_else(|_| Err(anyhow!("its making panicked")));
-            let outcome = disk.and_then(|disk| engines(&disk, &built, tally));
+        if let Some(engines) = engines {
+            // What it said until now has been kept.
+            let outcome = joined(engines).and_then(|vm| read_suites(vm, tally));
             noted("the machine of the engines", outcome, tally);
         }
-    });
+        anyhow::Ok(())
+    })?;
     if wanted("aws") {
         aws::test(&built.berth, &built.rootfs, tally)?;
     }
     Ok(())
+}
+
+/// What a thread came to.
+fn joined<T>(thread: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(anyhow!("a thread of the rig panicked")))
 }
 
 /// What broke off as a whole has failed.
@@ -248,8 +259,8 @@ fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     read_suites(vm, tally)
 }
 
-/// The engines' tests in a whole Debian with systemd, once with each way of making cgroups.
-fn engines(disk: &Path, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
+/// A whole Debian with systemd, in which the engines' tests begin, once with each way of making cgroups.
+fn boot_engines(disk: &Path, built: &Built) -> anyhow::Result<Vm> {
     let payload = Payload::addition("engines", &vm::kernel()?)?;
     system::add_unit(&payload)?;
     payload.program(&built.runtime, "rig/berth-runtime")?;
@@ -262,12 +273,11 @@ fn engines(disk: &Path, built: &Built, tally: &mut Tally) -> anyhow::Result<()> 
     payload.script("rig/start", ENGINES_START)?;
     let payload = payload.pack()?;
     say("booting the machine of the engines");
-    let vm = Vm::boot(&Boot {
+    Vm::boot(&Boot {
         payload: &payload,
         forward: None,
         system: Some(disk),
-    })?;
-    read_suites(vm, tally)
+    })
 }
 
 /// Notes what the machine's test programs say, each between two lines of the rig's.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /new
@@ -49,7 +50,12 @@ pub fn initramfs(kernel: &Path) -> anyhow::Result<PathBuf> {
             "arch",
         ],
     )?;
-    fs::write(&path, archive.finish())?;
+    // Another machine may just be reading the one before.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _one = WRITING.lock();
+    let new = path.with_extension("new");
+    fs::write(&new, archive.finish())?;
+    fs::rename(new, &path)?;
     Ok(path)
 }
 

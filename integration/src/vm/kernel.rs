@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use anyhow::{Context, bail};
 
@@ -12,6 +13,8 @@ const READY: &str = "ready-2";
 
 /// A Debian kernel, unpacked.
 pub fn kernel() -> anyhow::Result<PathBuf> {
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _one = FETCHING.lock();
     let folder = crate::cache()?.join("kernel");
     if folder.join(READY).exists() {
         return Ok(folder);
