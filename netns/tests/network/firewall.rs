@@ -82,6 +82,8 @@ fn handles() -> Vec<String> {
     let number = |family| {
         let table = leaks::nft(&["-a", "list", "table", family, "berth"]);
         let (_, number) = table.lines().next()?.split_once("# handle ")?;
+        // After it, who owns the table.
+        let number = number.split(' ').next()?;
         Some(format!("{family} {number}"))
     };
     ["inet", "bridge"].into_iter().filter_map(number).collect()
