@@ -68,6 +68,7 @@ pub mod features;
 pub mod fuzzing;
 pub mod hooks;
 mod id;
+pub mod id_mapped;
 mod init;
 mod launch;
 mod net_devices;
