@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::published::{HostPort, PublishedPort};
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{AttachmentMode, Subnet, SubnetId};
+use crate::subordinate_ids::{HeldRange, IdRanges};
 
 /// How the name of a spent address's file ends.
 const SPENT: &str = "spent";
@@ -34,6 +35,13 @@ struct Allocation {
     eni: Eni,
 }
 
+/// What an interface gets besides its address, if anything.
+#[derive(Debug, Default)]
+pub(crate) struct Own {
+    pub(crate) public_address: Option<Ipv4Addr>,
+    pub(crate) id_range: Option<HeldRange>,
+}
+
 /// The allocations of all subnets.
 #[derive(Debug)]
 pub(crate) struct Addresses {
@@ -43,6 +51,7 @@ pub(crate) struct Addresses {
     taken: BTreeSet<Ipv4Addr>,
     namespaces: BTreeSet<NetnsName>,
     ports: BTreeMap<HostPort, EniId>,
+    id_ranges: BTreeMap<EniId, HeldRange>,
     /// Those that an interface had which is gone, and whose connections may be remembered, with their files.
     spent: BTreeMap<Ipv4Addr, PathBuf>,
     /// Where the search goes on, for each subnet: a released address rests as long as possible.
@@ -51,7 +60,7 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     /// Reads the files, and removes those that are nobody's.
-    pub(crate) fn load(state_dir: &Path, boot_id: String) -> Result<Self> {
+    pub(crate) fn load(state_dir: &Path, boot_id: String, ids: &IdRanges) -> Result<Self> {
         let mut addresses = Self {
             directory: state_dir.join("addresses"),
             boot_id,
@@ -59,6 +68,7 @@ impl Addresses {
             taken: BTreeSet::new(),
             namespaces: BTreeSet::new(),
             ports: BTreeMap::new(),
+            id_ranges: BTreeMap::new(),
             spent: BTreeMap::new(),
             next: BTreeMap::new(),
         };
@@ -68,7 +78,10 @@ impl Addresses {
                     Some(allocation) if allocation.boot_id == addresses.boot_id => {
                         match file.extension().is_some_and(|end| end == SPENT) {
                             true => drop(addresses.spent.insert(allocation.eni.address, file)),
-                            false => addresses.enter(allocation.eni),
+                            false => {
+                                let range = allocation.eni.id_range.map(|range| ids.claim(range));
+                                addresses.enter(allocation.eni, range);
+                            }
                         }
                     }
                     _ => remove(&file)?,
@@ -78,14 +91,14 @@ impl Addresses {
         Ok(addresses)
     }
 
-    /// Takes the next free address of the subnet, and the ports that are to be published. [`Addresses::release`]
+    /// Takes the next free address of the subnet, and what else is to be the interface's alone. [`Addresses::release`]
     /// is the undo.
     pub(crate) fn reserve(
         &mut self,
         subnet: &Subnet,
         request: &AttachRequest,
         security_groups: &[SecurityGroupId],
-        public_address: Option<Ipv4Addr>,
+        own: Own,
     ) -> Result<Eni> {
         self.check(request)?;
         let capacity = subnet.capacity();
@@ -106,17 +119,18 @@ impl Addresses {
                 id: request.eni.clone(),
                 address,
                 ipv6_address: subnet.ipv6_of(address),
-                public_address,
+                public_address: own.public_address,
                 subnet: subnet.id().clone(),
                 mode: subnet.mode(),
                 security_groups: security_groups.to_vec(),
                 netns: request.netns.clone(),
+                id_range: own.id_range.as_ref().map(|held| held.range),
                 published: request.published.clone(),
             };
             if self.write(&eni)? {
                 let index = subnet.task_index(address).unwrap_or_default();
                 self.next.insert(subnet.id().clone(), index + 1);
-                self.enter(eni.clone());
+                self.enter(eni.clone(), own.id_range);
                 return Ok(eni);
             }
         }
@@ -189,6 +203,7 @@ impl Addresses {
         self.enis.remove(&eni.id);
         self.taken.remove(&eni.address);
         self.namespaces.remove(&eni.netns);
+        self.id_ranges.remove(&eni.id);
         for published in &eni.published {
             self.ports.remove(&published.host);
         }
@@ -234,7 +249,9 @@ impl Addresses {
         self.enis.values().cloned().collect()
     }
 
-    fn enter(&mut self, eni: Eni) {
+    fn enter(&mut self, eni: Eni, range: Option<HeldRange>) {
+        self.id_ranges
+            .extend(range.map(|range| (eni.id.clone(), range)));
         self.taken.insert(eni.address);
         self.namespaces.insert(eni.netns.clone());
         let ports = eni.published.iter();

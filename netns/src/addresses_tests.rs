@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::published::PortProtocol;
+use crate::subordinate_ids::SubordinateIds;
 
 struct Folder(PathBuf);
 
@@ -19,13 +20,17 @@ impl Drop for Folder {
     }
 }
 
+fn no_ids() -> IdRanges {
+    IdRanges::new(SubordinateIds::default())
+}
+
 fn load(folder: &Folder, boot: &str) -> Addresses {
-    Addresses::load(&folder.0, boot.into()).expect("readable")
+    Addresses::load(&folder.0, boot.into(), &no_ids()).expect("readable")
 }
 
 fn reserve(addresses: &mut Addresses, subnet: &Subnet, number: usize) -> Result<Eni> {
     let (id, netns) = (format!("eni-{number:017x}"), format!("task-{number}"));
-    addresses.reserve(subnet, &request(subnet, &id, &netns), &[], None)
+    addresses.reserve(subnet, &request(subnet, &id, &netns), &[], Own::default())
 }
 
 fn id_of(number: usize) -> EniId {
@@ -127,10 +132,13 @@ fn a_public_address_is_given_once() {
     assert_eq!(addresses.free_public(&[]).expect("no pool"), None);
     let mut given = Vec::new();
     for number in 1..=3 {
-        let public = addresses.free_public(&pool).expect("free");
+        let own = Own {
+            public_address: addresses.free_public(&pool).expect("free"),
+            id_range: None,
+        };
         let (id, netns) = (format!("eni-{number:017x}"), format!("task-{number}"));
         let request = request(&subnet, &id, &netns);
-        let eni = addresses.reserve(&subnet, &request, &[], public);
+        let eni = addresses.reserve(&subnet, &request, &[], own);
         given.push(eni.expect("free"));
     }
     let last_digits = given
@@ -154,7 +162,7 @@ fn an_interface_or_a_namespace_is_not_attached_twice() {
     let other = "eni-000000000000000ff";
     for (id, netns) in [(eni.id.as_str(), "other"), (other, eni.netns.as_str())] {
         let error = addresses
-            .reserve(&subnet, &request(&subnet, id, netns), &[], None)
+            .reserve(&subnet, &request(&subnet, id, netns), &[], Own::default())
             .expect_err("taken");
         assert!(matches!(error, Error::AlreadyAttached(_)), "{error}");
     }
@@ -177,7 +185,7 @@ fn a_port_is_published_once_for_each_protocol() {
             published: ports.collect(),
             ..request(&subnet, &id, &netns)
         };
-        addresses.reserve(&subnet, &request, &[], None)
+        addresses.reserve(&subnet, &request, &[], Own::default())
     };
     let (tcp, udp) = (PortProtocol::Tcp, PortProtocol::Udp);
     publish(1, &[(tcp, 80), (udp, 80), (tcp, 81)]).expect("free");

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::addresses::Own;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Problems, Result};
 use crate::failpoint::{self, reached};
@@ -87,18 +88,34 @@ impl Network {
         let bridge = self.bridge(&request.subnet)?;
         let groups = self.firewall().groups_of(&request.security_groups)?;
         self.conntrack().check_room()?;
+        let mut waiting = match given {
+            None => self.take_waiting(request)?,
+            Some(_) => None,
+        };
+        let id_range = match (&mut waiting, given) {
+            (Some(prepared), _) => prepared.id_range.take(),
+            (None, None) => self.take_id_range()?,
+            (None, Some(_)) => None,
+        };
         let (eni, is_spent) = {
             let mut addresses = self.addresses();
-            let public = match request.assign_public_ip {
+            let public_address = match request.assign_public_ip {
                 true => addresses.free_public(&self.config.public_addresses)?,
                 false => None,
             };
-            let eni = addresses.reserve(&bridge.subnet, request, &groups, public)?;
+            let own = Own {
+                public_address,
+                id_range,
+            };
+            let eni = addresses.reserve(&bridge.subnet, request, &groups, own)?;
             let is_spent = addresses.is_spent(eni.address);
             (eni, is_spent)
         };
         let built = reached(failpoint::ATTACH_ADDRESS)
-            .and_then(|()| self.prepared(&eni, bridge, given))
+            .and_then(|()| match waiting {
+                Some(prepared) => Ok(prepared),
+                None => self.prepare_now(&eni, bridge, given),
+            })
             .and_then(|prepared| self.build(&eni, is_spent, bridge, prepared));
         match built {
             Ok(()) => Ok(Attachment {
@@ -109,27 +126,30 @@ impl Network {
         }
     }
 
-    /// One that waits in the pool, or a new one.
-    fn prepared(
+    /// The interface that waits in the pool for this.
+    fn take_waiting(&self, request: &AttachRequest) -> Result<Option<Prepared>> {
+        let waiting = self.pool().take(&request.eni);
+        match waiting {
+            Some(prepared) if prepared.subnet != request.subnet => {
+                self.remove_link(&prepared.id)?;
+                Ok(None)
+            }
+            waiting => Ok(waiting),
+        }
+    }
+
+    fn prepare_now(
         &self,
         eni: &Eni,
         bridge: &Bridge,
         given: Option<BorrowedFd<'_>>,
     ) -> Result<Prepared> {
-        if given.is_none() {
-            let waiting = self.pool().take(&eni.id);
-            match waiting {
-                Some(prepared) if prepared.subnet == eni.subnet => return Ok(prepared),
-                Some(of_another_subnet) => self.remove_link(&of_another_subnet.id)?,
-                None => {}
-            }
-        }
         let namespace = || match given {
             Some(given) => {
                 let allow_ipv6 = self.has_to_allow_ipv6(&bridge.subnet);
                 Namespace::join(given, &*self.sysctls()?, allow_ipv6)
             }
-            None => self.new_namespace(&bridge.subnet),
+            None => self.new_namespace(&bridge.subnet, eni.id_range),
         };
         match self.prepare(&eni.id, bridge, namespace()?) {
             // Its last ports may be those of interfaces that nobody has asked for.

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 
 use crate::security_group::SecurityGroup;
 use crate::subnet::Subnet;
+use crate::subordinate_ids::SubordinateIds;
 use crate::vpc::Vpc;
 
 /// The port, on 169.254.170.2, that the metadata endpoint listens on: tasks connect to port 80 and
@@ -26,6 +27,9 @@ pub struct NetworkConfig {
     pub security_groups: Vec<SecurityGroup>,
     /// The addresses that tasks can have as their own outside. They lead to this host, and are nobody's there.
     pub public_addresses: Vec<Ipv4Net>,
+    /// The ids of the user namespaces that own the tasks' network namespaces, one each; without any, the host's own
+    /// does.
+    pub subordinate_ids: Option<SubordinateIds>,
     /// The port of the metadata endpoint, on 169.254.170.2.
     pub metadata_port: u16,
     /// Whether the firewall's tables are to be owned and persistent, where the kernel has that (Linux 6.9): nobody
@@ -47,6 +51,7 @@ impl NetworkConfig {
             subnets: vpc.subnets().to_vec(),
             security_groups: vpc.security_groups().to_vec(),
             public_addresses: vpc.public_addresses().to_vec(),
+            subordinate_ids: None,
             metadata_port: METADATA_PORT,
             own_tables: true,
         }

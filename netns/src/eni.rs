@@ -16,6 +16,7 @@ use crate::error::InvalidName;
 use crate::published::PublishedPort;
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{AttachmentMode, SubnetId};
+use crate::subordinate_ids::IdRange;
 
 /// How many hexadecimal digits a VPC's ids have after their prefix.
 pub(crate) const ID_DIGITS: usize = 17;
@@ -209,6 +210,9 @@ pub struct Eni {
     pub security_groups: Vec<SecurityGroupId>,
     /// The network namespace that holds it.
     pub netns: NetnsName,
+    /// The ids of the user namespace that owns that; of a namespace that was given, and of the host's, none is known.
+    #[serde(default)]
+    pub id_range: Option<IdRange>,
     /// The ports of the host's that lead to it.
     #[serde(default)]
     pub published: Vec<PublishedPort>,

@@ -11,6 +11,7 @@ use crate::netlink::NetlinkError;
 use crate::published::HostPort;
 use crate::security_group::SecurityGroupId;
 use crate::subnet::SubnetId;
+use crate::subordinate_ids::SubordinateIds;
 
 /// The result of an operation on the network.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -71,6 +72,12 @@ pub enum Error {
         /// The link that has it.
         link: String,
     },
+
+    /// Every range of ids is some task's.
+    #[error(
+        "all ranges of the subordinate ids {0} are user namespaces' of tasks; stop a task, or leave more ids to them"
+    )]
+    IdsExhausted(SubordinateIds),
 
     /// The kernel remembers as many connections as it may.
     #[error(

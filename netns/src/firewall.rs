@@ -363,6 +363,7 @@ mod tests {
             mode,
             security_groups: Vec::new(),
             netns: "task".parse().expect("valid"),
+            id_range: None,
             published: Vec::new(),
         }
     }

@@ -67,9 +67,11 @@ mod routing_policy;
 mod ruleset;
 mod security_group;
 mod subnet;
+mod subordinate_ids;
 mod sys;
 mod sysctls;
 mod uplink;
+mod user_namespace;
 mod vpc;
 mod watch;
 
@@ -91,5 +93,7 @@ pub use subnet::{
     AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
     Subnet, SubnetId,
 };
+pub use subordinate_ids::{IdRange, SubordinateIds};
+pub use user_namespace::{make as make_user_namespace, owner};
 pub use vpc::{InvalidVpc, Vpc};
 pub use watch::{FirewallWatch, WatchEvent, WatchStop};

@@ -16,7 +16,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{LOOPBACK, RouteSocket, bring_up};
+use crate::subordinate_ids::IdRange;
 use crate::sysctls::SysctlTree;
+use crate::user_namespace;
 
 /// What is set in a new namespace before there is an interface in it.
 const SYSCTLS: &[(&str, &str)] = &[
@@ -37,8 +39,17 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace. With `allow_ipv6`, links in it have IPv6 also where the host has it off for new ones.
-    pub(crate) fn create(sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Self> {
+    /// Makes a namespace, owned by a new user namespace of these ids or by the host's. With `allow_ipv6`, links in it
+    /// have IPv6 also where the host has it off for new ones.
+    pub(crate) fn create(
+        owner: Option<IdRange>,
+        sysctls: &SysctlTree,
+        allow_ipv6: bool,
+    ) -> Result<Self> {
+        if let Some(range) = owner {
+            let made = user_namespace::make(range)?;
+            return Self::join(made.as_fd(), sysctls, allow_ipv6);
+        }
         on_own_thread("make a network namespace", || {
             unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| Error::io("unshare a network namespace", errno))?;

@@ -11,7 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::addresses::{Addresses, boot_id};
+use crate::addresses::{self, Addresses, boot_id};
 use crate::config::NetworkConfig;
 use crate::conntrack::Conntrack;
 use crate::eni::{Eni, EniId, NetnsName};
@@ -27,6 +27,7 @@ use crate::pool::Pool;
 use crate::routing_policy;
 use crate::security_group::SecurityGroup;
 use crate::subnet::{METADATA_ADDRESS, Subnet, SubnetId};
+use crate::subordinate_ids::{HeldRange, IdRanges};
 use crate::sysctls::{self, SysctlTree, SysctlTrees, Sysctls};
 use crate::uplink::{self, HostIpv6};
 
@@ -40,6 +41,7 @@ pub struct Network {
     mtu: u32,
     pub(crate) bridges: Vec<Bridge>,
     addresses: Mutex<Addresses>,
+    id_ranges: IdRanges,
     routes: Mutex<RouteSocket>,
     firewall: Mutex<Firewall>,
     conntrack: Mutex<Conntrack>,
@@ -74,7 +76,8 @@ impl Network {
             uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
         }
         let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
-        let addresses = Addresses::load(&config.state_dir, boot_id()?)?;
+        let id_ranges = IdRanges::new(config.subordinate_ids.unwrap_or_default());
+        let addresses = Addresses::load(&config.state_dir, boot_id()?, &id_ranges)?;
         refuse_orphans(&config.subnets, &addresses.all())?;
         let mut firewall = Firewall::open(&config)?;
         firewall.ensure(&config, &addresses.all())?;
@@ -102,6 +105,7 @@ impl Network {
             mtu,
             bridges,
             addresses: Mutex::new(addresses),
+            id_ranges,
             routes: Mutex::new(routes),
             firewall: Mutex::new(firewall),
             conntrack: Mutex::new(conntrack),
@@ -116,7 +120,7 @@ impl Network {
     /// changed. Refused while a task has an interface here.
     pub fn undo(config: &NetworkConfig) -> Result<()> {
         let lock = lock(config)?;
-        let attached = Addresses::load(&config.state_dir, boot_id()?)?.all().len();
+        let attached = addresses::list(&config.state_dir)?.len();
         if attached > 0 {
             return Err(Error::InUse(attached));
         }
@@ -234,6 +238,12 @@ impl Network {
     pub(crate) fn bridge(&self, id: &SubnetId) -> Result<&Bridge> {
         let bridge = self.bridges.iter().find(|bridge| bridge.subnet.id() == id);
         bridge.ok_or_else(|| Error::UnknownSubnet(id.clone()))
+    }
+
+    /// Ids for a user namespace, where each network namespace is one's.
+    pub(crate) fn take_id_range(&self) -> Result<Option<HeldRange>> {
+        let is_wanted = self.config.subordinate_ids.is_some();
+        is_wanted.then(|| self.id_ranges.take()).transpose()
     }
 
     pub(crate) fn addresses(&self) -> MutexGuard<'_, Addresses> {

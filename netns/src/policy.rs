@@ -173,6 +173,7 @@ mod tests {
             subnet: "subnet-00000000000000001".parse().expect("valid"),
             security_groups: groups.iter().copied().map(id).collect(),
             netns: "task".parse().expect("valid"),
+            id_range: None,
             published: Vec::new(),
         }
     }

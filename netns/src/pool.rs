@@ -66,8 +66,11 @@ impl Network {
         let mut made = 0;
         while self.pool().count(subnet) < count {
             let id = generate()?;
-            let namespace = self.new_namespace(&bridge.subnet)?;
+            let range = self.take_id_range()?;
+            let owner = range.as_ref().map(|held| held.range);
+            let namespace = self.new_namespace(&bridge.subnet, owner)?;
             let mut prepared = self.prepare(&id, bridge, namespace)?;
+            prepared.id_range = range;
             self.bring_link_up(&mut prepared, bridge, Vec::new())?;
             self.pool().add(prepared);
             made += 1;

@@ -23,6 +23,7 @@ use crate::subnet::{
     AttachmentMode, INSTANCE_METADATA_ADDRESS, INSTANCE_METADATA_IPV6_ADDRESS, METADATA_ADDRESS,
     Subnet, SubnetId,
 };
+use crate::subordinate_ids::{HeldRange, IdRange};
 use crate::sysctls;
 
 /// The name of a task's interface, as on ECS.
@@ -37,6 +38,8 @@ pub(crate) struct Prepared {
     pub(crate) id: EniId,
     pub(crate) subnet: SubnetId,
     pub(crate) namespace: Namespace,
+    /// The ids of the namespace's owner, while no task has it.
+    pub(crate) id_range: Option<HeldRange>,
     /// The index of the interface, in its namespace.
     pub(crate) interface: u32,
     /// The index of its end on the host.
@@ -47,8 +50,12 @@ pub(crate) struct Prepared {
 
 impl Network {
     /// A namespace of a task's own, with nothing in it yet.
-    pub(crate) fn new_namespace(&self, subnet: &Subnet) -> Result<Namespace> {
-        Namespace::create(&*self.sysctls()?, self.has_to_allow_ipv6(subnet))
+    pub(crate) fn new_namespace(
+        &self,
+        subnet: &Subnet,
+        owner: Option<IdRange>,
+    ) -> Result<Namespace> {
+        Namespace::create(owner, &*self.sysctls()?, self.has_to_allow_ipv6(subnet))
     }
 
     /// Whether links have to be told that there is IPv6.
@@ -74,6 +81,7 @@ impl Network {
             id: id.clone(),
             subnet: bridge.subnet.id().clone(),
             namespace,
+            id_range: None,
             interface,
             link,
             is_up: false,

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::sched::CloneFlags;
+
 /// Asks the kernel for its own words on why it refuses a netlink request.
 pub(crate) fn enable_extended_acks(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
@@ -79,6 +81,52 @@ fn owned(outcome: libc::c_long) -> io::Result<OwnedFd> {
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A process that holds namespaces.
+pub(crate) struct Holder {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Makes a process in new namespaces that does nothing but wait for the other end of this pipe to close, and end. It
+/// sends no signal then (clone(2)).
+pub(crate) fn hold_namespaces(namespaces: CloneFlags, until: BorrowedFd<'_>) -> io::Result<Holder> {
+    let until = until.as_raw_fd();
+    let flags = libc::c_long::from(namespaces.bits() | libc::CLONE_PIDFD);
+    let mut pidfd: libc::c_int = -1;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: without CLONE_VM the child has a copy of all memory, and its stack is this one's; `pidfd` outlives the
+    // call, in which the kernel writes it. Other threads are not in the child, so there it makes nothing but system calls,
+    // none of which takes more memory than is on its stack, and does not return.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none) };
+    if pid == 0 {
+        // SAFETY: each call takes numbers, but for read, which writes one byte to `byte`; none of them comes back here
+        // with anything that is used.
+        unsafe {
+            let mut byte = 0u8;
+            // The other end of the pipe, and whatever others wait to see closed.
+            if until > 0 {
+                libc::syscall(libc::SYS_close_range, 0, until - 1, 0);
+            }
+            libc::syscall(libc::SYS_close_range, until + 1, libc::c_int::MAX, 0);
+            while libc::syscall(libc::SYS_read, until, &raw mut byte, 1) > 0 {}
+            libc::syscall(libc::SYS_exit_group, 0);
+        }
+    }
+    let pid = i32::try_from(pid).unwrap_or(-1);
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pidfd = owned(pidfd.into())?;
+    Ok(Holder { pid, pidfd })
+}
+
+/// The user namespace that owns a namespace (ioctl_nsfs(2)).
+pub(crate) fn owner_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open for the duration of the borrow, and this request takes no argument.
+    let outcome = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) };
+    owned(outcome.into())
 }
 
 /// Keeps netlink messages from a socket that are about what the socket with this number did: the kernel drops them

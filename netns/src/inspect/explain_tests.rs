@@ -38,6 +38,7 @@ fn eni(number: u8, mode: AttachmentMode, group: &str) -> Eni {
         mode,
         security_groups: vec![group.parse().expect("valid")],
         netns: format!("task-{number}").parse().expect("valid"),
+        id_range: None,
         published: Vec::new(),
     }
 }

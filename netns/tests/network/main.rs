@@ -25,6 +25,7 @@ mod published;
 mod reach;
 mod security_groups;
 mod spoofing;
+mod user_namespaces;
 mod watch;
 mod world;
 
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
     {
         return match action.as_str() {
             "own-user-namespace" => prepared::own_user_namespace(),
+            "root-of-task" => rest.first().map_or(ExitCode::from(2), |path| {
+                user_namespaces::root_of_task(path)
+            }),
             action => crashes::child(action, rest),
         };
     }
@@ -54,7 +58,7 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 14] = [
+    let groups: [(&str, Vec<Case>); 15] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         ("spoofing", spoofing::cases()),
         ("lifecycle", lifecycle::cases()),
         ("prepared", prepared::cases()),
+        ("user_namespaces", user_namespaces::cases()),
         ("host", host::cases()),
         ("crashes", crashes::cases()),
         ("firewall", firewall::cases()),

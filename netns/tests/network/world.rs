@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
 use berth_netns::{
     AttachRequest, Attachment, AttachmentMode, EniId, MacAddress, Network, NetworkConfig, Subnet,
+    SubordinateIds,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::mount::{MsFlags, mount};
@@ -103,7 +104,7 @@ impl World {
     }
 }
 
-/// The default VPC, with its tasks joined to it in this way.
+/// The default VPC, with its tasks joined to it in this way, each in a user namespace of its own.
 pub fn config(
     mode: AttachmentMode,
     state_dir: impl Into<PathBuf>,
@@ -112,6 +113,7 @@ pub fn config(
     let mut config = NetworkConfig::new(state_dir, run_dir);
     let subnets = config.subnets.into_iter();
     config.subnets = subnets.map(|subnet| subnet.with_mode(mode)).collect();
+    config.subordinate_ids = Some(SubordinateIds::default());
     config
 }
 
