@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use berth_netns::{InvalidVpc, Vpc};
+use berth_netns::{InvalidVpc, SubordinateIds, Vpc};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
@@ -22,6 +22,18 @@ pub enum Limits {
     Required,
     /// The task starts, with a warning.
     BestEffort,
+}
+
+/// Whether tasks get user namespaces of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserNamespaces {
+    /// Where this host can; a warning says so where it can't.
+    Auto,
+    /// Or the agent doesn't start.
+    Always,
+    /// Root of a container is root of the host, in fewer namespaces.
+    Never,
 }
 
 /// How the agent's own log looks.
@@ -72,6 +84,18 @@ pub struct Given {
     /// Whether a limit that this host can't apply is an error or a warning [default: required]
     #[arg(long, global = true, env = "BERTH_LIMITS")]
     limits: Option<Limits>,
+    /// Whether each task gets a user namespace of its own, so that its root is nobody on this host [default: auto]
+    #[arg(long, global = true, env = "BERTH_USER_NAMESPACES")]
+    user_namespaces: Option<UserNamespaces>,
+    /// The ids of users and groups that those namespaces get, 65,536 each, as in /etc/subuid
+    /// [default: 1610612736:268435456]
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_SUBORDINATE_IDS",
+        value_name = "FIRST:COUNT"
+    )]
+    subordinate_ids: Option<String>,
     /// How the agent's own log looks [default: text]
     #[arg(long, global = true, env = "BERTH_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -88,6 +112,8 @@ pub struct Config {
     pub api_auth: ApiAuth,
     pub place: Place,
     pub limits: Limits,
+    pub user_namespaces: UserNamespaces,
+    pub subordinate_ids: SubordinateIds,
     pub log_format: LogFormat,
 }
 
@@ -124,6 +150,14 @@ impl Config {
                     .unwrap_or_else(|| "000000000000".into()),
             },
             limits: given.limits.or(file.limits).unwrap_or(Limits::Required),
+            user_namespaces: given
+                .user_namespaces
+                .or(file.user_namespaces)
+                .unwrap_or(UserNamespaces::Auto),
+            subordinate_ids: match given.subordinate_ids.or(file.subordinate_ids) {
+                Some(text) => text.parse().context("subordinate-ids")?,
+                None => SubordinateIds::default(),
+            },
             log_format: given
                 .log_format
                 .or(file.log_format)

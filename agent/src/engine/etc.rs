@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use berth_netns::IdRange;
 
 use crate::task::{AttachedEni, Task};
 use crate::task_definition::NetworkMode;
@@ -72,8 +73,8 @@ impl Etc {
         }
     }
 
-    /// Writes them into a folder that is there.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    /// Writes them into a folder that is there, as root's of a user namespace with these ids, or of the host.
+    pub fn write(&self, folder: &Path, owner: Option<IdRange>) -> anyhow::Result<()> {
         for (name, content) in [
             ("hosts", &self.hosts),
             ("hostname", &format!("{}\n", self.hostname)),
@@ -82,6 +83,10 @@ impl Etc {
             let path = folder.join(name);
             std::fs::write(&path, content)
                 .with_context(|| format!("writing {}", path.display()))?;
+            if let Some(IdRange { first }) = owner {
+                std::os::unix::fs::chown(&path, Some(first), Some(first))
+                    .with_context(|| format!("giving {} to the container", path.display()))?;
+            }
         }
         Ok(())
     }
@@ -94,6 +99,7 @@ mod tests {
     #[test]
     fn the_files_of_etc_tell_the_interfaces_names_and_resolvers() {
         let mut eni = AttachedEni {
+            id_range: None,
             mac: "02:00:00:00:00:01".into(),
             address: "10.231.0.4".parse().unwrap(),
             subnet_cidr: "10.231.0.0/24".into(),

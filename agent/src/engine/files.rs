@@ -102,7 +102,8 @@ impl TaskFiles {
         for container in &task.containers {
             let folder = self.etc_of(task, &container.name);
             make_folder(&folder)?;
-            Etc::of(task, &container.name)?.write(&folder)?;
+            let owner = task.id_range_of(&container.name);
+            Etc::of(task, &container.name)?.write(&folder, owner)?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod plan;
 mod prepare;
 mod publish;
 mod reload;
+pub mod user_namespaces;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -273,7 +274,8 @@ impl Inner {
         files::make_folders(&config)?;
         let store = open_store(&config)?;
         let images = Images::open(&config.root)?;
-        let network_config = network_config(&config)?;
+        let mut network_config = network_config(&config)?;
+        network_config.subordinate_ids = user_namespaces::subordinate_ids(&config)?;
         let subnets = network_config.subnets.clone();
         let public_addresses = network_config.public_addresses.clone();
         let network = bridge::open(network_config).context("preparing the network")?;

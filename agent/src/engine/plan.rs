@@ -72,6 +72,7 @@ fn network(
     };
     Ok(ContainerNetwork {
         namespace,
+        id_range: task.id_range_of(container),
         hostname: Etc::of(task, container)?.hostname,
         etc: files.etc_of(task, container),
     })

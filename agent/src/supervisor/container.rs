@@ -15,6 +15,7 @@ use super::log::{LogWriter, Stream};
 use super::protocol::{Exec, Files, Plan, PlannedContainer, State, Status};
 use super::rootfs::Rootfs;
 use super::spec;
+use super::user_namespace::UserNamespace;
 use crate::config::Limits;
 use crate::id::Timestamp;
 
@@ -28,6 +29,7 @@ pub struct Supervised {
     deadline: Option<Instant>,
     stop_signal: Signal,
     asked_to_stop: bool,
+    user_namespace: Option<UserNamespace>,
     _rootfs: Rootfs,
 }
 
@@ -53,12 +55,20 @@ pub fn start(
     warnings: &mut Vec<String>,
 ) -> Result<(Supervised, Status), String> {
     let create = || -> anyhow::Result<_> {
-        let rootfs = Rootfs::mount(planned, &files.rootfs(&planned.name))?;
-        let spec = spec::container(plan, planned, rootfs.path())?;
+        let user_namespace = UserNamespace::of(&planned.network)?;
+        let rootfs = Rootfs::mount(
+            planned,
+            &files.rootfs(&planned.name),
+            user_namespace.as_ref(),
+        )?;
+        let spec = spec::container(plan, planned, rootfs.path(), user_namespace.as_ref())?;
         let log = plan.logs.join(format!("{}.log", planned.name));
         let log = LogWriter::open(&log).with_context(|| format!("opening {}", log.display()))?;
         let (stdout, out) = output()?;
         let (stderr, err) = output()?;
+        if let Some(namespace) = &user_namespace {
+            namespace.give([&out, &err])?;
+        }
         let id = planned.name.parse()?;
         let null = std::fs::File::open("/dev/null").context("opening /dev/null")?;
         let mut options = CreateOptions::new(&id, &spec, files.folder());
@@ -70,9 +80,10 @@ pub fn start(
         options.limits = limits(plan.limits);
         options.parent_death_signal = Some(Signal::SIGKILL);
         let created = berth_runtime::create(options)?;
-        Ok((created, rootfs, spec, log, [Some(stdout), Some(stderr)]))
+        let outputs = [Some(stdout), Some(stderr)];
+        Ok((created, rootfs, spec, log, outputs, user_namespace))
     };
-    let (created, rootfs, spec, log, outputs) =
+    let (created, rootfs, spec, log, outputs, user_namespace) =
         create().map_err(|error| format!("CannotStartContainerError: {error:#}"))?;
     warnings.extend(
         created
@@ -99,6 +110,7 @@ pub fn start(
         deadline: None,
         stop_signal: signal(&planned.stop_signal),
         asked_to_stop: false,
+        user_namespace,
         _rootfs: rootfs,
     };
     Ok((supervised, status))
@@ -292,6 +304,9 @@ impl Supervised {
             .as_ref()
             .context("the container has stopped")?;
         let process = spec::exec_process(&self.spec, &request.args, request.terminal)?;
+        if let Some(namespace) = &self.user_namespace {
+            namespace.give(&descriptors)?;
+        }
         let mut given = descriptors.into_iter();
         let stdio = if request.terminal {
             Stdio {

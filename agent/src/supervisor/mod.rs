@@ -22,6 +22,7 @@ pub mod protocol;
 mod rootfs;
 mod spec;
 mod user;
+mod user_namespace;
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;

@@ -9,7 +9,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use berth_netns::PortProtocol;
+use berth_netns::{IdRange, PortProtocol};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
@@ -106,6 +106,9 @@ pub struct PlannedContainer {
 pub struct ContainerNetwork {
     /// Which namespace it is in.
     pub namespace: NetworkNamespace,
+    /// The ids of the user namespace that owns that, which the container is in too; in the host's without any.
+    #[serde(default)]
+    pub id_range: Option<IdRange>,
     /// The container's hostname.
     pub hostname: String,
     /// The folder with its `hosts`, `resolv.conf` and `hostname`.

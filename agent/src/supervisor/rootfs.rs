@@ -1,11 +1,18 @@
 //! A container's root filesystem: the image's layers, read-only, below a folder of its own.
+//!
+//! In a user namespace, the layers' files belong to its ids, though on disk to the image's: they are stacked from an
+//! id-mapped mount, which is needed no longer than that takes. What the container writes is its ids' on disk too.
 
+use std::os::fd::AsFd;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use berth_runtime::id_mapped;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::protocol::PlannedContainer;
+use super::user_namespace::UserNamespace;
 
 /// A mounted overlay, unmounted when it is dropped.
 pub struct Rootfs {
@@ -13,24 +20,40 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Stacks the container's layers at `path`.
-    pub fn mount(container: &PlannedContainer, path: &Path) -> anyhow::Result<Self> {
-        let (upper, work) = (
-            container.writable.join("upper"),
-            container.writable.join("work"),
-        );
-        for folder in [path, &upper, &work] {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("making {}", folder.display()))?;
+    /// Stacks the container's layers at `path`, with the ids of the user namespace that it is to be in.
+    pub fn mount(
+        container: &PlannedContainer,
+        path: &Path,
+        user_namespace: Option<&UserNamespace>,
+    ) -> anyhow::Result<Self> {
+        let upper = container.writable.join("upper");
+        for folder in [path, &upper, &container.writable.join("work")] {
+            make(folder)?;
         }
         // The layers' folders stand side by side under short names. Named from there they fit the
         // one page that mount(2) takes of options, up to more layers than overlayfs stacks.
         let layers = shared_parent(&container.layers)?;
         let lower = relative_list(&container.layers, layers)?;
+        let Some(user_namespace) = user_namespace else {
+            return Self::stack(container, path, layers, &lower);
+        };
+        // It becomes the container's root folder.
+        let root = Some(user_namespace.range().first);
+        chown(&upper, root, root).with_context(|| format!("giving {} away", upper.display()))?;
+        let mapped = IdMapped::mount(layers, path.with_extension("layers"), user_namespace)?;
+        Self::stack(container, path, &mapped.0, &lower)
+    }
+
+    fn stack(
+        container: &PlannedContainer,
+        path: &Path,
+        layers: &Path,
+        lower: &str,
+    ) -> anyhow::Result<Self> {
         let options = format!(
             "lowerdir={lower},upperdir={},workdir={}",
-            upper.display(),
-            work.display()
+            container.writable.join("upper").display(),
+            container.writable.join("work").display()
         );
         if options.len() >= 4096 {
             bail!(
@@ -69,6 +92,33 @@ impl Drop for Rootfs {
             );
         }
     }
+}
+
+/// A folder mounted with other ids, unmounted when it is dropped: overlayfs keeps what it has stacked.
+struct IdMapped(PathBuf);
+
+impl IdMapped {
+    fn mount(source: &Path, at: PathBuf, user_namespace: &UserNamespace) -> anyhow::Result<Self> {
+        make(&at)?;
+        id_mapped::bind(source, &at, user_namespace.as_fd())
+            .context("this host has no user namespaces for tasks: --user-namespaces never")?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for IdMapped {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!(
+                "unmounting {}: {error}; it vanishes with this process",
+                self.0.display()
+            );
+        }
+    }
+}
+
+fn make(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))
 }
 
 fn shared_parent(layers: &[PathBuf]) -> anyhow::Result<&Path> {

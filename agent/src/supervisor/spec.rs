@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use anyhow::Context;
+use berth_netns::IdRange;
 use berth_runtime::spec as oci;
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
-    RootBuilder, Spec, UserBuilder,
+    LinuxCpuBuilder, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxResources, LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, ProcessBuilder, RootBuilder, Spec, UserBuilder,
 };
 
 use super::protocol::{NetworkNamespace, Plan, PlannedContainer, task_cgroup};
 use super::user::{self, User};
+use super::user_namespace::UserNamespace;
 
 /// The period of the CPU quota, in microseconds: ECS's own.
 const CPU_PERIOD: u64 = 100_000;
@@ -23,8 +25,16 @@ const UNPRIVILEGED: [(&str, &str); 2] = [
 ];
 
 /// The configuration of one container whose root filesystem is mounted at `rootfs`.
-pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> anyhow::Result<Spec> {
+pub fn container(
+    plan: &Plan,
+    container: &PlannedContainer,
+    rootfs: &Path,
+    user_namespace: Option<&UserNamespace>,
+) -> anyhow::Result<Spec> {
     let user = user::resolve(rootfs, &container.user)?;
+    if let Some(user_namespace) = user_namespace {
+        user_namespace.check(&user)?;
+    }
     let mut spec = oci::container(oci::default_capabilities());
     spec.set_root(Some(
         RootBuilder::default()
@@ -61,6 +71,9 @@ pub fn container(plan: &Plan, container: &PlannedContainer, rootfs: &Path) -> an
     }
     spec.set_mounts(Some(mounts));
     join_network(&mut spec, &container.network.namespace)?;
+    if let Some(user_namespace) = user_namespace {
+        join_user_namespace(&mut spec, user_namespace)?;
+    }
     let mut linux = spec
         .linux()
         .clone()
@@ -92,6 +105,19 @@ fn join_network(spec: &mut Spec, namespace: &NetworkNamespace) -> anyhow::Result
             linux.set_sysctl(Some(sysctls.into()));
         }
     }
+    Ok(())
+}
+
+fn join_user_namespace(spec: &mut Spec, namespace: &UserNamespace) -> anyhow::Result<()> {
+    oci::join_namespace(spec, LinuxNamespaceType::User, &namespace.path());
+    let ids = LinuxIdMappingBuilder::default()
+        .container_id(0u32)
+        .host_id(namespace.range().first)
+        .size(IdRange::SIZE)
+        .build()?;
+    let linux = spec.linux_mut().get_or_insert_default();
+    linux.set_uid_mappings(Some(vec![ids]));
+    linux.set_gid_mappings(Some(vec![ids]));
     Ok(())
 }
 

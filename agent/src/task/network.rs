@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use berth_netns::IdRange;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
@@ -43,6 +44,9 @@ pub struct AttachedEni {
     pub domain_name_servers: Vec<IpAddr>,
     #[serde(default)]
     pub domain_name_search_list: Vec<String>,
+    /// The ids of the user namespace that owns its network namespace, if that is not the host's.
+    #[serde(default)]
+    pub id_range: Option<IdRange>,
     /// In a subnet that has a range of it.
     #[serde(default)]
     pub ipv6: Option<AttachedIpv6>,
@@ -149,6 +153,12 @@ impl Task {
     pub fn interface_of(&self, container: &str) -> Option<&Eni> {
         let is_its = |eni: &&Eni| eni.container.as_deref().is_none_or(|of| of == container);
         self.interfaces.iter().find(is_its)
+    }
+
+    /// The ids of the user namespace that a container is in, if that is not the host's.
+    pub fn id_range_of(&self, container: &str) -> Option<IdRange> {
+        let attached = self.interface_of(container)?.attached.as_ref();
+        attached?.id_range
     }
 
     /// The interface with that id.

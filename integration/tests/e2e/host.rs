@@ -49,7 +49,10 @@ pub fn rootfs() -> PathBuf {
 impl Host {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let folder = PathBuf::from(format!("/run/t{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        // Not each kernel has id-mapped mounts of what /run is.
+        let place = std::env::var_os("BERTH_RIG_DISK").unwrap_or_else(|| "/run".into());
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = Path::new(&place).join(format!("t{number}"));
         std::fs::create_dir_all(&folder).unwrap();
         Self {
             folder,

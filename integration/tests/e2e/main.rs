@@ -27,6 +27,7 @@ mod names;
 mod network;
 mod ports;
 mod run;
+mod user_namespaces;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -113,7 +114,7 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 12] = [
+    let modules: [(&str, &[Case]); 13] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("check", check::CASES),
@@ -121,6 +122,7 @@ fn trials() -> Vec<Trial> {
         ("modes", modes::CASES),
         ("ports", ports::CASES),
         ("interfaces", interfaces::CASES),
+        ("user_namespaces", user_namespaces::CASES),
         ("limits", limits::CASES),
         ("images", images::CASES),
         ("bad_input", bad_input::CASES),

@@ -208,6 +208,7 @@ fn attached(eni: &Eni, subnet: &Subnet, place: &Place) -> AttachedEni {
         private_dns_name: place.private_dns_name(eni.address),
         domain_name_servers: vec![subnet.resolver().into()],
         domain_name_search_list: vec![place.private_domain()],
+        id_range: eni.id_range,
         ipv6: ipv6.map(|((address, cidr), gateway)| AttachedIpv6 {
             address,
             subnet_cidr: cidr.to_string(),

@@ -1,0 +1,244 @@
+//! A user namespace for each task: its root is nobody on the host, and all that it is used to in the task.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::host::{Host, definition, script};
+use super::{Case, Needs};
+
+pub const CASES: &[Case] = &[
+    Case(
+        "root_of_a_container_is_nobody_on_the_host",
+        Needs::Kernel,
+        nobody_on_the_host,
+    ),
+    Case(
+        "root_of_a_container_has_its_files_and_its_network",
+        Needs::Kernel,
+        has_its_own,
+    ),
+    Case(
+        "users_of_an_image_are_themselves",
+        Needs::Kernel,
+        users_are_themselves,
+    ),
+    Case(
+        "tasks_have_no_id_in_common_and_keep_theirs_through_a_restart",
+        Needs::Kernel,
+        tasks_differ,
+    ),
+    Case(
+        "under_bridge_each_container_has_ids_of_its_own",
+        Needs::Kernel,
+        under_bridge,
+    ),
+    Case(
+        "a_user_that_a_user_namespace_does_not_have_is_refused",
+        Needs::Kernel,
+        no_such_user,
+    ),
+    Case(
+        "user_namespaces_are_had_as_they_are_asked_for",
+        Needs::Kernel,
+        as_asked_for,
+    ),
+];
+
+/// The first of the ids that tasks get.
+const FIRST: u32 = 0x6000_0000;
+
+/// What the host's own is: everybody is who they are.
+const HOSTS: &str = "0 0 4294967295";
+
+/// A map as the kernel shows it, without its columns.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The first id of a running task's container.
+fn first_id(host: &Host, arn: &str, container: &str) -> u32 {
+    let map = [
+        "exec",
+        "-c",
+        container,
+        arn,
+        "--",
+        "cat",
+        "/proc/self/uid_map",
+    ];
+    let map = words(&host.succeed(&map));
+    let [inside, first, count] = map.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{map}")
+    };
+    assert_eq!((inside, count), ("0", "65536"));
+    first.parse().unwrap()
+}
+
+fn nobody_on_the_host(host: &Host) {
+    host.image();
+    host.agent();
+    // Words that nobody else's process has.
+    let arn = host.start_task(&script("exec sleep 6157"));
+    host.wait_status(&arn, "RUNNING");
+    let first = first_id(host, &arn, "main");
+    assert!((FIRST..FIRST + 0x1000_0000).contains(&first), "{first}");
+    let owner = || {
+        let find = "for p in /proc/[0-9]*; do \
+             [ \"$(tr '\\0' ' ' < $p/cmdline)\" = 'sleep 6157 ' ] && stat -c '%u %g' $p/task; done";
+        let found = Command::new("sh").args(["-c", find]).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).trim().to_owned()
+    };
+    host.until("it runs", || !owner().is_empty());
+    assert_eq!(owner(), format!("{first} {first}"));
+    let said = [
+        "exec",
+        &arn,
+        "--",
+        "sh",
+        "-c",
+        "echo out > /dev/stdout; id -u",
+    ];
+    assert_eq!(host.succeed(&said), "out\n0\n");
+    host.succeed(&["stop", &arn]);
+}
+
+fn has_its_own(host: &Host) {
+    host.image();
+    let tries = "id -u; stat -c '%u %g' / /bin/busybox /etc/hosts /tmp | sort -u; \
+         echo more >> /etc/hosts && tail -n 1 /etc/hosts; \
+         mkdir -p /var/new && echo x > /var/new/file && chown 1000:1000 /var/new/file && stat -c '%u %g' /var/new/file; \
+         rm /bin/uname; ls /bin/uname 2>&1 | grep -c 'No such'; \
+         echo port 80 > /var/new/said; httpd -p 80 -h /var/new; wget -qO- http://127.0.0.1/said; \
+         ping -c 1 127.0.0.1 > /dev/null && echo ping; \
+         ls /sys/class/net; cat /proc/self/setgroups; \
+         echo out > /dev/stdout; echo err > /dev/stderr";
+    let ran = host.run(&script(tries));
+    let said = [
+        "0",
+        "0 0",
+        "more",
+        "1000 1000",
+        "1",
+        "port 80",
+        "ping",
+        "eth0",
+        "lo",
+        "allow",
+        "out",
+    ];
+    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), said, "{ran:?}");
+    assert!(ran.stderr.contains("err\n"), "{ran:?}");
+    assert!(!ran.stderr.contains("user namespaces"), "{ran:?}");
+}
+
+fn users_are_themselves(host: &Host) {
+    host.image();
+    let ran = host.run(&definition(json!([
+        {"name": "main", "image": "box", "user": "1000:33",
+         "command": ["sh", "-c", "id -u; id -g; touch /dev/shm/mine && stat -c '%u %g' /dev/shm/mine; \
+                                  touch /mine 2>&1 | grep -c denied; echo out > /dev/stdout"]},
+    ])));
+    assert_eq!(ran.stdout, "1000\n33\n1000 33\n1\nout\n", "{ran:?}");
+}
+
+fn tasks_differ(host: &Host) {
+    host.image();
+    host.agent();
+    let sleep = definition(json!([
+        {"name": "one", "image": "box", "command": ["sh", "-c", "trap exit TERM; sleep 60 & wait"]},
+        {"name": "two", "image": "box", "command": ["sh", "-c", "trap exit TERM; sleep 60 & wait"]},
+    ]));
+    let start = || {
+        let arn = host.start_task(&sleep);
+        host.wait_status(&arn, "RUNNING");
+        let first = first_id(host, &arn, "one");
+        assert_eq!(
+            first_id(host, &arn, "two"),
+            first,
+            "they share their network"
+        );
+        (arn, first)
+    };
+    let (one, of_one) = start();
+    host.kill_agent();
+    host.agent();
+    assert_eq!(first_id(host, &one, "one"), of_one);
+    let (two, of_two) = start();
+    assert!(of_one.abs_diff(of_two) >= 65_536, "{of_one} {of_two}");
+    for arn in [one, two] {
+        host.succeed(&["stop", &arn]);
+    }
+}
+
+fn under_bridge(host: &Host) {
+    host.image();
+    host.agent();
+    let container = |name: &str| json!({"name": name, "image": "box", "memory": 64, "command": ["sh", "-c", "trap exit TERM; sleep 60 & wait"]});
+    let mut bridge = definition(json!([container("one"), container("two")]));
+    bridge["networkMode"] = json!("bridge");
+    bridge["requiresCompatibilities"] = json!(["EC2"]);
+    let registered = host.call("RegisterTaskDefinition", bridge).unwrap();
+    let name = &registered["taskDefinition"]["taskDefinitionArn"];
+    let started = host.call(
+        "RunTask",
+        json!({"taskDefinition": name, "launchType": "EC2"}),
+    );
+    let arn = started.unwrap()["tasks"][0]["taskArn"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    host.wait_status(&arn, "RUNNING");
+    let (one, two) = (first_id(host, &arn, "one"), first_id(host, &arn, "two"));
+    assert!(one.abs_diff(two) >= 65_536, "{one} {two}");
+    host.succeed(&["stop", &arn]);
+}
+
+fn no_such_user(host: &Host) {
+    host.image();
+    let user = |user: &str| {
+        definition(json!([{"name": "main", "image": "box", "user": user, "command": ["true"]}]))
+    };
+    assert_eq!(host.run(&user("65535:65535")).code, 0);
+    let ran = host.run(&user("65536"));
+    assert_eq!(ran.code, 125, "{ran:?}");
+    assert!(
+        ran.stderr.contains("the container's user has the id 65536"),
+        "{ran:?}"
+    );
+}
+
+fn as_asked_for(host: &Host) {
+    host.image();
+    let show = script("cat /proc/self/uid_map");
+    let map = |options: &[&str], definition: &Value| {
+        let ran = host.run_with(options, definition);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        words(&ran.stdout)
+    };
+    assert_eq!(map(&["--user-namespaces", "never"], &show), HOSTS);
+    let ids = [
+        "--user-namespaces",
+        "always",
+        "--subordinate-ids",
+        "3000000:65536",
+    ];
+    assert_eq!(map(&ids, &show), "0 3000000 65536");
+    // Whose network is the host's, or nobody's, owns none.
+    for mode in ["host", "none"] {
+        let mut other = show.clone();
+        other["networkMode"] = json!(mode);
+        other["requiresCompatibilities"] = json!(["EC2"]);
+        other["containerDefinitions"][0]["memory"] = json!(64);
+        assert_eq!(map(&[], &other), HOSTS, "{mode}");
+    }
+    for (ids, why) in [
+        ("0:65536", "FIRST:COUNT"),
+        ("65536:100", "FIRST:COUNT"),
+        ("65536:65534", "FIRST:COUNT"),
+    ] {
+        let file = host.definition_file(&show);
+        let said = host.fail(&["run", "--subordinate-ids", ids, file.to_str().unwrap()]);
+        assert!(said.contains(why) && said.contains(ids), "{said}");
+    }
+}
