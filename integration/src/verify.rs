@@ -234,7 +234,7 @@ fn in_machine(built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     payload.file(&built.rootfs, "rootfs.tar")?;
     let mut start = String::from(
         "export BERTH=/bin/berth BERTH_RUNTIME=/bin/berth-runtime BERTH_BUSYBOX=/bin/busybox BERTH_ROOTFS=/rootfs.tar \
-         BERTH_RIG_MACHINE=1\n",
+         BERTH_RIG_MACHINE=1 BERTH_RIG_DISK=/disk\n",
     );
     let chosen = built
         .tests

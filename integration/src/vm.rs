@@ -3,7 +3,8 @@
 //!
 //! The initramfs holds busybox and the modules of the disk; it unpacks the payload from that disk
 //! into a tmpfs and makes it the root, since the initramfs itself can't be pivoted away from. What
-//! runs there is `/start`, on the console; its exit code comes out as a line.
+//! runs there is `/start`, on the console; its exit code comes out as a line. An empty disk is at
+//! `/disk`, and forgotten afterwards.
 //!
 //! Or the root is a whole system's disk ([`crate::system`]), which gets the payload's files on top
 //! and forgets them afterwards.
@@ -13,7 +14,7 @@ mod kernel;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -72,7 +73,7 @@ pub struct Boot<'a> {
     pub payload: &'a Path,
     /// A TCP port of this host's loopback that leads to a port of the machine.
     pub forward: Option<(u16, u16)>,
-    /// A disk with a whole system, instead of a root filesystem in memory. It stays as it is.
+    /// A disk with a whole system, instead of a root filesystem in memory and an empty disk. It stays as it is.
     pub system: Option<&'a Path>,
 }
 
@@ -164,11 +165,18 @@ impl Vm {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
-        if let Some(disk) = boot.system {
-            let disk = disk.display();
-            qemu.arg("-drive")
-                .arg(format!("file={disk},format=raw,if=virtio,snapshot=on"));
-        }
+        let scratch = scratch()?;
+        let (disk, serial) = match boot.system {
+            Some(disk) => (disk, "system"),
+            None => (scratch.as_path(), "scratch"),
+        };
+        qemu.arg("-drive")
+            .arg(format!(
+                "file={},format=raw,if=none,id=disk,snapshot=on",
+                disk.display()
+            ))
+            .arg("-device")
+            .arg(format!("virtio-blk-pci,drive=disk,serial={serial}"));
         let mut qemu = qemu.spawn().context("starting qemu-system-x86_64")?;
         let (Some(stdout), Some(console)) = (qemu.stdout.take(), qemu.stdin.take()) else {
             bail!("qemu has no console");
@@ -238,6 +246,26 @@ impl Vm {
     pub fn type_line(&mut self, line: &str) -> anyhow::Result<()> {
         Ok(writeln!(self.console, "{line}")?)
     }
+}
+
+/// An empty disk with a file system, for what the one in memory can't do on older kernels: id-mapped mounts.
+fn scratch() -> anyhow::Result<PathBuf> {
+    let path = crate::cache()?.join("scratch.ext4");
+    if path.exists() {
+        return Ok(path);
+    }
+    let new = path.with_extension("new");
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-O", "^has_journal"])
+        .arg(&new)
+        .arg("2G")
+        .output()
+        .context("running mkfs.ext4 (package e2fsprogs)")?;
+    if !made.status.success() {
+        bail!("mkfs.ext4: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    fs::rename(new, &path)?;
+    Ok(path)
 }
 
 impl Drop for Vm {

@@ -10,13 +10,15 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs dev /dev
 for module in virtio_pci virtio_blk virtio_net; do /bin/busybox modprobe $module; done
+/bin/busybox modprobe ext4
 init="/bin/sh /init"
-if [ -e /dev/vdb ]; then
-    /bin/busybox modprobe ext4
+if [ "$(/bin/busybox cat /sys/block/vdb/serial)" = system ]; then
     /bin/busybox mount -t ext4 /dev/vdb /new
     init=/sbin/init
 else
     /bin/busybox mount -t tmpfs -o size=85%,mode=755 tmpfs /new
+    /bin/busybox mkdir /new/disk
+    /bin/busybox mount -t ext4 /dev/vdb /new/disk
 fi
 /bin/busybox tar -x -C /new -f /dev/vda
 for folder in proc sys dev; do /bin/busybox mount --move /$folder /new/$folder; done
