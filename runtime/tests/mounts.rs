@@ -1,8 +1,13 @@
 //! The rarer kinds of mounts, and the rarer ways to get a mount namespace.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
 
+use berth_runtime::id_mapped;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 use serde_json::json;
 
 use crate::bundle::Bundle;
@@ -12,6 +17,7 @@ crate::tests! {
     an_id_mapped_bind_mount_shifts_owners;
     an_id_mapped_mount_takes_the_containers_map;
     an_id_mapped_tmpfs_shifts_owners;
+    a_folder_is_bound_with_the_ids_of_a_user_namespace;
     a_link_is_copied_as_a_link;
     a_link_is_bound_as_itself;
     a_mount_namespace_is_joined_by_path;
@@ -120,6 +126,38 @@ fn an_id_mapped_mount_takes_the_containers_map() {
     }
     assert_eq!(said.success(), "1005");
     assert_eq!(fs::metadata(shared.join("new")).unwrap().uid(), 0);
+}
+
+fn a_folder_is_bound_with_the_ids_of_a_user_namespace() {
+    let mut holder = Bundle::new("sleep 1000");
+    in_user_namespace(&mut holder);
+    let pid = holder.run_detached();
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/user")).unwrap();
+    let (source, target) = (owned_file(&holder, 1005), holder.host("target"));
+    let missing = id_mapped::bind(&source, &target, namespace.as_fd()).unwrap_err();
+    assert_eq!(missing.errno(), Some(Errno::ENOENT));
+    assert!(missing.to_string().contains("target"), "{missing}");
+    fs::create_dir(&target).unwrap();
+    match id_mapped::bind(&source, &target, namespace.as_fd()) {
+        // A tmpfs before Linux 6.3.
+        Err(error) => {
+            assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
+            assert!(id_mapped::check(&source, namespace.as_fd()).is_err());
+        }
+        Ok(()) => {
+            assert_eq!(fs::metadata(target.join("file")).unwrap().uid(), 101_005);
+            assert_eq!(fs::metadata(source.join("file")).unwrap().uid(), 1005);
+            umount2(&target, MntFlags::MNT_DETACH).unwrap();
+            id_mapped::check(&source, namespace.as_fd()).unwrap();
+        }
+    }
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    let error = id_mapped::check(Path::new("/proc"), namespace.as_fd()).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EINVAL));
+    assert!(
+        error.to_string().contains("id-map a mount of /proc"),
+        "{error}"
+    );
 }
 
 fn an_id_mapped_tmpfs_shifts_owners() {
