@@ -29,6 +29,7 @@ pub mod error;
 pub mod failpoint;
 pub mod id;
 pub mod image;
+mod kernel;
 pub mod members;
 pub mod metadata;
 mod removal;

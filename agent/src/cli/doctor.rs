@@ -10,8 +10,9 @@ use berth_runtime::cgroup::Cgroup;
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 
-use crate::config::{Config, Limits};
-use crate::engine::network_config;
+use crate::config::{Config, Limits, UserNamespaces};
+use crate::engine::{self, network_config};
+use crate::kernel;
 
 /// The options of `berth doctor`.
 #[derive(clap::Args)]
@@ -46,6 +47,7 @@ pub fn doctor(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
         cgroups(config),
         overlay(),
         namespaces(),
+        user_namespaces(config),
         network(),
         file_system(config),
     ];
@@ -102,13 +104,8 @@ fn root() -> Check {
 
 /// 5.14 has `cgroup.kill`, the newest thing that we can't do without.
 fn kernel() -> Check {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim().to_owned();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let result = if version >= (5, 14) {
+    let release = kernel::release();
+    let result = if kernel::version(&release) >= (5, 14) {
         Ok(format!("Linux {release}"))
     } else {
         Err(format!("Linux {release}"))
@@ -165,9 +162,8 @@ fn overlay() -> Check {
 }
 
 fn module_exists(name: &str) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let list = PathBuf::from("/lib/modules")
-        .join(release.trim())
+        .join(kernel::release())
         .join("modules.dep");
     let file = format!("/{name}.ko");
     std::fs::read_to_string(list).is_ok_and(|text| text.lines().any(|line| line.contains(&file)))
@@ -188,6 +184,33 @@ fn namespaces() -> Check {
         result,
         "use a kernel with CONFIG_NAMESPACES and all below it",
     )
+}
+
+/// Tries what a task with a user namespace of its own needs.
+fn user_namespaces(config: &Config) -> Check {
+    let tried = || engine::user_namespaces::probe(config, existing(&config.root)?);
+    let result = match (config.user_namespaces, tried()) {
+        (UserNamespaces::Never, _) => Ok("tasks have none of their own, as asked for".into()),
+        (_, Ok(())) => Ok(format!(
+            "each task has its own, of the ids {}",
+            config.subordinate_ids
+        )),
+        (UserNamespaces::Auto, Err(error)) => Ok(format!(
+            "tasks have none of their own, and their root is the host's: {error:#}"
+        )),
+        (UserNamespaces::Always, Err(error)) => Err(format!("{error:#}")),
+    };
+    check(
+        "user",
+        result,
+        "use Linux 5.19 or newer, raise user.max_user_namespaces, and have --root on ext4, XFS or Btrfs",
+    )
+}
+
+/// The nearest folder of a path that is there.
+fn existing(path: &Path) -> anyhow::Result<&Path> {
+    let there = path.ancestors().find(|path| path.exists());
+    there.context("no part of the path exists")
 }
 
 /// Builds the whole network once, in a network namespace that vanishes with the thread.
@@ -217,11 +240,7 @@ fn network() -> Check {
 
 fn file_system(config: &Config) -> Check {
     let look = || -> anyhow::Result<String> {
-        let mut existing = config.root.as_path();
-        while !existing.exists() {
-            existing = existing.parent().context("no part of the path exists")?;
-        }
-        let space = rustix::fs::statvfs(existing)?;
+        let space = rustix::fs::statvfs(existing(&config.root)?)?;
         let free = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
         if free < 100 {
             bail!("{free} MiB are free for {}", config.root.display());

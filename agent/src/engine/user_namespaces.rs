@@ -8,6 +8,7 @@ use berth_netns::{IdRange, SubordinateIds, make_user_namespace, owner};
 use berth_runtime::id_mapped;
 
 use crate::config::{Config, UserNamespaces};
+use crate::kernel;
 
 /// The files that name ids which are somebody's, with the field of their lines that has the first, and that with how
 /// many (passwd(5), group(5), subuid(5), subgid(5)).
@@ -17,6 +18,9 @@ const FILES: [(&str, usize, Option<usize>); 4] = [
     ("/etc/subuid", 1, Some(2)),
     ("/etc/subgid", 1, Some(2)),
 ];
+
+/// The first kernel whose overlayfs takes id-mapped mounts as layers.
+const IDS_OF_LAYERS: (u32, u32) = (5, 19);
 
 /// The ids for tasks; nothing where they are to be in the host's user namespace.
 ///
@@ -28,7 +32,7 @@ pub fn subordinate_ids(config: &Config) -> anyhow::Result<Option<SubordinateIds>
         return Ok(None);
     }
     refuse_others(config.subordinate_ids, Path::new("/"))?;
-    let outcome = probe(config).context("this host has no user namespaces for tasks");
+    let outcome = probe(config, &config.root).context("this host has no user namespaces for tasks");
     match (outcome, config.user_namespaces) {
         (Ok(()), _) => Ok(Some(config.subordinate_ids)),
         (Err(error), UserNamespaces::Always) => Err(error),
@@ -42,12 +46,16 @@ pub fn subordinate_ids(config: &Config) -> anyhow::Result<Option<SubordinateIds>
     }
 }
 
-/// Tries what a task's start needs.
-pub fn probe(config: &Config) -> anyhow::Result<()> {
+/// Tries what a task's start needs, with layers that are in the file system of that folder.
+pub fn probe(config: &Config, layers: &Path) -> anyhow::Result<()> {
+    let release = kernel::release();
+    if kernel::version(&release) < IDS_OF_LAYERS {
+        bail!("overlayfs stacks layers with other ids since Linux 5.19, and this is {release}");
+    }
     let first = config.subordinate_ids.first();
     let netns = make_user_namespace(IdRange { first })?;
     let user_namespace = owner(netns.as_fd())?;
-    id_mapped::check(&config.root, user_namespace.as_fd())?;
+    id_mapped::check(layers, user_namespace.as_fd())?;
     Ok(())
 }
 

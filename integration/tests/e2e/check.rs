@@ -164,6 +164,10 @@ fn shows_what_there_is(host: &Host) {
         assert!(table.contains(word), "{word}: {table}");
     }
     let one = json(&["inspect", &server[..12]]);
+    assert!(
+        one["idRange"]["first"].as_u64() >= Some(0x6000_0000),
+        "{one}"
+    );
     assert_eq!(
         (&one["task"], &one["missingElements"]),
         (&json!(server), &json!([])),

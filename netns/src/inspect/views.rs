@@ -15,6 +15,7 @@ use crate::policy::{Direction, Policy};
 use crate::ruleset::INET_TABLE;
 use crate::security_group::{Rule, SecurityGroupId};
 use crate::subnet::{AttachmentMode, SubnetId};
+use crate::subordinate_ids::IdRange;
 
 /// A subnet, and what of it is in use.
 #[derive(Debug, Clone, Serialize)]
@@ -62,6 +63,8 @@ pub struct InterfaceView {
     pub security_groups: Vec<SecurityGroupId>,
     /// The ports of the host's that lead to it: `8080/tcp to 80`.
     pub published: Vec<String>,
+    /// The ids of its user namespace, if it has one of its own.
+    pub id_range: Option<IdRange>,
     /// The name of its link on the host.
     pub link: String,
     /// Whether the link carries packets.
@@ -164,6 +167,7 @@ impl Snapshot {
             mode: eni.mode,
             security_groups: eni.security_groups.clone(),
             published: published.collect(),
+            id_range: eni.id_range,
             link_state: self.kernel.state_of(&link),
             link,
             missing_elements: self.missing_elements(eni),

@@ -1,7 +1,7 @@
 //! `berth network inspect`: all of one subnet, interface or security group.
 
 use anyhow::Context;
-use berth_netns::{GroupView, InterfaceView, RuleView, Snapshot, SubnetView};
+use berth_netns::{GroupView, IdRange, InterfaceView, RuleView, Snapshot, SubnetView};
 use serde_json::json;
 
 use super::list::lower;
@@ -107,6 +107,10 @@ fn show_interface(view: &InterfaceView) -> anyhow::Result<()> {
         "link",
         format!("{} ({})", view.link, lower(view.link_state)),
     );
+    if let Some(IdRange { first }) = view.id_range {
+        let last = first.saturating_add(IdRange::SIZE - 1);
+        field("user ids", format!("{first} to {last}"));
+    }
     for port in &view.published {
         field("publishes", port);
     }
