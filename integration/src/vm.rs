@@ -159,9 +159,10 @@ impl Vm {
         ])
         .arg("-drive")
         .arg(format!(
-            "file={},format=raw,if=virtio,readonly=on",
+            "file={},format=raw,if=none,id=payload,readonly=on",
             boot.payload.display()
         ))
+        .args(["-device", "virtio-blk-pci,drive=payload,serial=payload"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());

@@ -11,16 +11,19 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 for module in virtio_pci virtio_blk virtio_net; do /bin/busybox modprobe $module; done
 /bin/busybox modprobe ext4
+for disk in /sys/block/vd*; do
+    eval "$(/bin/busybox cat $disk/serial)=/dev/${disk##*/}"
+done
 init="/bin/sh /init"
-if [ "$(/bin/busybox cat /sys/block/vdb/serial)" = system ]; then
-    /bin/busybox mount -t ext4 /dev/vdb /new
+if [ -n "$system" ]; then
+    /bin/busybox mount -t ext4 $system /new
     init=/sbin/init
 else
     /bin/busybox mount -t tmpfs -o size=85%,mode=755 tmpfs /new
     /bin/busybox mkdir /new/disk
-    /bin/busybox mount -t ext4 /dev/vdb /new/disk
+    /bin/busybox mount -t ext4 $scratch /new/disk
 fi
-/bin/busybox tar -x -C /new -f /dev/vda
+/bin/busybox tar -x -C /new -f $payload
 for folder in proc sys dev; do /bin/busybox mount --move /$folder /new/$folder; done
 exec /bin/busybox switch_root /new $init
 "#;
