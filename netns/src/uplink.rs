@@ -84,8 +84,8 @@ pub(crate) fn refuse_own_as_public(socket: &mut RouteSocket, public: &[Ipv4Net])
     Ok(())
 }
 
-/// The address that the host sends from to the outside.
-fn source(socket: &mut RouteSocket) -> Result<Option<IpAddr>> {
+/// The address that the host sends from to the outside; nothing where it has no way there.
+pub(crate) fn source(socket: &mut RouteSocket) -> Result<Option<IpAddr>> {
     // One of those that are for documentation: nothing is sent there.
     let outside = RouteQuestion {
         to: Ipv4Addr::new(198, 51, 100, 1).into(),
