@@ -6,11 +6,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{NS, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
+use super::TTL;
 use super::message::{Asked, Reply};
 use super::names::{Known, Names};
-
-/// How long an answer may be kept, in seconds: what EC2 says of the names of its interfaces.
-const TTL: u32 = 60;
 
 /// How long it may be kept that a name doesn't exist, in seconds: a task may get it any moment.
 const NEGATIVE_TTL: u32 = 5;
@@ -36,7 +34,8 @@ pub fn decide(asked: &Asked, names: &Names) -> Decision {
     }
     match names.find(name) {
         Known::Records(apex, records) => {
-            Decision::Answer(records_of(name, question.query_type(), &apex, records))
+            let reply = records_of(name, question.query_type(), &apex, records);
+            Decision::Answer(with_addresses(reply, names))
         }
         Known::Nothing(apex) => Decision::Answer(Reply {
             code: ResponseCode::NXDomain,
@@ -64,28 +63,49 @@ fn is_localhost(name: &Name) -> bool {
 }
 
 fn localhost(name: &Name, wanted: RecordType) -> Reply {
-    let loopback = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let record = |data| Record::from_rdata(name.clone(), TTL, data);
     let apex = name.trim_to(1);
-    records_of(name, wanted, &apex, loopback)
+    records_of(name, wanted, &apex, loopback.map(record).to_vec())
 }
 
 /// The records of a name that are of the wanted type.
-fn records_of(name: &Name, wanted: RecordType, apex: &Name, mut records: Vec<RData>) -> Reply {
+fn records_of(name: &Name, wanted: RecordType, apex: &Name, mut records: Vec<Record>) -> Reply {
     if name == apex {
-        records.extend([authority(apex), RData::NS(NS(apex.clone()))]);
+        let own = [authority(apex), RData::NS(NS(apex.clone()))];
+        records.extend(own.map(|data| Record::from_rdata(name.clone(), TTL, data)));
     }
-    records.retain(|data| wanted == RecordType::ANY || data.record_type() == wanted);
+    records.retain(|record| wanted == RecordType::ANY || record.record_type() == wanted);
     if records.is_empty() {
         return nothing(apex);
     }
-    let answers = records
-        .into_iter()
-        .map(|data| Record::from_rdata(name.clone(), TTL, data));
+    for record in &mut records {
+        // As the client wrote it.
+        record.name.clone_from(name);
+    }
     Reply {
         authoritative: true,
-        answers: answers.collect(),
+        answers: records,
         ..Reply::default()
     }
+}
+
+/// Adds the addresses of what SRV records lead to: clients look for them next (RFC 2782).
+fn with_addresses(mut reply: Reply, names: &Names) -> Reply {
+    let targets = reply
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::SRV(srv) => Some(&srv.target),
+            _ => None,
+        });
+    let found = targets.flat_map(|target| match names.find(target) {
+        Known::Records(_, records) => records,
+        Known::Nothing(_) | Known::Elsewhere => Vec::new(),
+    });
+    let addresses = found.filter(|record| record.record_type().is_ip_addr());
+    reply.additionals = addresses.collect();
+    reply
 }
 
 /// No such record, and for how long that may be kept (RFC 2308, section 5).

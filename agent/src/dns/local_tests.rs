@@ -1,8 +1,12 @@
+use std::net::IpAddr;
+
 use super::super::zones::Zones;
 use super::*;
+use crate::dns::Namespaces;
 use crate::dns::message::Request;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::DNSClass;
+use hickory_proto::rr::rdata::SRV;
 
 fn name(text: &str) -> Name {
     let mut name = Name::from_ascii(text).unwrap();
@@ -30,7 +34,11 @@ fn names() -> Names {
 }
 
 fn reply(of: &str, wanted: RecordType) -> Reply {
-    match decide(&asked(of, wanted, |_| ()), &names()) {
+    reply_of(&names(), of, wanted)
+}
+
+fn reply_of(names: &Names, of: &str, wanted: RecordType) -> Reply {
+    match decide(&asked(of, wanted, |_| ()), names) {
         Decision::Answer(reply) => reply,
         Decision::Forward => panic!("{of} {wanted} is forwarded"),
     }
@@ -41,8 +49,12 @@ fn answers(of: &str, wanted: RecordType) -> Vec<String> {
     let reply = reply(of, wanted);
     assert_eq!(reply.code, ResponseCode::NoError, "{of}");
     assert!(reply.authoritative);
+    texts(&reply.answers)
+}
+
+fn texts(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| format!("{} {} {}", record.ttl, record.record_type(), record.data);
-    reply.answers.iter().map(text).collect()
+    records.iter().map(text).collect()
 }
 
 /// Nothing, with this code, for as long as the zone with this apex says.
@@ -166,4 +178,36 @@ fn others_are_asked_for_the_rest_if_the_client_wants_that() {
     );
     let transfer = asked("ec2.internal", RecordType::AXFR, |_| ());
     assert_eq!(decide(&transfer, &names), refused);
+}
+
+#[test]
+fn an_srv_record_comes_with_the_addresses_of_its_target() {
+    let names = names();
+    let (service, target) = (name("db.local"), name("7042.db.local"));
+    let srv = SRV::new(1, 1, 5432, target.clone());
+    let address = |ttl, address: IpAddr| {
+        let of = if ttl == 7 { &service } else { &target };
+        Record::from_rdata(of.clone(), ttl, address.into())
+    };
+    let records = vec![
+        address(7, "10.231.0.4".parse().unwrap()),
+        Record::from_rdata(service.clone(), 9, RData::SRV(srv)),
+        address(9, "10.231.0.4".parse().unwrap()),
+        address(9, "fd00::4".parse().unwrap()),
+    ];
+    names.enter("7042", records);
+    names.set_namespaces(Namespaces::new(&[name("local")], &[(service, 8)]));
+    let reply = reply_of(&names, "DB.local", RecordType::SRV);
+    assert_eq!(texts(&reply.answers), ["9 SRV 1 1 5432 7042.db.local."]);
+    assert_eq!(reply.answers[0].name.to_string(), "DB.local.");
+    assert_eq!(
+        texts(&reply.additionals),
+        ["9 A 10.231.0.4", "9 AAAA fd00::4"]
+    );
+    assert_eq!(reply.additionals[0].name, target);
+    let reply = reply_of(&names, "db.local", RecordType::A);
+    assert_eq!(texts(&reply.answers), ["7 A 10.231.0.4"]);
+    assert_eq!(reply.additionals, []);
+    let reply = reply_of(&names, "local", RecordType::NS);
+    assert_eq!(texts(&reply.answers), ["60 NS local."]);
 }

@@ -34,7 +34,7 @@ const PRIVATE: [&str; 19] = [
 const NOWHERE: [&str; 2] = ["invalid", "onion"];
 
 /// The zones, by the names of their apexes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Zones {
     apexes: BTreeSet<LowerName>,
     /// The labels of the longest apex.
@@ -54,11 +54,17 @@ impl Zones {
         for range in private.chain(ranges.iter().copied()) {
             apexes.extend(reverse_zones(range).iter().map(LowerName::new));
         }
+        Ok(Self::of(apexes))
+    }
+
+    /// The zones with these apexes.
+    pub fn of(apexes: impl IntoIterator<Item = LowerName>) -> Self {
+        let apexes = BTreeSet::from_iter(apexes);
         let depth = apexes.iter().map(|apex| apex.num_labels()).max();
-        Ok(Self {
-            apexes,
+        Self {
             depth: depth.unwrap_or_default().into(),
-        })
+            apexes,
+        }
     }
 
     /// The apex of the zone that a name is in, the narrowest where there are several.

@@ -14,6 +14,7 @@ mod client;
 mod forwarding;
 mod limits;
 mod local;
+mod services;
 mod upstream;
 mod world;
 
@@ -39,8 +40,9 @@ fn main() {
              (package bind9-dnsutils); none of them runs"
         );
     }
-    let groups: [(&str, Vec<Case>); 3] = [
+    let groups: [(&str, Vec<Case>); 4] = [
         ("local", local::cases()),
+        ("services", services::cases()),
         ("forwarding", forwarding::cases()),
         ("limits", limits::cases()),
     ];
