@@ -9,10 +9,13 @@ use berth_netns::{InvalidVpc, SubordinateIds, Vpc};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::dns::Zones;
 use crate::id::Place;
+use crate::service_discovery::{Invalid, ServiceDiscovery};
 
 const FILE: &str = "/etc/berth/agent.json";
 const NETWORK_FILE: &str = "/etc/berth/network.json";
+const SERVICE_DISCOVERY_FILE: &str = "/etc/berth/service-discovery.json";
 
 /// What to do about a limit that this host can't apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, serde::Serialize)]
@@ -69,6 +72,14 @@ pub struct Given {
     /// The file that defines subnets and security groups [default: /etc/berth/network.json, if it is there]
     #[arg(long, global = true, env = "BERTH_NETWORK", value_name = "FILE")]
     network: Option<PathBuf>,
+    /// The file that defines the names of services [default: /etc/berth/service-discovery.json, if it is there]
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_SERVICE_DISCOVERY",
+        value_name = "FILE"
+    )]
+    service_discovery: Option<PathBuf>,
     /// Where the ECS API listens [default: 127.0.0.1:8088]
     #[arg(long, global = true, env = "BERTH_API", value_name = "ADDR")]
     api: Option<SocketAddr>,
@@ -108,6 +119,7 @@ pub struct Config {
     pub root: PathBuf,
     pub run: PathBuf,
     pub network: Option<PathBuf>,
+    pub service_discovery: Option<PathBuf>,
     pub api: SocketAddr,
     pub api_auth: ApiAuth,
     pub place: Place,
@@ -134,6 +146,7 @@ impl Config {
                 .or(file.run)
                 .unwrap_or_else(|| "/run/berth".into()),
             network: given.network.or(file.network),
+            service_discovery: given.service_discovery.or(file.service_discovery),
             api: given
                 .api
                 .or(file.api)
@@ -213,6 +226,22 @@ impl Config {
         }
     }
 
+    /// The services that the file of service discovery defines, in namespaces beside these zones.
+    pub fn service_discovery(&self, zones: &Zones) -> anyhow::Result<ServiceDiscovery> {
+        let given = self.service_discovery.as_deref();
+        let path = given.unwrap_or(Path::new(SERVICE_DISCOVERY_FILE));
+        match ServiceDiscovery::load(path, zones) {
+            Err(Invalid::Read(error))
+                if given.is_none() && error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(ServiceDiscovery::default())
+            }
+            outcome => {
+                outcome.with_context(|| format!("the file of service discovery {}", path.display()))
+            }
+        }
+    }
+
     /// The socket on which the local API answers.
     pub fn socket(&self) -> PathBuf {
         self.run.join("berth.sock")
@@ -281,6 +310,15 @@ mod tests {
             error.contains("the network's file /nonexistent/network.json: it can't be read"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_file_of_service_discovery_that_was_asked_for_must_be_there() {
+        let given = file(r#"{"service-discovery": "/nonexistent/services.json"}"#);
+        let config = Config::complete(given, Given::default()).unwrap();
+        let error = config.service_discovery(&Zones::default()).unwrap_err();
+        let words = "the file of service discovery /nonexistent/services.json: it can't be read";
+        assert!(format!("{error:#}").contains(words), "{error:#}");
     }
 
     #[test]

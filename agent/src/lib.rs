@@ -14,6 +14,7 @@
 //! | [`image`] | where images come from and how they are kept |
 //! | [`api`] | the ECS API |
 //! | [`dns`] | the resolver that containers ask |
+//! | [`service_discovery`] | names that lead to the tasks of a service |
 //! | [`metadata`] | the endpoint that containers ask |
 //! | [`cli`] | the command |
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ mod kernel;
 pub mod members;
 pub mod metadata;
 mod removal;
+pub mod service_discovery;
 mod shares;
 pub mod store;
 pub mod supervisor;

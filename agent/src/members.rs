@@ -185,7 +185,16 @@ impl Members {
 
     /// Refuses whatever has not been taken and says something.
     pub fn finish(self) -> Result<(), ApiError> {
-        match self.map.keys().find(|name| self.says(name)) {
+        self.refuse(self.map.keys().find(|name| self.says(name)))
+    }
+
+    /// Refuses whatever has not been taken: for what only people write, so that nobody fills in what isn't set.
+    pub fn finish_strictly(self) -> Result<(), ApiError> {
+        self.refuse(self.map.keys().next())
+    }
+
+    fn refuse(&self, name: Option<&String>) -> Result<(), ApiError> {
+        match name {
             None => Ok(()),
             Some(name) => Err(ApiError::client(format!(
                 "{} is not supported by this version of Berth; remove it",
@@ -270,6 +279,15 @@ mod tests {
                 .starts_with("list[1].privileged is not supported"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn strictly_a_member_that_says_nothing_is_refused_too() {
+        for value in [json!(""), json!(0), json!(false), json!(null), json!([])] {
+            let error = members(json!({ "x": value })).finish_strictly();
+            assert!(error.unwrap_err().message.starts_with("x is not"));
+        }
+        assert_eq!(members(json!({})).finish_strictly(), Ok(()));
     }
 
     #[test]

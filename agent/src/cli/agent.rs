@@ -49,24 +49,31 @@ async fn serve(config: Config, listeners: Listeners) -> anyhow::Result<()> {
         result = server::serve_tcp(host.api.clone(), listener) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        never = follow_network(&host, &mut reload) => match never {},
+        never = follow_files(&host, &mut reload) => match never {},
         never = keep_prepared => match never {},
     }?;
     tracing::info!("stopping; tasks go on, and are found again at the next start");
     Ok(())
 }
 
-/// Reads the network's file again at each SIGHUP.
-async fn follow_network(host: &Host, reload: &mut Signal) -> Infallible {
+/// Reads the files of the network and of service discovery again at each SIGHUP. One that is wrong keeps the other from
+/// nothing.
+async fn follow_files(host: &Host, reload: &mut Signal) -> Infallible {
     loop {
         if reload.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
         let engine = host.api.engine().clone();
-        let outcome = tokio::task::spawn_blocking(move || engine.reload_network()).await;
-        let outcome = outcome.map_err(anyhow::Error::from).flatten();
-        if let Err(error) = outcome {
-            tracing::error!("the network stays as it is: {error:#}");
+        let reloaded = tokio::task::spawn_blocking(move || {
+            if let Err(error) = engine.reload_network() {
+                tracing::error!("the network stays as it is: {error:#}");
+            }
+            if let Err(error) = engine.reload_service_discovery() {
+                tracing::error!("service discovery stays as it is: {error:#}");
+            }
+        });
+        if let Err(error) = reloaded.await {
+            tracing::error!("reading the files again broke off: {error}");
         }
     }
 }

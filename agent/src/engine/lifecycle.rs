@@ -147,6 +147,11 @@ impl Driver {
         }
     }
 
+    /// Has the task's services lead to it, or not any more, as its record says.
+    fn register(&self) {
+        self.engine.inner.register(&self.handle);
+    }
+
     fn check_stop(&self) -> Result<(), Failure> {
         if self.handle.record.borrow().desired_stopped {
             Err(Failure::Stopped)
@@ -295,6 +300,7 @@ impl Driver {
                 .execution_stopped
                 .get_or_insert_with(Timestamp::now);
         });
+        self.register();
         let cgroups = [task_cgroup(&self.id), supervisor_cgroup(&self.id)];
         self.complain(
             tokio::task::spawn_blocking(move || {

@@ -6,6 +6,7 @@
 
 pub mod bridge;
 pub mod decide;
+mod discovery;
 mod etc;
 mod files;
 mod firewall;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use berth_netns::{Eni, EniId, Network, NetworkConfig, Subnet};
+use discovery::Discovery;
 use host_ports::HostPorts;
 use ipnet::{IpNet, Ipv4Net};
 use lifecycle::Start;
@@ -62,6 +64,7 @@ struct Inner {
     _firewall: firewall::Guard,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
+    discovery: Discovery,
     images: Images,
     tasks: Mutex<HashMap<String, Arc<Handle>>>,
     /// Held while ports are chosen, or claimed by a task that names them.
@@ -206,6 +209,7 @@ impl Engine {
             task.want_stop(StopCode::UserInitiated, reason)
         })
         .map_err(ApiError::server)?;
+        self.inner.register(handle);
         failpoint::pass("stop-recorded");
         Ok(handle.task())
     }
@@ -248,6 +252,7 @@ impl Engine {
         files::remove_orphans(&self.inner.config, |id| {
             live.iter().any(|handle| handle.record.borrow().id == id)
         });
+        self.inner.register_all(&live);
         for handle in live {
             lifecycle::drive(self.clone(), handle, Start::Found);
         }
@@ -282,6 +287,8 @@ impl Inner {
         let ranges: Vec<IpNet> = ranges(&network).collect();
         let zones = dns::Zones::new(&config.place.private_domain(), &ranges)
             .with_context(|| format!("the names of region '{}'", config.place.region))?;
+        let names = Names::new(zones);
+        let discovery = Discovery::load(&config, &names)?;
         let network = Arc::new(network);
         let firewall = firewall::Guard::start(Arc::clone(&network))?;
         let instance = store.identity("container-instance", id::random_128)?;
@@ -294,7 +301,8 @@ impl Inner {
             subnets,
             public_addresses,
             _firewall: firewall,
-            names: Arc::new(Names::new(zones)),
+            names: Arc::new(names),
+            discovery,
             images,
             tasks: Mutex::new(HashMap::new()),
             host_ports: Mutex::new(HostPorts::new()),

@@ -163,6 +163,8 @@ impl<'a> Containers<'a> {
             return;
         }
         self.stopping = true;
+        // Before any container is told: what asks for a service from now on isn't led to one that ends.
+        self.driver.register();
         Engine::update_in_memory(&self.driver.handle, |task| {
             task.last_status = LastStatus::Stopping
         });
@@ -177,6 +179,7 @@ impl<'a> Containers<'a> {
                 task.last_status = LastStatus::Running;
                 task.moments.started = Some(Timestamp::now());
             });
+            self.driver.register();
             failpoint::pass("running-recorded");
         }
     }
