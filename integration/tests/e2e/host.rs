@@ -89,8 +89,13 @@ impl Host {
             )
             .env_remove("BERTH_FAILPOINT")
             .stdin(Stdio::null());
-        if self.network_file().exists() {
-            command.env("BERTH_NETWORK", self.network_file());
+        for (name, file) in [
+            ("BERTH_NETWORK", self.network_file()),
+            ("BERTH_SERVICE_DISCOVERY", self.services_file()),
+        ] {
+            if file.exists() {
+                command.env(name, file);
+            }
         }
         command
     }
@@ -102,6 +107,16 @@ impl Host {
 
     fn network_file(&self) -> PathBuf {
         self.folder.join("network.json")
+    }
+
+    /// Has service discovery be this one, in the words of its file. An agent must find one when it starts, to read it
+    /// again later.
+    pub fn services(&self, definition: &Value) {
+        std::fs::write(self.services_file(), definition.to_string()).unwrap();
+    }
+
+    pub fn services_file(&self) -> PathBuf {
+        self.folder.join("service-discovery.json")
     }
 
     /// Runs the command; it must succeed.
@@ -217,7 +232,7 @@ impl Host {
         std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
     }
 
-    /// Tells the agent to read the network's file again.
+    /// Tells the agent to read its files again.
     pub fn reload_agent(&self) {
         let agents = self.agents.lock().unwrap();
         let pid = i32::try_from(agents.last().unwrap().id()).unwrap();

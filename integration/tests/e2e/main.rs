@@ -27,6 +27,7 @@ mod names;
 mod network;
 mod ports;
 mod run;
+mod service_discovery;
 mod user_namespaces;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -114,11 +115,12 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 13] = [
+    let modules: [(&str, &[Case]); 14] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("check", check::CASES),
         ("names", names::CASES),
+        ("service_discovery", service_discovery::CASES),
         ("modes", modes::CASES),
         ("ports", ports::CASES),
         ("interfaces", interfaces::CASES),

@@ -72,7 +72,7 @@ fn name_of(task: &Value) -> String {
 }
 
 /// What `nslookup` in a task says.
-fn look_up(host: &Host, task: &str, what: &str) -> String {
+pub fn look_up(host: &Host, task: &str, what: &str) -> String {
     let ask = format!("nslookup {what} 2>&1; true");
     host.succeed(&["exec", task, "--", "sh", "-c", &ask])
 }

@@ -1,0 +1,365 @@
+//! Service discovery: names that lead to the tasks of a service while they run.
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::host::{Host, PATIENCE, definition, script};
+use super::modes;
+use super::names::look_up;
+use super::network::Outside;
+use super::{Case, Needs};
+
+pub const CASES: &[Case] = &[
+    Case(
+        "a_service_leads_to_those_of_its_tasks_that_run",
+        Needs::Kernel,
+        tasks_that_run,
+    ),
+    Case(
+        "a_task_is_gone_before_its_containers_are_told_to_stop",
+        Needs::Kernel,
+        before_it_stops,
+    ),
+    Case(
+        "nobody_is_told_of_no_task_while_the_agent_is_killed_and_started",
+        Needs::Kernel,
+        killed,
+    ),
+    Case(
+        "at_sighup_services_come_and_go_and_a_wrong_file_changes_nothing",
+        Needs::Kernel,
+        reload,
+    ),
+    Case(
+        "a_file_that_is_wrong_is_told_at_the_start",
+        Needs::Kernel,
+        wrong_file,
+    ),
+    Case(
+        "under_bridge_and_host_srv_records_lead_to_ports_of_the_hosts",
+        Needs::Kernel,
+        ports_of_the_hosts,
+    ),
+    Case(
+        "a_service_is_answered_without_an_agent_too",
+        Needs::Kernel,
+        without_agent,
+    ),
+];
+
+/// A file with one namespace, `local`.
+fn local(services: Value) -> Value {
+    json!({"namespaces": [{"name": "local", "services": services}]})
+}
+
+/// The service `db` of the family `db`, with all types of records.
+fn db() -> Value {
+    let records = ["A", "AAAA", "SRV"].map(|kind| json!({"type": kind, "ttl": 10}));
+    json!({
+        "name": "db", "family": "db", "port": 5432, "dnsConfig": {"dnsRecords": records},
+    })
+}
+
+/// A task of a family that does nothing, and ends when it is told to.
+fn idle(family: &str) -> Value {
+    of_family(family, script("trap exit TERM; sleep 60 & wait"))
+}
+
+fn of_family(family: &str, mut definition: Value) -> Value {
+    definition["family"] = json!(family);
+    definition
+}
+
+fn start(host: &Host, definition: &Value) -> String {
+    let task = host.start_task(definition);
+    host.wait_status(&task, "RUNNING");
+    task
+}
+
+fn stop(host: &Host, task: &str) {
+    host.succeed(&["stop", task]);
+    host.wait_status(task, "STOPPED");
+}
+
+/// The last part of a task's ARN.
+fn id(task: &str) -> &str {
+    task.rsplit('/').next().unwrap()
+}
+
+/// The addresses that an answer of `nslookup` has, in order; without that of the resolver, which is told with its port.
+fn addresses(said: &str) -> Vec<&str> {
+    let lines = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("Address: "));
+    let mut all: Vec<&str> = lines.filter(|address| !address.ends_with(":53")).collect();
+    all.sort_unstable();
+    all
+}
+
+/// The addresses of the service `db`, as a task finds them.
+fn find(host: &Host, task: &str, kind: &str) -> String {
+    look_up(host, task, &format!("-type={kind} db.local"))
+}
+
+fn tasks_that_run(host: &Host) {
+    host.services(&local(json!([db()])));
+    host.image();
+    host.agent();
+    let asking = start(host, &idle("api"));
+    assert!(find(host, &asking, "a").contains("NXDOMAIN"));
+    let [first, second] = [(); 2].map(|()| start(host, &idle("db")));
+    let found = find(host, &asking, "a");
+    assert_eq!(addresses(&found), ["10.231.0.5", "10.231.0.6"], "{found}");
+    let found = find(host, &asking, "aaaa");
+    let both = ["fd62:6572:7468::5", "fd62:6572:7468::6"];
+    assert_eq!(addresses(&found), both, "{found}");
+    let found = find(host, &asking, "srv");
+    for task in [&first, &second] {
+        let target = format!("service = 1 1 5432 {}.db.local", id(task));
+        assert!(found.contains(&target), "{found}");
+    }
+    let target = format!("-type=a {}.db.local", id(&second));
+    let found = look_up(host, &asking, &target);
+    assert_eq!(addresses(&found), ["10.231.0.6"], "{found}");
+    // They are the others' too, and by the C library.
+    let ping = "ping -c 1 -w 5 db.local > /dev/null && echo reached";
+    let reached = host.succeed(&["exec", &first, "--", "sh", "-c", ping]);
+    assert_eq!(reached, "reached\n");
+    stop(host, &first);
+    let found = find(host, &asking, "a");
+    assert_eq!(addresses(&found), ["10.231.0.6"], "{found}");
+    assert!(!find(host, &asking, "srv").contains(id(&first)));
+    stop(host, &second);
+    for what in ["-type=a db.local", "-type=srv db.local", &target] {
+        let found = look_up(host, &asking, what);
+        assert!(found.contains("NXDOMAIN"), "{what}: {found}");
+    }
+    stop(host, &asking);
+}
+
+/// What a container looks up when it is told to stop.
+const LOOKS_WHEN_TOLD: &str =
+    "trap 'echo told; nslookup -type=a db.local; exit' TERM; sleep 60 & wait";
+
+fn before_it_stops(host: &Host) {
+    host.services(&local(json!([db()])));
+    host.image();
+    host.agent();
+    let other = start(host, &idle("db"));
+    let looks = start(host, &of_family("db", script(LOOKS_WHEN_TOLD)));
+    let found = find(host, &other, "a");
+    assert_eq!(addresses(&found), ["10.231.0.4", "10.231.0.5"], "{found}");
+    stop(host, &looks);
+    let log = host.succeed(&["logs", id(&looks)]);
+    assert!(log.contains("told"), "{log}");
+    assert!(log.contains("Address: 10.231.0.4"), "{log}");
+    assert!(!log.contains("10.231.0.5"), "{log}");
+    // The same where one of its containers ends by itself, and takes the others with it.
+    let containers = json!([
+        {"name": "main", "image": "box", "command": ["sh", "-c", "sleep 2"]},
+        {"name": "looks", "image": "box", "command": ["sh", "-c", LOOKS_WHEN_TOLD], "stopTimeout": 5},
+    ]);
+    let ends = start(host, &of_family("db", definition(containers)));
+    let found = find(host, &other, "a");
+    assert_eq!(addresses(&found), ["10.231.0.4", "10.231.0.6"], "{found}");
+    host.wait_status(&ends, "STOPPED");
+    let log = host.succeed(&["logs", id(&ends)]);
+    assert!(log.contains("Address: 10.231.0.4"), "{log}");
+    assert!(!log.contains("10.231.0.6"), "{log}");
+    stop(host, &other);
+}
+
+/// A query for the A records of `db.local`.
+const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x02db\x05local\0\0\x01\0\x01";
+
+/// Asks for `db.local` all the time, until it is told to stop, or its test has failed. What is answered: each time the code and the number of
+/// records.
+fn ask_all_the_time(stop: &AtomicBool) -> Vec<(u8, u8)> {
+    let mut answers = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    while !stop.load(Ordering::Relaxed) && Instant::now() < end {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let patience = Duration::from_millis(100);
+        socket.set_read_timeout(Some(patience)).unwrap();
+        let mut answer = [0; 512];
+        // While no agent is there, nobody answers.
+        let asked = socket
+            .connect("10.231.0.2:53")
+            .and_then(|()| socket.send(QUERY))
+            .and_then(|_| socket.recv(&mut answer));
+        if asked.is_ok_and(|length| length > 12) {
+            answers.push((answer[3] & 0xf, answer[7]));
+        } else {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    answers
+}
+
+fn killed(host: &Host) {
+    host.services(&local(json!([db()])));
+    host.image();
+    host.agent();
+    let asking = start(host, &idle("api"));
+    let task = start(host, &idle("db"));
+    let stop_asking = AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        let asks = scope.spawn(|| ask_all_the_time(&stop_asking));
+        for _ in 0..5 {
+            host.kill_agent();
+            host.agent();
+            let found = find(host, &asking, "a");
+            assert_eq!(addresses(&found), ["10.231.0.5"], "{found}");
+        }
+        stop_asking.store(true, Ordering::Relaxed);
+        asks.join().unwrap()
+    });
+    assert!(answers.len() > 100, "{}", answers.len());
+    let wrong = answers.iter().find(|answer| **answer != (0, 1));
+    assert_eq!(wrong, None, "the code and the number of records");
+    // What comes to its end while nobody watches is gone, too.
+    host.kill_agent();
+    let end = ["exec", &task, "--", "sh", "-c", "kill -TERM 1"];
+    host.berth(&end).output().unwrap();
+    host.agent();
+    host.wait_status(&task, "STOPPED");
+    assert!(find(host, &asking, "a").contains("NXDOMAIN"));
+    stop(host, &asking);
+}
+
+fn reload(host: &Host) {
+    host.services(&json!({}));
+    host.image();
+    host.agent();
+    let task = start(host, &idle("db"));
+    let reload = |file: &Value, words: &str| {
+        let before = host.agent_log().matches(words).count();
+        host.services(file);
+        host.reload_agent();
+        host.until(words, || host.agent_log().matches(words).count() > before);
+    };
+    reload(&local(json!([db()])), "services=1");
+    let found = find(host, &task, "a");
+    assert_eq!(addresses(&found), ["10.231.0.4"], "{found}");
+    let mut wrong = db();
+    wrong["dnsConfig"]["routingPolicy"] = json!("RANDOM");
+    let words = "service discovery stays as it is: the file of service discovery";
+    reload(&local(json!([wrong])), words);
+    let says = "routingPolicy is 'RANDOM'; it must be MULTIVALUE or WEIGHTED";
+    assert!(host.agent_log().contains(says), "{}", host.agent_log());
+    let found = find(host, &task, "a");
+    assert_eq!(addresses(&found), ["10.231.0.4"], "{found}");
+    let mut other = db();
+    other["name"] = json!("other");
+    reload(&local(json!([other])), "services=1");
+    assert!(find(host, &task, "a").contains("NXDOMAIN"));
+    let found = look_up(host, &task, "-type=a other.local");
+    assert_eq!(addresses(&found), ["10.231.0.4"], "{found}");
+    // Without the namespace, others are asked.
+    reload(&json!({}), "services=0");
+    let found = look_up(host, &task, "-type=a other.local");
+    assert!(!found.contains("10.231.0.4\n"), "{found}");
+    stop(host, &task);
+}
+
+fn wrong_file(host: &Host) {
+    let mut wrong = db();
+    wrong["containerPort"] = json!(0);
+    host.services(&local(json!([wrong])));
+    host.image();
+    let file = host.definition_file(&script("true"));
+    for command in [&["agent"][..], &["run", file.to_str().unwrap()]] {
+        let said = host.fail(command);
+        let words = format!(
+            "the file of service discovery {}: namespaces[0].services[0].containerPort is 0; it must be between 1 and \
+             65535",
+            host.services_file().display()
+        );
+        assert!(said.contains(&words), "{said}");
+    }
+    let mut taken = local(json!([]));
+    taken["namespaces"][0]["name"] = json!("ec2.internal");
+    host.services(&taken);
+    let said = host.fail(&["agent"]);
+    assert!(said.contains("outside the zone ec2.internal"), "{said}");
+}
+
+/// The port and the target of the only SRV record of a name.
+fn srv(host: &Host, asking: &str, name: &str) -> (u16, String) {
+    let said = look_up(host, asking, &format!("-type=srv {name}"));
+    let (_, record) = said
+        .split_once("service = 1 1 ")
+        .unwrap_or_else(|| panic!("{said}"));
+    let mut words = record.split_whitespace();
+    let port = words.next().unwrap().parse().unwrap();
+    (port, words.next().unwrap().to_owned())
+}
+
+fn ports_of_the_hosts(host: &Host) {
+    let _outside = Outside::new();
+    let default = ["route", "add", "default", "via", "192.168.77.2"];
+    assert!(Command::new("ip").args(default).status().unwrap().success());
+    let service = |name: &str, family: &str, port: u16, records: Value| {
+        json!({
+            "name": name, "family": family, "containerName": "main", "containerPort": port,
+            "dnsConfig": {"dnsRecords": records},
+        })
+    };
+    let [a, srv_type] = ["A", "SRV"].map(|kind| json!({"type": kind, "ttl": 10}));
+    host.services(&local(json!([
+        service("bridged", "bridged", 80, json!([srv_type])),
+        service("hosted", "hosted", 8080, json!([srv_type])),
+        service("wrong", "hosted", 8080, json!([a, srv_type])),
+    ])));
+    host.image();
+    host.agent();
+    let asking = start(host, &idle("api"));
+    let serve = |mode: &str, family: &str, port: u16| {
+        let server = modes::server("main", port, json!([{"containerPort": port}]));
+        let definition = of_family(family, modes::definition(mode, json!([server])));
+        let task = modes::start(host, &definition);
+        host.wait_status(&task, "RUNNING");
+        task
+    };
+    let hosted = serve("host", "hosted", 8080);
+    let target = format!("{}.hosted.local", id(&hosted));
+    assert_eq!(srv(host, &asking, "hosted.local"), (8080, target.clone()));
+    let found = look_up(host, &asking, &format!("-type=a {target}"));
+    assert_eq!(addresses(&found), ["192.168.77.1"], "{found}");
+    modes::until_says(host, "192.168.77.1:8080", "hello of main");
+    // Under host ECS has no A records, and so registers nothing where some are wanted.
+    assert!(look_up(host, &asking, "-type=srv wrong.local").contains("NXDOMAIN"));
+    let words = "network mode host, under which ECS has SRV records only";
+    assert!(host.agent_log().contains(words), "{}", host.agent_log());
+
+    let bridged = serve("bridge", "bridged", 80);
+    let task = host.describe(&bridged);
+    let (port, target) = srv(host, &asking, "bridged.local");
+    assert_eq!(port, modes::host_port_of(&task, 0), "{task}");
+    // It is good for a connection.
+    modes::until_says(host, &format!("192.168.77.1:{port}"), "hello of main");
+    let url = format!("http://{target}:{port}/");
+    let read = ["exec", &asking, "--", "wget", "-q", "-O", "-", &url];
+    assert_eq!(host.succeed(&read), "hello of main\n");
+    for task in [&hosted, &bridged, &asking] {
+        modes::stop(host, task);
+    }
+    assert!(
+        !host
+            .agent_log()
+            .contains("task isn't registered: it has network mode bridge")
+    );
+}
+
+fn without_agent(host: &Host) {
+    host.services(&local(json!([db()])));
+    host.image();
+    let looks = "while ! nslookup -type=a db.local | grep '^Address: 10'; do sleep 0.1; done";
+    let ran = host.run(&of_family("db", script(looks)));
+    assert_eq!(ran.stdout, "Address: 10.231.0.4\n", "{ran:?}");
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
