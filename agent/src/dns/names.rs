@@ -249,6 +249,14 @@ mod tests {
             names.find(&name("web.dev.local")),
             Known::Nothing(name("dev.local"))
         );
+        // The narrowest is meant, of those that are always there, too.
+        names.set_namespaces(Namespaces::new(&[name("internal")], &[]));
+        for (of, zone) in [
+            ("a.ec2.internal", "ec2.internal"),
+            ("a.internal", "internal"),
+        ] {
+            assert_eq!(names.find(&name(of)), Known::Nothing(name(zone)));
+        }
         names.set_namespaces(Namespaces::default());
         assert_eq!(names.find(&name("db.local")), Known::Elsewhere);
     }
