@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::eni::EniId;
+use crate::firewalld::BusError;
 use crate::netlink::NetlinkError;
 use crate::published::HostPort;
 use crate::security_group::SecurityGroupId;
@@ -179,6 +180,29 @@ pub enum Error {
         doing: String,
         /// What the kernel said.
         source: NetlinkError,
+    },
+
+    /// firewalld can't be asked to let tasks' traffic pass, or refuses.
+    #[error(
+        "firewalld rejects tasks' traffic, and can't be told to let it pass: {source}; restart firewalld, or do it by \
+         hand: {advice}"
+    )]
+    Firewalld {
+        /// The command that does it.
+        advice: String,
+        /// What it says.
+        source: BusError,
+    },
+
+    /// firewalld can't be told to forget a link, or refuses.
+    #[error(
+        "firewalld can't be told that {link} is no longer in its zone trusted: {source}; firewall-cmd --reload does it"
+    )]
+    FirewalldKeeps {
+        /// The link's name, or several of them.
+        link: String,
+        /// What it says.
+        source: BusError,
     },
 
     /// A file or a system call failed.

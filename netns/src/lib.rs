@@ -4,7 +4,8 @@
 //! forwarding. [`Network::attach`] makes a network namespace with an [`Eni`], and
 //! [`Network::detach`] takes it away. [`Network::reconcile`] cleans up after a crash, and
 //! [`Network::undo`] leaves the host as it was. A [`FirewallWatch`] puts back rules that somebody else
-//! removes. What can reach what, and how, is in `docs/design.md`.
+//! removes; a [`FirewalldWatch`] has firewalld let tasks' traffic pass. What can reach what, and how, is in
+//! `docs/design.md`.
 //!
 //! ```no_run
 //! use berth_netns::{AttachRequest, EniId, Network, NetworkConfig};
@@ -50,6 +51,7 @@ mod eni;
 mod error;
 mod failpoint;
 mod firewall;
+mod firewalld;
 mod hash;
 mod inspect;
 mod namespace;
@@ -80,6 +82,7 @@ pub use config::{METADATA_PORT, NetworkConfig};
 pub use eni::{Eni, EniId, MacAddress, NetnsName};
 pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
+pub use firewalld::{BusError, FirewalldEvent, FirewalldStop, FirewalldWatch};
 pub use inspect::{
     CheckError, Endpoint, Explanation, GroupView, InterfaceView, LinkState, Question, RuleView,
     Snapshot, Step, SubnetView, Traffic, Verdict,

@@ -19,6 +19,7 @@ use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
 use crate::firewall::{self, Firewall};
+use crate::firewalld;
 use crate::namespace;
 use crate::netlink::{
     Link, LinkWatch, NewBridge, RouteSocket, add_address, add_local_route, bring_up,
@@ -146,7 +147,8 @@ impl Network {
         for path in [config.state_dir.join("addresses"), netns_dir(config)] {
             remove_directory(&path)?;
         }
-        Ok(())
+        // The last, since it is another program that may fail.
+        firewalld::leave(config)
     }
 
     /// The subnets; without IPv6 on a host that has none, or whose uplink carries no packets as large as it needs.

@@ -15,6 +15,7 @@ mod closed;
 mod crashes;
 mod docker;
 mod firewall;
+mod firewalld;
 mod host;
 mod leaks;
 mod lifecycle;
@@ -58,7 +59,12 @@ fn main() -> ExitCode {
     if !leaks::nft_is_installed() {
         eprintln!("SKIPPED: nft (package nftables) is not installed; its opinion is not asked");
     }
-    let groups: [(&str, Vec<Case>); 15] = [
+    if !firewalld::is_installed() {
+        eprintln!(
+            "SKIPPED: firewalld and its bus (packages firewalld and dbus) are not installed; none of their tests runs"
+        );
+    }
+    let groups: [(&str, Vec<Case>); 16] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
         ("watch", watch::cases()),
         ("closed", closed::cases()),
         ("docker", docker::cases()),
+        ("firewalld", firewalld::cases()),
         ("check", check::cases()),
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
@@ -94,14 +101,21 @@ fn main() -> ExitCode {
         let last = |name: &str| name.rsplit("::").next().map(str::to_owned);
         let is_it = |name: &&str| last(name) == last(trial.name());
         let of_group = |group: &&str| trial.name().starts_with(*group);
-        let groups = ["firewall::", "watch::", "closed::", "check::"];
+        let groups = [
+            "firewall::",
+            "firewalld::",
+            "watch::",
+            "closed::",
+            "check::",
+        ];
         let needs_nft = needs_nft.iter().any(is_it) || groups.iter().any(of_group);
         let needs_owned = firewall::NEED_OWNED_TABLES.iter().any(is_it);
         let skip = needs_nft && !leaks::nft_is_installed()
             || needs_owned && !firewall::kernel_has_owned_tables()
             || last(trial.name()).as_deref() == Some(lifecycle::FILLS_CONNECTIONS)
                 && !lifecycle::can_fill_connections()
-            || trial.name().starts_with("docker::") && !docker::is_installed();
+            || trial.name().starts_with("docker::") && !docker::is_installed()
+            || trial.name().starts_with("firewalld::") && !firewalld::is_installed();
         trial.with_ignored_flag(skip || !nix::unistd::geteuid().is_root())
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()

@@ -15,7 +15,7 @@ use crate::world::{
 };
 
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
-const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 8);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -78,7 +78,7 @@ fn config(world: &World, pool: &[&str]) -> NetworkConfig {
     }
 }
 
-fn network(world: &World) -> Network {
+pub fn network(world: &World) -> Network {
     let mut outside = inside(&world.outside, || RouteSocket::open().expect("a socket"));
     let eth0 = outside.index_of("eth0").expect("there");
     let range: Ipv4Net = "203.0.113.0/24".parse().expect("a range");
@@ -97,7 +97,7 @@ fn public(number: u32) -> AttachRequest {
     }
 }
 
-fn attach(network: &Network, number: u32) -> Task {
+pub fn attach(network: &Network, number: u32) -> Task {
     let attachment = network.attach(&public(number)).expect("attached");
     assert_eq!(attachment.eni.public_address, Some(PUBLIC));
     Task::of(&attachment)

@@ -172,7 +172,7 @@ fn a_port_is_open_to_addresses(world: &World) {
 }
 
 /// Whether an echo request is answered soon, from the calling thread's namespace.
-fn ping(address: Ipv4Addr) -> bool {
+pub fn ping(address: Ipv4Addr) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC;
     let icmp = socket(
         AddressFamily::Inet,
