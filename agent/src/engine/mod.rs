@@ -10,6 +10,7 @@ mod discovery;
 mod etc;
 mod files;
 mod firewall;
+mod firewalld;
 mod host_ports;
 mod lifecycle;
 mod placement;
@@ -62,6 +63,7 @@ struct Inner {
     /// The same.
     public_addresses: Vec<Ipv4Net>,
     _firewall: firewall::Guard,
+    _firewalld: firewalld::Guard,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
     discovery: Discovery,
@@ -291,6 +293,7 @@ impl Inner {
         let discovery = Discovery::load(&config, &names)?;
         let network = Arc::new(network);
         let firewall = firewall::Guard::start(Arc::clone(&network))?;
+        let firewalld = firewalld::Guard::start(&network)?;
         let instance = store.identity("container-instance", id::random_128)?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("reading the boot id")?;
@@ -301,6 +304,7 @@ impl Inner {
             subnets,
             public_addresses,
             _firewall: firewall,
+            _firewalld: firewalld,
             names: Arc::new(names),
             discovery,
             images,
