@@ -23,6 +23,8 @@ pub const FOR_TESTS: &[&str] = &[
     "iproute2",
     "bind9-dnsutils",
     "dnsmasq-base",
+    "dbus",
+    "firewalld",
     "skopeo",
     "docker-registry",
     "awscli",
@@ -61,6 +63,10 @@ pub const FOR_RUNTIME_BENCH: &[&str] = &[
     "runc",
 ];
 
+/// The services that must not start because their package is installed for a test: this one would close the host's
+/// ports, now and at each boot.
+const NEVER_STARTED: &[(&str, &str)] = &[("firewalld", "firewalld.service")];
+
 /// Installs those that are missing.
 pub fn install(packages: &[&str]) -> anyhow::Result<()> {
     let missing: Vec<&&str> = packages
@@ -74,10 +80,28 @@ pub fn install(packages: &[&str]) -> anyhow::Result<()> {
         "installing {}",
         missing.iter().map(|p| **p).collect::<Vec<_>>().join(" ")
     ));
+    for (package, service) in NEVER_STARTED {
+        if missing.contains(&package) {
+            mask(service)?;
+        }
+    }
     apt(&["update", "-q"])?;
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
     args.extend(missing.iter().map(|package| **package));
     apt(&args)
+}
+
+/// As `systemctl mask` does, which needs a systemd that runs. Who wants the service later undoes it by `systemctl unmask`.
+fn mask(service: &str) -> anyhow::Result<()> {
+    let unit = Path::new("/etc/systemd/system").join(service);
+    if std::fs::symlink_metadata(&unit).is_ok() {
+        return Ok(());
+    }
+    std::fs::create_dir_all("/etc/systemd/system")?;
+    std::os::unix::fs::symlink("/dev/null", &unit)
+        .with_context(|| format!("masking {service} before it is installed"))?;
+    crate::say(&format!("{service} is masked, so that it does not start"));
+    Ok(())
 }
 
 fn is_installed(package: &str) -> bool {

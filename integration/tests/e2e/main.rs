@@ -17,6 +17,7 @@ mod api;
 mod bad_input;
 mod check;
 mod crash;
+mod firewalld;
 mod host;
 mod images;
 mod interfaces;
@@ -49,7 +50,7 @@ pub enum Needs {
     Controllers,
     /// A hierarchy without them, where limits can't be applied.
     NoControllers,
-    /// Programs of this host's packages: skopeo, docker-registry.
+    /// Programs of this host's packages: skopeo, docker-registry, firewalld.
     Packages,
 }
 
@@ -115,7 +116,7 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 14] = [
+    let modules: [(&str, &[Case]); 15] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("check", check::CASES),
@@ -123,6 +124,7 @@ fn trials() -> Vec<Trial> {
         ("service_discovery", service_discovery::CASES),
         ("modes", modes::CASES),
         ("ports", ports::CASES),
+        ("firewalld", firewalld::CASES),
         ("interfaces", interfaces::CASES),
         ("user_namespaces", user_namespaces::CASES),
         ("limits", limits::CASES),
