@@ -51,6 +51,7 @@ fn task(mode: &str, ipv6: Option<&str>) -> Task {
 
 fn attached(ipv6: Option<&str>) -> AttachedEni {
     AttachedEni {
+        id_range: None,
         mac: String::new(),
         address: Ipv4Addr::new(10, 231, 0, 4),
         subnet_cidr: String::new(),
