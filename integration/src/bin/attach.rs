@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use berth_netns::{
     AttachRequest, AttachmentMode, Eni, EniId, HostPort, Network, NetworkConfig, PortProtocol,
-    PublishedPort, Subnet,
+    PublishedPort, Subnet, SubordinateIds,
 };
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ fn mode_named(name: &str) -> anyhow::Result<AttachmentMode> {
     }
 }
 
-/// One dual-stack subnet with room for four thousand.
+/// One dual-stack subnet with room for four thousand, each in a user namespace of its own, unless its namespace is given.
 fn config(mode: AttachmentMode, dir: &Path) -> anyhow::Result<NetworkConfig> {
     let id = Subnet::default_subnet().id().clone();
     let subnet = Subnet::new(id, "10.231.0.0/20".parse()?, "berth0")?;
@@ -66,6 +66,7 @@ fn config(mode: AttachmentMode, dir: &Path) -> anyhow::Result<NetworkConfig> {
     let run_dir = Path::new("/run/berth").join(dir.file_name().context("a folder has a name")?);
     Ok(NetworkConfig {
         subnets: vec![subnet.with_mode(mode)],
+        subordinate_ids: Some(SubordinateIds::default()),
         ..NetworkConfig::new(dir, run_dir)
     })
 }
