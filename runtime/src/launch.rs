@@ -248,6 +248,7 @@ fn assist(
     let pid = launched.child.pid();
     if plan.namespaces.new_user.is_some() {
         child_files::write_id_maps(pid, assistance.uid_mappings, assistance.gid_mappings)?;
+        init::raise_hard_limits(&plan.process, pid.as_raw());
     }
     if let Some(score) = assistance.oom_score_adj {
         child_files::adjust_oom_score(pid, score)?;

@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// What the tests may need and a machine may lack: cgroup v2 controllers by their names, `systemd`,
-/// `apparmor`, `criu`, `newuidmap`, `user 54321` for a user of that number.
+/// `apparmor`, `criu`, `newuidmap`, `CAP_SYS_RESOURCE`, `user 54321` for a user of that number.
 pub(crate) struct Machine {
     has: Vec<String>,
 }
@@ -49,6 +49,13 @@ impl Machine {
         }
         if Path::new("/usr/bin/newuidmap").exists() {
             has.push("newuidmap".into());
+        }
+        // Of the capabilities in effect, that of number 24.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+        if effective.is_some_and(|set| set & 1 << 24 != 0) {
+            has.push("CAP_SYS_RESOURCE".into());
         }
         let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
         if users.contains(":54321:") {

@@ -19,6 +19,7 @@ crate::tests! {
     a_new_user_namespace_makes_root_nobody_outside;
     a_user_namespace_can_join_the_hosts_network_namespace;
     a_user_namespace_and_the_network_that_it_owns_are_joined;
+    hard_limits_are_raised_for_a_user_namespace needs "CAP_SYS_RESOURCE";
     a_pid_namespace_is_joined_by_path;
 }
 
@@ -232,6 +233,32 @@ fn a_user_namespace_and_the_network_that_it_owns_are_joined() {
         bundle.run().success(),
         format!("{}\n{}\n0\nlo", link("user"), link("net"))
     );
+}
+
+/// Nobody has the right to in there.
+fn hard_limits_are_raised_for_a_user_namespace() {
+    let raised = json!([{"type": "RLIMIT_NOFILE", "soft": 1_000_000, "hard": 1_000_000},
+        {"type": "RLIMIT_MEMLOCK", "soft": u64::MAX, "hard": u64::MAX}]);
+    let show = "ulimit -Hn; ulimit -Sn; ulimit -Hl";
+    let shown = "1000000\n1000000\nunlimited";
+    let mut holder = Bundle::new(&format!("{show}; exec sleep 1000"));
+    map_ids(&mut holder);
+    holder.set("/process/rlimits", raised.clone());
+    let own = [json!({"type": "pid"}), json!({"type": "user"})];
+    set_namespaces(&mut holder, &own);
+    let pid = holder.run_detached();
+    assert_eq!(
+        holder.exec(&[&holder.id, "sh", "-c", show]).success(),
+        shown
+    );
+    let mut bundle = Bundle::new(show);
+    map_ids(&mut bundle);
+    bundle.set("/process/rlimits", raised);
+    let joined = json!({"type": "user", "path": format!("/proc/{pid}/ns/user")});
+    set_namespaces(&mut bundle, &[json!({"type": "pid"}), joined]);
+    bundle.drop_mount("/sys/fs/cgroup");
+    bundle.drop_mount("/sys");
+    assert_eq!(bundle.run().success(), shown);
 }
 
 fn a_pid_namespace_is_joined_by_path() {

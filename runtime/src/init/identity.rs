@@ -14,6 +14,14 @@ use crate::plan::{Groups, ProcessPlan, SeccompPlan, User};
 use crate::sys::credentials::{self, CapabilityMasks};
 use crate::sys::{process, seccomp};
 
+/// Raises the hard limits that the process is to have: only who has CAP_SYS_RESOURCE on the host may, and in a user
+/// namespace nobody has. What doesn't succeed is told by [`limit_resources`].
+pub(crate) fn raise_hard_limits(plan: &ProcessPlan, pid: i32) {
+    for (resource, _, hard) in &plan.rlimits {
+        process::raise_hard_limit(pid, *resource, *hard).ok();
+    }
+}
+
 pub(super) fn limit_resources(plan: &ProcessPlan) -> Result<(), Failure> {
     for (index, (resource, soft, hard)) in plan.rlimits.iter().enumerate() {
         process::set_rlimit(*resource, *soft, *hard)

@@ -18,6 +18,7 @@ mod scheduling;
 pub(crate) mod step;
 mod terminal;
 
+pub(crate) use identity::raise_hard_limits;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
@@ -65,6 +66,7 @@ pub(crate) fn run_helper(
         if plan.namespaces.groups == Groups::Outside {
             credentials::set_supplementary_groups(&[]).map_err(Failure::of(Step::Groups))?;
         }
+        identity::raise_hard_limits(&plan.process, 0);
         namespaces::join(&plan.namespaces.helper_joins, 0)?;
         let args = CloneArgs {
             flags: plan.namespaces.create | CloneFlags::CLONE_PARENT,

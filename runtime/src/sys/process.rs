@@ -144,6 +144,41 @@ pub(crate) fn reset_signals(ignored: u64) -> nix::Result<()> {
     nix::sys::signal::SigSet::empty().thread_set_mask()
 }
 
+/// Raises the hard limit of a process, this one for 0, to what is wanted; the soft one stays. One that is as high already
+/// stays as it is.
+pub(crate) fn raise_hard_limit(pid: i32, resource: u32, wanted: u64) -> nix::Result<()> {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes the old limit to `limit`, which lives through the call; no new one is given.
+    let read = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            ptr::null::<libc::rlimit64>(),
+            &raw mut limit,
+        )
+    };
+    Errno::result(read)?;
+    if limit.rlim_max >= wanted {
+        return Ok(());
+    }
+    limit.rlim_max = wanted;
+    // SAFETY: the new limit lives through the call, the old one is not asked for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            ptr::from_ref(&limit),
+            ptr::null::<libc::rlimit64>(),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// Sets a resource limit of this process.
 pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
     let limit = libc::rlimit64 {
