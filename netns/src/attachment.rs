@@ -94,7 +94,14 @@ impl Network {
         };
         let id_range = match (&mut waiting, given) {
             (Some(prepared), _) => prepared.id_range.take(),
-            (None, None) => self.take_id_range()?,
+            (None, None) => match self.take_id_range() {
+                // The last may be those of interfaces that nobody has asked for.
+                Err(Error::IdsExhausted(_)) => {
+                    self.discard_prepared()?;
+                    self.take_id_range()?
+                }
+                outcome => outcome?,
+            },
             (None, Some(_)) => None,
         };
         let (eni, is_spent) = {

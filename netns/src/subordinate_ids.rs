@@ -15,6 +15,9 @@ use crate::error::{Error, InvalidName, Result};
 
 const SIZE: u32 = IdRange::SIZE;
 
+/// Beyond these, `net.ipv4.ping_group_range` lets nobody ping.
+const MOST: u32 = 1 << 31;
+
 /// The ids of users and groups that this host leaves to tasks, as `first:count` (subuid(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubordinateIds {
@@ -63,16 +66,15 @@ impl FromStr for SubordinateIds {
         let parse = || {
             let (first, count) = text.split_once(':')?;
             let (first, count): (u32, u32) = (first.parse().ok()?, count.parse().ok()?);
-            // The last of all stands for "none" in system calls.
             let end = first.checked_add(count)?;
-            let is_right = first >= SIZE && count >= SIZE && end < u32::MAX;
+            let is_right = first >= SIZE && count >= SIZE && end <= MOST;
             is_right.then_some(Self { first, count })
         };
         parse().ok_or_else(|| InvalidName {
             what: "range of subordinate ids",
             text: text.to_owned(),
             expected: format!(
-                "FIRST:COUNT, both at least {SIZE}, such as {}",
+                "FIRST:COUNT, both at least {SIZE} and together at most {MOST}, such as {}",
                 Self::default()
             ),
         })
@@ -192,13 +194,13 @@ mod tests {
             "0:65536",
             "65535:65536",
             "100000:65535",
-            "4294901759:65536",
+            "2147418113:65536",
             "-1:65536",
         ] {
             let error = wrong.parse::<SubordinateIds>().unwrap_err().to_string();
             assert!(error.contains("FIRST:COUNT"), "{error}");
         }
-        assert!("4294901758:65536".parse::<SubordinateIds>().is_ok());
+        assert!("2147418112:65536".parse::<SubordinateIds>().is_ok());
     }
 
     #[test]

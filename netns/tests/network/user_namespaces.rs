@@ -168,11 +168,11 @@ fn prepared_ones_have_ids(world: &World) {
     let two = attach(&network, 2);
     assert_eq!((first(&one), first(&two)), (3_000_000, 3_065_536));
     detach(&network, &one);
-    // What waits has ids of its own, until it goes.
+    // What waits has ids of its own, and gives way to a task.
     network.prepare_interfaces(&subnet, 1).expect("prepared");
-    assert!(network.attach(&request(3)).is_err());
-    network.discard_prepared().expect("removed");
     let three = attach(&network, 3);
+    assert_eq!(first(&three), 3_000_000);
+    assert!(network.prepare_interfaces(&subnet, 1).is_err());
     for attachment in [two, three] {
         detach(&network, &attachment);
     }
