@@ -189,21 +189,23 @@ fn namespaces() -> Check {
 /// Tries what a task with a user namespace of its own needs.
 fn user_namespaces(config: &Config) -> Check {
     let tried = || engine::user_namespaces::probe(config, existing(&config.root)?);
-    let result = match (config.user_namespaces, tried()) {
+    let ids = engine::user_namespaces::check_ids(config);
+    let result = match (config.user_namespaces, ids.map(|()| tried())) {
         (UserNamespaces::Never, _) => Ok("tasks have none of their own, as asked for".into()),
-        (_, Ok(())) => Ok(format!(
+        (_, Err(error)) => Err(error.to_string()),
+        (_, Ok(Ok(()))) => Ok(format!(
             "each task has its own, of the ids {}",
             config.subordinate_ids
         )),
-        (UserNamespaces::Auto, Err(error)) => Ok(format!(
+        (UserNamespaces::Auto, Ok(Err(error))) => Ok(format!(
             "tasks have none of their own, and their root is the host's: {error:#}"
         )),
-        (UserNamespaces::Always, Err(error)) => Err(format!("{error:#}")),
+        (UserNamespaces::Always, Ok(Err(error))) => Err(format!("{error:#}")),
     };
     check(
         "user",
         result,
-        "use Linux 5.19 or newer, raise user.max_user_namespaces, and have --root on ext4, XFS or Btrfs",
+        "use Linux 5.19 or newer, choose --subordinate-ids that are nobody's, raise user.max_user_namespaces, and have --root on ext4, XFS or Btrfs",
     )
 }
 

@@ -96,6 +96,8 @@ impl TaskFiles {
 
     /// Makes the folders, and the files that the containers see in `/etc`. Their interfaces are attached.
     pub fn make(&self, task: &Task) -> anyhow::Result<()> {
+        // Of an attempt that was cut off, whose ids may have been others.
+        remove_folder(&self.writable)?;
         for folder in [self.run.folder(), &self.etc, &self.logs, &self.writable] {
             make_folder(folder)?;
         }

@@ -31,7 +31,7 @@ pub fn subordinate_ids(config: &Config) -> anyhow::Result<Option<SubordinateIds>
     if config.user_namespaces == UserNamespaces::Never {
         return Ok(None);
     }
-    refuse_others(config.subordinate_ids, Path::new("/"))?;
+    check_ids(config)?;
     let outcome = probe(config, &config.root).context("this host has no user namespaces for tasks");
     match (outcome, config.user_namespaces) {
         (Ok(()), _) => Ok(Some(config.subordinate_ids)),
@@ -44,6 +44,11 @@ pub fn subordinate_ids(config: &Config) -> anyhow::Result<Option<SubordinateIds>
             Ok(None)
         }
     }
+}
+
+/// Refuses ids for tasks that this host gives to somebody else.
+pub fn check_ids(config: &Config) -> anyhow::Result<()> {
+    refuse_others(config.subordinate_ids, Path::new("/"))
 }
 
 /// Tries what a task's start needs, with layers that are in the file system of that folder.

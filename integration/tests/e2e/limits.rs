@@ -22,11 +22,37 @@ pub const CASES: &[Case] = &[
         out_of_memory,
     ),
     Case(
+        "ulimits_above_the_agents_own_are_in_force",
+        Needs::Controllers,
+        raised,
+    ),
+    Case(
         "a_limit_that_can_not_be_applied_fails_the_task",
         Needs::NoControllers,
         not_applicable,
     ),
 ];
+
+/// Only who may do that on the host can, and root of a task is nobody there.
+fn raised(host: &Host) {
+    host.image();
+    host.agent();
+    let mut task = script("ulimit -Hn; ulimit -Hl; exec sleep 600");
+    task["containerDefinitions"][0]["ulimits"] = json!([
+        {"name": "nofile", "softLimit": 1_000_000, "hardLimit": 1_000_000},
+        {"name": "memlock", "softLimit": -1, "hardLimit": -1},
+    ]);
+    let arn = host.start_task(&task);
+    host.wait_status(&arn, "RUNNING");
+    let shown = "1000000\nunlimited\n";
+    let show = ["exec", &arn, "--", "sh", "-c", "ulimit -Hn; ulimit -Hl"];
+    assert_eq!(host.succeed(&show), shown);
+    host.until("it has said it", || {
+        host.succeed(&["logs", &arn]).contains("unlimited")
+    });
+    assert!(host.succeed(&["logs", &arn]).contains("1000000"));
+    host.succeed(&["stop", &arn]);
+}
 
 fn as_defined(host: &Host) {
     host.image();

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use super::host::{Host, definition, script};
@@ -42,6 +43,11 @@ pub const CASES: &[Case] = &[
         "user_namespaces_are_had_as_they_are_asked_for",
         Needs::Kernel,
         as_asked_for,
+    ),
+    Case(
+        "a_host_that_can_not_says_so_or_refuses",
+        Needs::Kernel,
+        where_it_can_not,
     ),
 ];
 
@@ -241,4 +247,37 @@ fn as_asked_for(host: &Host) {
         let said = host.fail(&["run", "--subordinate-ids", ids, file.to_str().unwrap()]);
         assert!(said.contains(why) && said.contains(ids), "{said}");
     }
+}
+
+/// A file system that no kernel id-maps.
+fn where_it_can_not(host: &Host) {
+    let none = None::<&str>;
+    std::fs::create_dir_all(host.root()).unwrap();
+    mount(
+        Some("ramfs"),
+        &host.root(),
+        Some("ramfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .unwrap();
+    host.image();
+    let show = script("cat /proc/self/uid_map");
+    let ran = host.run(&show);
+    assert_eq!(
+        (ran.code, words(&ran.stdout).as_str()),
+        (0, HOSTS),
+        "{ran:?}"
+    );
+    let why = "this host has no user namespaces for tasks";
+    assert!(ran.stderr.contains(why), "{ran:?}");
+    let refused = host.run_with(&["--user-namespaces", "always"], &show);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(
+        refused.stdout.is_empty() && refused.stderr.contains(why),
+        "{refused:?}"
+    );
+    let meant = host.run_with(&["--user-namespaces", "never"], &show);
+    assert!(!meant.stderr.contains(why), "{meant:?}");
+    umount2(&host.root(), MntFlags::MNT_DETACH).unwrap();
 }
