@@ -98,7 +98,7 @@ impl Vm {
             };
             match Self::try_boot(boot, accelerator, patience) {
                 Ok(vm) => {
-                    fs::write(&memory, accelerator)?;
+                    remember(&memory, accelerator)?;
                     return Ok(vm);
                 }
                 Err(error) => crate::say(&format!(
@@ -166,10 +166,9 @@ impl Vm {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
-        let scratch = scratch()?;
         let (disk, serial) = match boot.system {
-            Some(disk) => (disk, "system"),
-            None => (scratch.as_path(), "scratch"),
+            Some(disk) => (disk.to_owned(), "system"),
+            None => (scratch()?, "scratch"),
         };
         qemu.arg("-drive")
             .arg(format!(
@@ -247,6 +246,13 @@ impl Vm {
     pub fn type_line(&mut self, line: &str) -> anyhow::Result<()> {
         Ok(writeln!(self.console, "{line}")?)
     }
+}
+
+/// Another machine may be looking for it just now.
+fn remember(memory: &Path, accelerator: &str) -> anyhow::Result<()> {
+    let new = memory.with_extension(format!("{:?}", std::thread::current().id()));
+    fs::write(&new, accelerator)?;
+    Ok(fs::rename(new, memory)?)
 }
 
 /// An empty disk with a file system, for what the one in memory can't do on older kernels: id-mapped mounts.
