@@ -42,7 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What came of asking firewalld.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Joined {
-    /// The links that are in the zone as of now.
+    /// The links that are in the zone.
+    inside: Vec<String>,
+    /// Those of them that are in it as of now.
     added: Vec<String>,
     /// The links that somebody has put in another zone, and that zone. They stay there.
     elsewhere: Vec<(String, String)>,
@@ -70,9 +72,10 @@ fn join(links: &[String]) -> Result<Joined> {
         let mut zones = Zones::open()?;
         for link in links {
             match zones.of(link)? {
-                zone if zone == ZONE => {}
+                zone if zone == ZONE => joined.inside.push(link.clone()),
                 zone if zone.is_empty() => {
                     zones.add(link)?;
+                    joined.inside.push(link.clone());
                     joined.added.push(link.clone());
                 }
                 zone => joined.elsewhere.push((link.clone(), zone)),

@@ -29,7 +29,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FirewalldEvent {
-    /// firewalld lets pass what comes from these links, as of now.
+    /// firewalld lets pass what comes from these links, as of now. After a failure these are all of tasks' links that
+    /// it lets pass, whenever it was told to.
     Passes {
         /// Names of links, or the beginning of names with a `+` behind.
         links: Vec<String>,
@@ -42,7 +43,7 @@ pub enum FirewalldEvent {
         zone: String,
     },
     /// firewalld can't be asked, or refuses, and rejects tasks' traffic. The watch goes on trying, every ten seconds,
-    /// and says so once.
+    /// and says so once; [`FirewalldEvent::Passes`] ends it.
     Failed(Error),
 }
 
@@ -101,8 +102,8 @@ impl FirewalldWatch {
         };
         match looked {
             Ok(joined) => {
-                self.failing = false;
                 self.tell_of(joined, &mut tell);
+                self.failing = false;
             }
             Err(error) => {
                 if !self.failing {
@@ -114,9 +115,14 @@ impl FirewalldWatch {
     }
 
     fn tell_of(&mut self, joined: Joined, tell: &mut impl FnMut(FirewalldEvent)) {
-        let Joined { added, elsewhere } = joined;
-        if !added.is_empty() {
-            tell(FirewalldEvent::Passes { links: added });
+        let Joined {
+            inside,
+            added,
+            elsewhere,
+        } = joined;
+        let links = if self.failing { inside } else { added };
+        if !links.is_empty() {
+            tell(FirewalldEvent::Passes { links });
         }
         for (link, zone) in &elsewhere {
             let place = (link.clone(), zone.clone());
