@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::TimeVal;
 
-use super::message::{self, Call, FIXED, Incoming};
+use super::message::{Call, FIXED, Reply, Start};
 
 /// Where the system's bus listens.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
@@ -90,13 +90,14 @@ impl Bus {
         let serial = self.serial;
         self.write(&call.marshal(serial))?;
         loop {
-            match self.next()? {
-                Incoming::Return { to, text } if to == serial => return Ok(text),
-                Incoming::Error { to, name, text } if to == serial => {
+            match self.next(serial)? {
+                Some(Reply::Return(text)) => return Ok(text),
+                Some(Reply::Error { name, text }) => {
                     let member = self.member.clone();
                     return Err(BusError::Refused { member, name, text });
                 }
-                _ => {}
+                Some(Reply::Malformed) => return Err(BusError::Form),
+                None => {}
             }
         }
     }
@@ -131,14 +132,29 @@ impl Bus {
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
-    fn next(&mut self) -> Result<Incoming, BusError> {
-        let mut bytes = vec![0; FIXED];
-        self.read(&mut bytes)?;
-        let length = message::length(&bytes).filter(|length| *length >= FIXED);
-        bytes.resize(length.ok_or(BusError::Form)?, 0);
-        let (_, rest) = bytes.split_at_mut(FIXED);
-        self.read(rest)?;
-        message::parse(&bytes).ok_or(BusError::Form)
+    /// Reads a message, whatever it is: each user of the machine may send us signals.
+    fn next(&mut self, serial: u32) -> Result<Option<Reply>, BusError> {
+        let mut fixed = [0; FIXED];
+        self.read(&mut fixed)?;
+        let start = Start::read(&fixed).ok_or(BusError::Form)?;
+        if !start.may_be_reply() {
+            self.discard(start.rest)?;
+            return Ok(None);
+        }
+        let mut rest = vec![0; start.rest];
+        self.read(&mut rest)?;
+        Ok(start.reply(&rest, serial))
+    }
+
+    fn discard(&mut self, mut length: usize) -> Result<(), BusError> {
+        const PIECE: usize = 1 << 14;
+        let mut buffer = [0; PIECE];
+        while length > 0 {
+            let (piece, _) = buffer.split_at_mut(length.min(PIECE));
+            self.read(piece)?;
+            length -= piece.len();
+        }
+        Ok(())
     }
 
     /// Reads until the buffer is full; each byte may come late, but all of them before the deadline.
@@ -204,4 +220,64 @@ fn connected(deadline: Instant) -> Result<UnixStream, BusError> {
         doing: "connect to",
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const CALL: Call<'_> = Call {
+        destination: "a.b",
+        path: "/a",
+        interface: "a.b",
+        member: "Hi",
+        arguments: &[],
+    };
+
+    /// What the call, of number 1, comes to after this was sent to us.
+    fn called(sent: Vec<u8>) -> Result<String, BusError> {
+        let (stream, mut theirs) = UnixStream::pair().unwrap();
+        let mut bus = Bus {
+            stream,
+            serial: 0,
+            deadline: Instant::now() + Duration::from_secs(20),
+            member: String::new(),
+        };
+        let sender = thread::spawn(move || {
+            theirs.write_all(&sent).ok();
+            theirs
+        });
+        let called = bus.call(&CALL);
+        drop(bus);
+        sender.join().unwrap();
+        called
+    }
+
+    const RETURN: &[u8] =
+        b"l\x02\x01\x01\x07\0\0\0\x09\0\0\0\x10\0\0\0\x08\x01g\0\x01s\0\0\x05\x01u\0\x01\0\0\0\x02\0\0\0hi\0";
+
+    #[test]
+    fn signals_of_others_however_odd_are_passed_over() {
+        let big_endian =
+            b"B\x04\x01\x01\0\0\0\x05\0\0\0\x09\0\0\0\x08\x08\x01g\0\x01y\0\0abcde".to_vec();
+        let unknown_field = b"l\x04\x01\x01\0\0\0\0\x09\0\0\0\x08\0\0\0\x0b\x02ai\0\0\0\0".to_vec();
+        let mut long = b"l\x04\x01\x01\x03\0\x30\0\x09\0\0\0\0\0\0\0".to_vec();
+        long.resize(FIXED + 0x30_0003, b'l');
+        for odd in [big_endian, unknown_field, long] {
+            let sent = [&odd, RETURN].concat();
+            assert_eq!(called(sent).unwrap(), "hi", "{:?}", &odd[..FIXED]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_or_a_broken_reply_ends_it() {
+        let not_a_message = [0; FIXED].to_vec();
+        let mut broken = RETURN.to_vec();
+        broken[32] = 9;
+        for sent in [not_a_message, broken] {
+            assert!(matches!(called(sent), Err(BusError::Form)));
+        }
+    }
 }

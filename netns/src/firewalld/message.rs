@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 /// The fixed part of a header: endianness, type, flags, version, body length, serial, and the length of the fields.
 pub(super) const FIXED: usize = 16;
 
-/// More than is ever said to us; the protocol allows 128 MiB.
+/// More than is ever replied to us; the protocol allows 128 MiB.
 const LONGEST: usize = 1 << 20;
 
 /// A method to call.
@@ -71,65 +71,90 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.push(0);
 }
 
-/// What came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Incoming {
-    /// The reply to the call with this number; its text, if that is what it begins with.
-    Return { to: u32, text: String },
-    /// The refusal of the call with this number: the error's name and its text.
-    Error { to: u32, name: String, text: String },
-    /// A signal, or a call, which nobody should make to us.
-    Other,
+/// The fixed part of a message that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start {
+    order: Order,
+    kind: u8,
+    fields: usize,
+    /// How many bytes come behind the fixed part.
+    pub(super) rest: usize,
 }
 
-/// How long the message is whose fixed part this is; nothing if it isn't one.
-pub(super) fn length(fixed: &[u8]) -> Option<usize> {
-    let mut cursor = Cursor::new(fixed);
-    if cursor.byte()? != b'l' {
-        return None;
+impl Start {
+    /// Reads it; nothing if it isn't in the protocol's form, or longer than memory.
+    pub(super) fn read(fixed: &[u8; FIXED]) -> Option<Self> {
+        let [order, kind, ..] = *fixed;
+        let order = match order {
+            b'l' => Order::Little,
+            b'B' => Order::Big,
+            _ => return None,
+        };
+        let mut cursor = Cursor::new(order, fixed);
+        cursor.take(4)?;
+        let body = cursor.u32()? as usize;
+        cursor.take(4)?;
+        let fields = cursor.u32()? as usize;
+        let rest = fields.checked_next_multiple_of(8)?.checked_add(body)?;
+        Some(Self {
+            order,
+            kind,
+            fields,
+            rest,
+        })
     }
-    cursor.take(3)?;
-    let body = cursor.u32()? as usize;
-    cursor.take(4)?;
-    let fields = cursor.u32()? as usize;
-    let header = FIXED.checked_add(fields)?.checked_next_multiple_of(8)?;
-    header.checked_add(body).filter(|whole| *whole <= LONGEST)
-}
 
-/// Reads a whole message; nothing if it isn't in the protocol's form.
-pub(super) fn parse(bytes: &[u8]) -> Option<Incoming> {
-    let mut cursor = Cursor::new(bytes);
-    cursor.take(1)?;
-    let kind = cursor.byte()?;
-    cursor.take(10)?;
-    let fields_end = FIXED.checked_add(cursor.u32()? as usize)?;
-    let (mut to, mut name, mut signature) = (None, None, String::new());
-    while cursor.at < fields_end {
-        cursor.align(8)?;
-        match (cursor.byte()?, cursor.variant()?) {
-            (4, Field::Text(text)) => name = Some(text),
-            (5, Field::Number(serial)) => to = Some(serial),
-            (8, Field::Text(text)) => signature = text,
-            _ => {}
+    /// Whether it may be a reply to a call of ours; all else is a signal, or a call, which nobody should make to us.
+    pub(super) fn may_be_reply(&self) -> bool {
+        matches!(self.kind, METHOD_RETURN | ERROR) && self.rest <= LONGEST
+    }
+
+    /// What is behind the fixed part, if that is a reply to the call with this number.
+    pub(super) fn reply(&self, rest: &[u8], call: u32) -> Option<Reply> {
+        let mut cursor = Cursor::new(self.order, rest);
+        let (mut to, mut name, mut signature) = (None, None, String::new());
+        let mut is_whole = true;
+        while is_whole && cursor.at < self.fields {
+            match cursor.field() {
+                Some((4, Field::Text(text))) => name = Some(text),
+                Some((5, Field::Number(serial))) => to = Some(serial),
+                Some((8, Field::Text(text))) => signature = text,
+                Some(_) => {}
+                None => is_whole = false,
+            }
         }
+        if to != Some(call) {
+            return None;
+        }
+        let mut text = || match signature.starts_with('s') {
+            true => cursor.align(8).and_then(|()| cursor.text()),
+            false => Some(String::new()),
+        };
+        let reply = match (self.kind, name) {
+            (METHOD_RETURN, _) => text().map(Reply::Return),
+            (ERROR, Some(name)) => text().map(|text| Reply::Error { name, text }),
+            _ => None,
+        };
+        Some(reply.filter(|_| is_whole).unwrap_or(Reply::Malformed))
     }
-    cursor.align(8)?;
-    let mut text = || match signature.starts_with('s') {
-        true => cursor.text(),
-        false => Some(String::new()),
-    };
-    Some(match kind {
-        METHOD_RETURN => Incoming::Return {
-            to: to?,
-            text: text()?,
-        },
-        ERROR => Incoming::Error {
-            to: to?,
-            name: name?,
-            text: text()?,
-        },
-        _ => Incoming::Other,
-    })
+}
+
+/// The reply to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// Its text, if that is what it begins with.
+    Return(String),
+    /// A refusal: the error's name and its text.
+    Error { name: String, text: String },
+    /// Not in the protocol's form.
+    Malformed,
+}
+
+/// Which byte of a number comes first: the sender's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Little,
+    Big,
 }
 
 /// What a header's field has.
@@ -140,13 +165,19 @@ enum Field {
 
 /// Reads marshalled values, one after the other, within bounds.
 struct Cursor<'a> {
+    order: Order,
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+    /// The bytes begin where values of all kinds are aligned.
+    fn new(order: Order, bytes: &'a [u8]) -> Self {
+        Self {
+            order,
+            bytes,
+            at: 0,
+        }
     }
 
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
@@ -167,7 +198,11 @@ impl<'a> Cursor<'a> {
 
     fn u32(&mut self) -> Option<u32> {
         self.align(4)?;
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+        let bytes = self.take(4)?.try_into().ok()?;
+        Some(match self.order {
+            Order::Little => u32::from_le_bytes(bytes),
+            Order::Big => u32::from_be_bytes(bytes),
+        })
     }
 
     /// A string or an object path.
@@ -186,6 +221,12 @@ impl<'a> Cursor<'a> {
         let text = self.take(length)?;
         self.take(1)?;
         String::from_utf8(text.to_vec()).ok()
+    }
+
+    /// A header's field: its code, and what it has.
+    fn field(&mut self) -> Option<(u8, Field)> {
+        self.align(8)?;
+        Some((self.byte()?, self.variant()?))
     }
 
     fn variant(&mut self) -> Option<Field> {
@@ -220,7 +261,19 @@ mod tests {
         expected.extend(b"\x01\0\0\0x\0\0\0\x02\0\0\0yz\0");
         let bytes = call.marshal(7);
         assert_eq!(bytes, expected);
-        assert_eq!(length(&bytes[..FIXED]), Some(bytes.len()));
+        let (start, rest) = started(&bytes);
+        assert_eq!(start.unwrap().rest, rest.len());
+    }
+
+    fn started(message: &[u8]) -> (Option<Start>, &[u8]) {
+        let (fixed, rest) = message.split_first_chunk().unwrap();
+        (Start::read(fixed), rest)
+    }
+
+    /// What a message is to the call with number 3.
+    fn reply(message: &[u8]) -> Option<Reply> {
+        let (start, rest) = started(message);
+        start.unwrap().reply(rest, 3)
     }
 
     /// A message of the bus, with fields as they are on the wire: aligned, and no padding behind the last.
@@ -239,40 +292,51 @@ mod tests {
 
     #[test]
     fn replies_and_errors_are_read_and_the_rest_is_told_from_them() {
-        let reply = incoming(METHOD_RETURN, &[ONE_TEXT, TO_3].concat(), b"\x02\0\0\0hi\0");
-        assert_eq!(length(&reply), Some(reply.len()));
-        let text = |text: &str| text.to_owned();
-        let expected = Incoming::Return {
-            to: 3,
-            text: text("hi"),
-        };
-        assert_eq!(parse(&reply), Some(expected));
-        let empty = Incoming::Return {
-            to: 3,
-            text: text(""),
-        };
-        assert_eq!(parse(&incoming(METHOD_RETURN, TO_3, b"")), Some(empty));
+        let message = incoming(METHOD_RETURN, &[ONE_TEXT, TO_3].concat(), b"\x02\0\0\0hi\0");
+        assert_eq!(started(&message).0.unwrap().rest, message.len() - FIXED);
+        assert_eq!(reply(&message), Some(Reply::Return("hi".into())));
+        let empty = incoming(METHOD_RETURN, TO_3, b"");
+        assert_eq!(reply(&empty), Some(Reply::Return(String::new())));
         let name = b"\x04\x01s\0\x03\0\0\0a.E\0\0\0\0\0";
         let error = incoming(ERROR, &[ONE_TEXT, name, TO_3].concat(), b"\x02\0\0\0no\0");
-        let expected = Incoming::Error {
-            to: 3,
-            name: text("a.E"),
-            text: text("no"),
+        let expected = Reply::Error {
+            name: "a.E".into(),
+            text: "no".into(),
         };
-        assert_eq!(parse(&error), Some(expected));
-        assert_eq!(parse(&incoming(4, TO_3, b"")), Some(Incoming::Other));
+        assert_eq!(reply(&error), Some(expected));
+        let (start, rest) = started(&message);
+        assert_eq!(start.unwrap().reply(rest, 4), None, "to another call");
+        assert!(!started(&incoming(4, TO_3, b"")).0.unwrap().may_be_reply());
     }
 
     #[test]
-    fn what_breaks_off_or_lies_about_its_length_is_refused() {
-        let reply = incoming(METHOD_RETURN, &[ONE_TEXT, TO_3].concat(), b"\x02\0\0\0hi\0");
-        for end in 0..reply.len() {
-            assert_eq!(parse(&reply[..end]), None, "{end}");
+    fn numbers_come_in_either_order() {
+        let mut message = vec![b'B', METHOD_RETURN, 1, 1];
+        message.extend(b"\0\0\0\x07\0\0\0\x09\0\0\0\x10");
+        message.extend(b"\x08\x01g\0\x01s\0\0\x05\x01u\0\0\0\0\x03\0\0\0\x02hi\0");
+        assert_eq!(reply(&message), Some(Reply::Return("hi".into())));
+    }
+
+    #[test]
+    fn a_reply_that_breaks_off_or_has_what_is_unknown_is_malformed_if_it_is_to_us() {
+        let message = incoming(METHOD_RETURN, &[TO_3, ONE_TEXT].concat(), b"\x02\0\0\0hi\0");
+        for end in FIXED..message.len() {
+            let malformed = (end >= FIXED + TO_3.len()).then_some(Reply::Malformed);
+            assert_eq!(reply(&message[..end]), malformed, "{end}");
         }
-        let mut long = reply.clone();
-        long[12..16].fill(0xff);
-        assert_eq!((length(&long), parse(&long)), (None, None));
-        long[0] = b'B';
-        assert_eq!(length(&long), None);
+        let unknown = b"\x0b\x02ai\0\0\0\0";
+        let after = incoming(METHOD_RETURN, &[TO_3, unknown].concat(), b"");
+        assert_eq!(reply(&after), Some(Reply::Malformed));
+        let before = incoming(METHOD_RETURN, &[unknown, TO_3].concat(), b"");
+        assert_eq!(reply(&before), None);
+    }
+
+    #[test]
+    fn what_lies_about_its_length_is_no_reply() {
+        let mut long = incoming(METHOD_RETURN, &[ONE_TEXT, TO_3].concat(), b"");
+        long[4..8].fill(0xff);
+        assert!(!started(&long).0.is_some_and(|start| start.may_be_reply()));
+        long[0] = b'x';
+        assert_eq!(started(&long).0, None);
     }
 }
