@@ -23,7 +23,6 @@ use crate::sys::mount::{self, MountAttr, attr};
 /// With `EINVAL`, this kernel has no id-mapped mounts of that file system; with `EPERM`, the file system or the namespace
 /// is not one of which the caller is root. Nothing is mounted then.
 pub fn bind(source: &Path, target: &Path, user_namespace: BorrowedFd) -> Result<(), Error> {
-    let mapped = mapped(source, user_namespace)?;
     let failed = |call| {
         move |errno| {
             let doing = format!("mount {} on {}", source.display(), target.display());
@@ -31,6 +30,7 @@ pub fn bind(source: &Path, target: &Path, user_namespace: BorrowedFd) -> Result<
         }
     };
     let target = open_folder(target).map_err(failed("open"))?;
+    let mapped = mapped(source, user_namespace)?;
     mount::attach(mapped.as_fd(), target.as_fd()).map_err(failed("move_mount"))
 }
 

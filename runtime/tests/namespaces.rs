@@ -244,7 +244,7 @@ fn hard_limits_are_raised_for_a_user_namespace() {
     let mut holder = Bundle::new(&format!("{show}; exec sleep 1000"));
     map_ids(&mut holder);
     holder.set("/process/rlimits", raised.clone());
-    let own = [json!({"type": "pid"}), json!({"type": "user"})];
+    let own = ["pid", "user", "network", "cgroup"].map(|kind| json!({"type": kind}));
     set_namespaces(&mut holder, &own);
     let pid = holder.run_detached();
     assert_eq!(
@@ -254,10 +254,14 @@ fn hard_limits_are_raised_for_a_user_namespace() {
     let mut bundle = Bundle::new(show);
     map_ids(&mut bundle);
     bundle.set("/process/rlimits", raised);
-    let joined = json!({"type": "user", "path": format!("/proc/{pid}/ns/user")});
-    set_namespaces(&mut bundle, &[json!({"type": "pid"}), joined]);
+    let joined = |kind, file| json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")});
+    let namespaces = [
+        json!({"type": "pid"}),
+        joined("user", "user"),
+        joined("network", "net"),
+    ];
+    set_namespaces(&mut bundle, &namespaces);
     bundle.drop_mount("/sys/fs/cgroup");
-    bundle.drop_mount("/sys");
     assert_eq!(bundle.run().success(), shown);
 }
 
