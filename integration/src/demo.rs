@@ -57,7 +57,9 @@ fn in_machine(berth: &Path) -> anyhow::Result<bool> {
     let demo = workspace().join("integration/demo");
     payload.file(&demo.join("demo.sh"), "demo.sh")?;
     payload.file(&demo.join("task.json"), "task.json")?;
-    payload.script("start", "sh /demo.sh /rootfs.tar /task.json\n")?;
+    // In the file system of its disk, since what is in memory has no id-mapped mounts before Linux 6.3.
+    let start = "BERTH_ROOT=/disk/berth sh /demo.sh /rootfs.tar /task.json\n";
+    payload.script("start", start)?;
     let payload = payload.pack()?;
     say("booting");
     let vm = Vm::boot(&Boot {
