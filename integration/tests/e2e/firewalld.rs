@@ -164,10 +164,9 @@ fn with_an_agent(host: &Host) {
     host.succeed(&["stop", &task]);
     host.kill_agent();
     host.until("it is undone", || {
-        host.berth(&["doctor", "--undo"])
-            .status()
-            .unwrap()
-            .success()
+        // What it says would stand within the test's own line.
+        let undone = host.berth(&["doctor", "--undo"]).output();
+        undone.unwrap().status.success()
     });
     assert!(trusted().is_empty(), "{:?}", trusted());
     drop(firewalld);
