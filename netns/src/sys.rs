@@ -105,12 +105,16 @@ pub(crate) fn hold_namespaces(namespaces: CloneFlags, until: BorrowedFd<'_>) -> 
         // with anything that is used.
         unsafe {
             let mut byte = 0u8;
-            // The other end of the pipe, and whatever others wait to see closed.
-            if until > 0 {
-                libc::syscall(libc::SYS_close_range, 0, until - 1, 0);
+            // The other end of the pipe, and whatever others wait to see closed. Where that is refused, the end of the
+            // pipe would never be seen.
+            let below = match until {
+                0 => 0,
+                _ => libc::syscall(libc::SYS_close_range, 0, until - 1, 0),
+            };
+            let above = libc::syscall(libc::SYS_close_range, until + 1, libc::c_int::MAX, 0);
+            if below == 0 && above == 0 {
+                while libc::syscall(libc::SYS_read, until, &raw mut byte, 1) > 0 {}
             }
-            libc::syscall(libc::SYS_close_range, until + 1, libc::c_int::MAX, 0);
-            while libc::syscall(libc::SYS_read, until, &raw mut byte, 1) > 0 {}
             libc::syscall(libc::SYS_exit_group, 0);
         }
     }

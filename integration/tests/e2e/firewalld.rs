@@ -165,8 +165,14 @@ fn with_an_agent(host: &Host) {
     host.kill_agent();
     host.until("it is undone", || {
         // What it says would stand within the test's own line.
-        let undone = host.berth(&["doctor", "--undo"]).output();
-        undone.unwrap().status.success()
+        let undone = host.berth(&["doctor", "--undo"]).output().unwrap();
+        let said = String::from_utf8_lossy(&undone.stderr);
+        // A machine that is slow may take longer than it has patience.
+        assert!(
+            undone.status.success() || said.contains("in time"),
+            "{said}"
+        );
+        undone.status.success()
     });
     assert!(trusted().is_empty(), "{:?}", trusted());
     drop(firewalld);
