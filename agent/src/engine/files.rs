@@ -3,9 +3,8 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
-use super::check_path;
 use super::etc::Etc;
 use crate::config::Config;
 use crate::removal;
@@ -24,6 +23,23 @@ pub fn make_folders(config: &Config) -> anyhow::Result<()> {
         &config.run.join("tasks"),
     ] {
         make_folder(path)?;
+    }
+    Ok(())
+}
+
+/// Refuses paths that overlayfs' options or a unix socket's address couldn't hold.
+fn check_path(name: &str, path: &Path) -> anyhow::Result<()> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{name} is '{}', which is no UTF-8", path.display()))?;
+    if text.contains([',', ':', '\\', '\n']) {
+        bail!("{name} is '{text}'; overlayfs can't take a path with ',', ':' or '\\'");
+    }
+    // /tasks/<32 digits>/supervisor.sock is added to it; an address holds 108 bytes.
+    if text.len() > 48 {
+        bail!(
+            "{name} is '{text}'; it must have at most 48 bytes, to leave room for the names of sockets below it"
+        );
     }
     Ok(())
 }

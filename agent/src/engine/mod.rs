@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use berth_netns::{Eni, EniId, Network, NetworkConfig, Subnet};
 use discovery::Discovery;
 use host_ports::HostPorts;
@@ -412,23 +412,6 @@ pub fn network_config(config: &Config) -> anyhow::Result<NetworkConfig> {
     let mut network = NetworkConfig::of_vpc(&config.vpc()?, state, &config.run);
     bridge::add(&mut network)?;
     Ok(network)
-}
-
-/// Refuses paths that overlayfs' options or a unix socket's address couldn't hold.
-fn check_path(name: &str, path: &std::path::Path) -> anyhow::Result<()> {
-    let text = path
-        .to_str()
-        .with_context(|| format!("{name} is '{}', which is no UTF-8", path.display()))?;
-    if text.contains([',', ':', '\\', '\n']) {
-        bail!("{name} is '{text}'; overlayfs can't take a path with ',', ':' or '\\'");
-    }
-    // /tasks/<32 digits>/supervisor.sock is added to it; an address holds 108 bytes.
-    if text.len() > 48 {
-        bail!(
-            "{name} is '{text}'; it must have at most 48 bytes, to leave room for the names of sockets below it"
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

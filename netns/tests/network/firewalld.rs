@@ -1,10 +1,10 @@
 //! firewalld as a neighbour, whichever was there first: the real daemon with a bus of its own, in the test's own
 //! network and mount namespace.
 
-use std::fs::{self, File};
+mod daemon;
+
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +16,10 @@ use berth_netns::{
 };
 use ipnet::Ipv4Net;
 use nix::mount::{MsFlags, mount};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+
+pub use daemon::is_installed;
+use daemon::{Bus, PATIENCE, ask};
 
 use crate::Case;
 use crate::check;
@@ -55,37 +57,6 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// What the tests need beside `nft`.
-pub fn is_installed() -> bool {
-    ["firewalld", "firewall-cmd", "dbus-daemon"]
-        .iter()
-        .all(|program| {
-            let paths = ["/usr/sbin", "/usr/bin"];
-            paths
-                .iter()
-                .any(|path| PathBuf::from(path).join(program).exists())
-        })
-}
-
-/// How long something that must happen may take; an emulated processor takes its time for a program in Python.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn firewall_cmd(arguments: &[&str]) -> Output {
-    let output = Command::new("firewall-cmd").args(arguments).output();
-    output.expect("it runs")
-}
-
-/// What firewalld answers.
-fn ask(arguments: &[&str]) -> String {
-    let output = firewall_cmd(arguments);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "firewall-cmd {arguments:?}: {said}"
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
 fn trusted() -> Vec<String> {
     let links = ask(&["--zone=trusted", "--list-interfaces"]);
     let mut links: Vec<String> = links.split_whitespace().map(str::to_owned).collect();
@@ -95,93 +66,6 @@ fn trusted() -> Vec<String> {
 
 /// The default subnets' bridges, and the links of routed tasks.
 const LINKS: [&str; 4] = ["berth0", "berth1", "berth2", "eni-+"];
-
-fn end(child: &mut Child) {
-    // One that a test has stopped goes on, to its end.
-    for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
-    }
-    child.wait().expect("ended");
-}
-
-/// A bus, and a folder for firewalld's configuration that is empty: what it has then is what it comes with.
-struct Bus {
-    daemon: Child,
-}
-
-impl Bus {
-    fn start() -> Self {
-        let none = None::<&str>;
-        for at in ["/run", "/var/log", "/etc/firewalld"] {
-            mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), none).expect("mounted");
-        }
-        fs::create_dir("/run/dbus").expect("made");
-        let daemon = start("dbus-daemon", &["--system", "--nofork", "--nopidfile"]);
-        let socket = Path::new("/run/dbus/system_bus_socket");
-        let deadline = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            assert!(Instant::now() < deadline, "there is no bus: {}", log());
-            thread::sleep(Duration::from_millis(10));
-        }
-        Self { daemon }
-    }
-
-    /// Starts firewalld, and waits until it answers.
-    fn firewalld(&self) -> Firewalld {
-        fs::create_dir_all("/run/firewalld").expect("made");
-        let daemon = start("firewalld", &["--nofork", "--nopid"]);
-        let firewalld = Firewalld { daemon };
-        let deadline = Instant::now() + PATIENCE;
-        while !firewall_cmd(&["--state"]).status.success() {
-            assert!(Instant::now() < deadline, "no firewalld: {}", log());
-            thread::sleep(Duration::from_millis(50));
-        }
-        firewalld
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        end(&mut self.daemon);
-    }
-}
-
-struct Firewalld {
-    daemon: Child,
-}
-
-impl Firewalld {
-    fn tell(&self, signal: Signal) {
-        kill(Pid::from_raw(self.daemon.id().cast_signed()), signal).expect("it runs");
-    }
-}
-
-impl Drop for Firewalld {
-    fn drop(&mut self) {
-        end(&mut self.daemon);
-    }
-}
-
-fn start(program: &str, arguments: &[&str]) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(LOG)
-        .expect("made");
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a copy"))
-        .stderr(log)
-        .spawn()
-        .expect("it runs")
-}
-
-const LOG: &str = "/run/log-of-test";
-
-fn log() -> String {
-    fs::read_to_string(LOG).unwrap_or_default()
-}
 
 /// Stops the watch also when the test panics, which would otherwise wait for it for ever.
 struct StopAtEnd(FirewalldStop);
