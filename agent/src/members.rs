@@ -165,7 +165,8 @@ impl Members {
         match parse(&text) {
             Some(value) => Ok(Some(value)),
             None => Err(ApiError::client(format!(
-                "{path} is '{text}'; it must be {allowed}"
+                "{path} is '{}'; it must be {allowed}",
+                text.escape_debug()
             ))),
         }
     }

@@ -1,4 +1,4 @@
-//! Which container to start or stop next: the rules of `dependsOn` and `essential`, without
+//! Which container to start or stop next: the rules of `dependsOn`, `links` and `essential`, without
 //! anything around them.
 //!
 //! Sources: the ECS agent's dependency graph (START, COMPLETE and SUCCESS; a container stops only
@@ -99,23 +99,19 @@ fn readiness(
     views: &[View],
 ) -> Readiness {
     let mut ready = true;
-    for dependency in &container.depends_on {
-        let other = containers
-            .iter()
-            .zip(views)
-            .find(|(c, _)| c.name == dependency.container_name);
+    for (name, condition) in container.start_conditions() {
+        let other = containers.iter().zip(views).find(|(c, _)| c.name == name);
         let Some((_, view)) = other else { continue };
         let exit = match &view.state {
             State::Exited { code, .. } => Some(*code),
             _ => None,
         };
         let never_ran = matches!(view.state, State::Failed { .. }) || view.given_up.is_some();
-        let failed =
-            dependency.condition == Condition::Success && exit.is_some_and(|code| code != 0);
+        let failed = condition == Condition::Success && exit.is_some_and(|code| code != 0);
         if never_ran || failed {
-            return Readiness::Never(dependency.container_name.clone());
+            return Readiness::Never(name.to_owned());
         }
-        ready &= match dependency.condition {
+        ready &= match condition {
             Condition::Start => view.state != State::Pending,
             Condition::Complete | Condition::Success => exit.is_some(),
         };

@@ -117,11 +117,11 @@ impl TaskFiles {
         for folder in [self.run.folder(), &self.etc, &self.logs, &self.writable] {
             make_folder(folder)?;
         }
-        for container in &task.containers {
+        for container in &task.definition.container_definitions {
             let folder = self.etc_of(task, &container.name);
             make_folder(&folder)?;
             let owner = task.id_range_of(&container.name);
-            Etc::of(task, &container.name)?.write(&folder, owner)?;
+            Etc::of(task, container)?.write(&folder, owner)?;
         }
         Ok(())
     }

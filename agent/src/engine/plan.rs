@@ -40,7 +40,7 @@ pub fn plan(
         published: published.collect::<Result<_, _>>()?,
         containers: containers
             .map(|((definition, container), image)| {
-                let network = network(engine, task, &container.name, files)?;
+                let network = network(engine, task, definition, files)?;
                 let planned = planned(config, task, definition, container, image, files)?;
                 Ok(PlannedContainer { network, ..planned })
             })
@@ -59,10 +59,12 @@ fn published(task: &Task, eni: &Eni) -> anyhow::Result<PublishedPorts> {
 fn network(
     engine: &Engine,
     task: &Task,
-    container: &str,
+    definition: &ContainerDefinition,
     files: &TaskFiles,
 ) -> anyhow::Result<ContainerNetwork> {
-    let namespace = match (task.definition.network_mode, task.interface_of(container)) {
+    let container = &definition.name;
+    let mode = task.definition.network_mode_of(definition);
+    let namespace = match (mode, task.interface_of(container)) {
         (NetworkMode::Host, _) => NetworkNamespace::Host,
         (_, None) => NetworkNamespace::Own,
         (_, Some(eni)) => {
@@ -73,7 +75,7 @@ fn network(
     Ok(ContainerNetwork {
         namespace,
         id_range: task.id_range_of(container),
-        hostname: Etc::of(task, container)?.hostname,
+        hostname: Etc::of(task, definition)?.hostname,
         etc: files.etc_of(task, container),
     })
 }
@@ -173,7 +175,7 @@ fn environment(
         set(name, value);
     }
     // Without a network there is no way to any of them.
-    if task.definition.network_mode != NetworkMode::None {
+    if task.definition.network_mode_of(definition) != NetworkMode::None {
         for (name, path) in [
             ("ECS_CONTAINER_METADATA_URI", "v3"),
             ("ECS_CONTAINER_METADATA_URI_V4", "v4"),

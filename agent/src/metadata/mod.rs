@@ -102,7 +102,11 @@ fn may_ask(task: &Task, container: &Container, caller: IpAddr) -> bool {
             .attached
             .as_ref()
             .is_some_and(|eni| caller == eni.address),
-        None => task.definition.network_mode == NetworkMode::Host && caller == METADATA_ADDRESS,
+        None => {
+            let definition = task.definition.container(&container.name);
+            let mode = definition.map(|definition| task.definition.network_mode_of(definition));
+            mode == Some(NetworkMode::Host) && caller == METADATA_ADDRESS
+        }
     }
 }
 

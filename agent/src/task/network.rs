@@ -72,7 +72,7 @@ pub struct NetworkBinding {
 
 impl Eni {
     /// The interfaces that tasks of that definition have, in that subnet and those groups: one under `awsvpc`, one
-    /// for each container under `bridge`, none otherwise.
+    /// for each container under `bridge` that has a network, none otherwise.
     pub fn planned(definition: &TaskDefinition, subnet: &str, groups: &[String]) -> Vec<Self> {
         let one = |container: Option<String>| Self {
             id: id::random_ec2("eni"),
@@ -88,7 +88,9 @@ impl Eni {
             NetworkMode::Awsvpc => vec![one(None)],
             NetworkMode::Bridge => {
                 let containers = definition.container_definitions.iter();
-                containers.map(|c| one(Some(c.name.clone()))).collect()
+                let networked =
+                    containers.filter(|c| definition.network_mode_of(c) == NetworkMode::Bridge);
+                networked.map(|c| one(Some(c.name.clone()))).collect()
             }
             NetworkMode::Host | NetworkMode::None => Vec::new(),
         }

@@ -1,4 +1,4 @@
-//! The order that `dependsOn` gives to the containers of a task.
+//! The order that `dependsOn` and `links` give to the containers of a task.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ pub fn start_order(containers: &[ContainerDefinition]) -> Result<Vec<usize>, Vec
     let needs: Vec<Vec<usize>> = containers
         .iter()
         .map(|c| {
-            c.depends_on
-                .iter()
-                .filter_map(|d| index.get(d.container_name.as_str()).copied())
+            let others = c.start_conditions();
+            others
+                .filter_map(|(name, _)| index.get(name).copied())
                 .collect()
         })
         .collect();

@@ -6,6 +6,7 @@
 
 mod dependencies;
 mod fargate;
+mod naming;
 mod network_mode;
 mod parse;
 mod port_mapping;
@@ -19,6 +20,7 @@ use crate::error::ApiError;
 use crate::id::{Place, Timestamp};
 
 pub use dependencies::start_order;
+pub use naming::{HostEntry, Link, Naming};
 pub use network_mode::NetworkMode;
 pub use parse::{container_overrides, tags};
 pub use port_mapping::{PortMapping, PortRange, Ports, Protocol};
@@ -160,6 +162,12 @@ pub struct ContainerDefinition {
     /// The ports it listens on.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// What it is called, and how it finds others.
+    #[serde(flatten)]
+    pub naming: Naming,
+    /// Whether it has no network, whatever the task's network mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disable_networking: Option<bool>,
     /// Replaces the image's working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
@@ -284,6 +292,14 @@ impl TaskDefinition {
             }
         }
         Ok(value)
+    }
+
+    /// How one of its containers reaches the network.
+    pub fn network_mode_of(&self, container: &ContainerDefinition) -> NetworkMode {
+        match container.disable_networking {
+            Some(true) => NetworkMode::None,
+            _ => self.network_mode,
+        }
     }
 
     /// The container of that name.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Condition, ContainerDefinition, CpuUnits, Dependency, KeyValuePair, LaunchType,
     LogConfiguration, Mebibytes, NetworkMode, RuntimePlatform, Status, Tag, TaskDefinition, Ulimit,
-    port_mapping,
+    naming, port_mapping,
 };
 use crate::error::ApiError;
 use crate::id::Timestamp;
@@ -149,6 +149,8 @@ fn container(mut members: Members, mode: NetworkMode) -> Result<ContainerDefinit
         command: members.strings("command")?,
         environment: environment(&mut members)?,
         port_mappings: port_mapping::take_all(&mut members, mode)?,
+        naming: naming::take(&mut members)?,
+        disable_networking: members.boolean("disableNetworking")?,
         working_directory: members.string("workingDirectory")?,
         user: members.string("user")?,
         ulimits: members

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{
     Condition, ContainerDefinition, LaunchType, NetworkMode, TaskDefinition, dependencies, fargate,
+    naming,
 };
 use crate::error::ApiError;
 
@@ -14,6 +15,7 @@ const MOST_PORTS: usize = 128;
 pub fn check(definition: &TaskDefinition) -> Result<(), ApiError> {
     check_name("family", &definition.family)?;
     check_names(&definition.container_definitions)?;
+    naming::check_links(&definition.container_definitions)?;
     check_dependencies(&definition.container_definitions)?;
     check_task_size(definition)?;
     check_containers_fit(definition)?;
@@ -83,7 +85,7 @@ fn check_dependencies(containers: &[ContainerDefinition]) -> Result<(), ApiError
     }
     dependencies::start_order(containers).map(drop).map_err(|cycle| {
         ApiError::client(format!(
-            "containerDefinitions: dependsOn has a cycle among: {}; a container can't wait for itself",
+            "containerDefinitions: dependsOn and links have a cycle among: {}; a container can't wait for itself",
             cycle.join(", ")
         ))
     })
@@ -145,6 +147,17 @@ fn check_container(i: usize, container: &ContainerDefinition) -> Result<(), ApiE
             "{} is {reservation}; it must not be above memory, {limit}",
             field("memoryReservation")
         )));
+    }
+    if container.disable_networking == Some(true) {
+        let links = (!container.naming.links.is_empty()).then_some("links");
+        let ports = (!container.port_mappings.is_empty()).then_some("portMappings");
+        if let Some(name) = links.or(ports) {
+            return Err(ApiError::client(format!(
+                "{} is true; such a container has no network: remove {}",
+                field("disableNetworking"),
+                field(name)
+            )));
+        }
     }
     if let Some(directory) = &container.working_directory
         && !directory.starts_with('/')

@@ -333,15 +333,13 @@ fn what_a_network_mode_does_not_have_is_refused() {
             .starts_with("Port mappings are not supported when networkMode=none."),
         "{error}"
     );
-    for (mode, expected) in [
-        ("host", "Links are not supported when networkMode=host."),
-        ("bridge", "containerDefinitions[0].links is not supported"),
-    ] {
+    for mode in ["host", "none"] {
         let mut request = fargate();
         request["requiresCompatibilities"] = json!([]);
         request["networkMode"] = json!(mode);
         request["containerDefinitions"][0]["links"] = json!(["init"]);
         let error = TaskDefinition::from_request(request).unwrap_err();
-        assert!(error.message.starts_with(expected), "{error}");
+        let expected = format!("Links are not supported when networkMode={mode}.");
+        assert!(error.message.starts_with(&expected), "{error}");
     }
 }

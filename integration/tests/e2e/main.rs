@@ -25,6 +25,7 @@ mod leaks;
 mod limits;
 mod modes;
 mod names;
+mod naming;
 mod network;
 mod ports;
 mod run;
@@ -116,13 +117,14 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 15] = [
+    let modules: [(&str, &[Case]); 16] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("check", check::CASES),
         ("names", names::CASES),
         ("service_discovery", service_discovery::CASES),
         ("modes", modes::CASES),
+        ("naming", naming::CASES),
         ("ports", ports::CASES),
         ("firewalld", firewalld::CASES),
         ("interfaces", interfaces::CASES),

@@ -107,29 +107,17 @@ fn one_another(host: &Host) {
     host.wait_status(&asking, "STOPPED");
 }
 
-/// A resolver on the host's loopback, and the file that has the host ask it; until it is dropped.
-struct HostsResolver {
+/// A resolver that answers that every name has the address 198.51.100.7; until it is dropped.
+pub struct Answering {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-impl HostsResolver {
-    /// It answers that every name has the address 198.51.100.7.
-    fn start(host: &Host) -> Self {
-        let socket = UdpSocket::bind("127.0.0.53:53").unwrap();
+impl Answering {
+    pub fn start(socket: UdpSocket) -> Self {
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
-        let file = host.folder().join("resolv.conf");
-        std::fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
-        // The machine of the rig has no such file to be covered.
-        if !Path::new(RESOLV_CONF).exists() {
-            std::fs::write(RESOLV_CONF, "").unwrap();
-        }
-        let none = None::<&str>;
-        mount(Some(&file), RESOLV_CONF, none, MsFlags::MS_BIND, none).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -148,10 +136,35 @@ impl HostsResolver {
     }
 }
 
-impl Drop for HostsResolver {
+impl Drop for Answering {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// One on the host's loopback, and the file that has the host ask it; until it is dropped.
+struct HostsResolver(#[allow(dead_code, reason = "it answers while it is there")] Answering);
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+impl HostsResolver {
+    fn start(host: &Host) -> Self {
+        let answering = Answering::start(UdpSocket::bind("127.0.0.53:53").unwrap());
+        let file = host.folder().join("resolv.conf");
+        std::fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
+        // The machine of the rig has no such file to be covered.
+        if !Path::new(RESOLV_CONF).exists() {
+            std::fs::write(RESOLV_CONF, "").unwrap();
+        }
+        let none = None::<&str>;
+        mount(Some(&file), RESOLV_CONF, none, MsFlags::MS_BIND, none).unwrap();
+        Self(answering)
+    }
+}
+
+impl Drop for HostsResolver {
+    fn drop(&mut self) {
         umount(RESOLV_CONF).unwrap();
     }
 }

@@ -1,11 +1,13 @@
 //! What a task's containers reach over the network, and who reaches them.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv6Addr, TcpStream};
+use std::net::{Ipv6Addr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use super::host::{Host, run_task, script};
@@ -212,6 +214,16 @@ impl Outside {
     /// Its network namespace.
     pub fn namespace(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.0.id()).into()
+    }
+
+    /// A datagram socket of the outside host's.
+    pub fn socket(&self, address: &'static str) -> UdpSocket {
+        let namespace = File::open(self.namespace()).unwrap();
+        let open = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            UdpSocket::bind(address).unwrap()
+        };
+        std::thread::spawn(open).join().unwrap()
     }
 
     /// A command in the outside host. It has no route back to tasks.
