@@ -35,10 +35,10 @@ fn server_and_friend(host: &Host) -> [String; 2] {
     }));
     host.image();
     host.agent();
-    let server = "trap 'exit 0' TERM; httpd -p 80 -h /www; httpd -p 81 -h /www; sleep 60 & wait";
+    let server = "trap 'exit 0' TERM; httpd -p 80 -h /www; httpd -p 81 -h /www; sleep 300 & wait";
     [
         (WEB, server),
-        (FRIEND, "trap 'exit 0' TERM; sleep 60 & wait"),
+        (FRIEND, "trap 'exit 0' TERM; sleep 300 & wait"),
     ]
     .map(|(group, program)| {
         let registered = host

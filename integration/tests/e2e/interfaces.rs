@@ -46,7 +46,7 @@ fn detail<'a>(task: &'a Value, name: &str) -> &'a str {
 fn prepared(host: &Host) {
     host.image();
     host.agent();
-    let sleep = script("trap exit TERM; sleep 60 & wait");
+    let sleep = script("trap exit TERM; sleep 300 & wait");
     let first = host.start_task(&sleep);
     host.wait_status(&first, "RUNNING");
     host.until("others are prepared", || host_links().len() == 9);
@@ -145,7 +145,7 @@ fn public_address(host: &Host) {
     host.image();
     host.agent();
     let public = json!({"assignPublicIp": "ENABLED", "securityGroups": [GROUP]});
-    let mut serves = script("httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait");
+    let mut serves = script("httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait");
     let started = run_in(host, &serves, public.clone(), json!({}));
     let task = started["tasks"][0]["taskArn"].as_str().unwrap();
     host.wait_status(task, "RUNNING");

@@ -37,7 +37,7 @@ pub const CASES: &[Case] = &[
 fn raised(host: &Host) {
     host.image();
     host.agent();
-    let mut task = script("ulimit -Hn; ulimit -Hl; exec sleep 600");
+    let mut task = script("ulimit -Hn; ulimit -Hl; exec sleep 3000");
     task["containerDefinitions"][0]["ulimits"] = json!([
         {"name": "nofile", "softLimit": 1_000_000, "hardLimit": 1_000_000},
         {"name": "memlock", "softLimit": -1, "hardLimit": -1},
@@ -79,7 +79,7 @@ fn as_defined(host: &Host) {
 fn task_cgroup(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("trap exit TERM; sleep 60 & wait"));
+    let arn = host.start_task(&script("trap exit TERM; sleep 300 & wait"));
     host.wait_status(&arn, "RUNNING");
     let id = arn.rsplit('/').next().unwrap();
     let read =

@@ -154,7 +154,7 @@ fn none(host: &Host) {
     host.image();
     host.agent();
     let looks = "ls /sys/class/net; env | grep -c ECS_CONTAINER; nc -w 1 169.254.170.2 80 < /dev/null 2>/dev/null && echo reached; \
-                 cat /etc/resolv.conf; wget -q -O - http://127.0.0.1/ 2>/dev/null || echo nothing here; trap exit TERM; sleep 60 & wait";
+                 cat /etc/resolv.conf; wget -q -O - http://127.0.0.1/ 2>/dev/null || echo nothing here; trap exit TERM; sleep 300 & wait";
     let arn = start(
         host,
         &definition(
@@ -254,7 +254,7 @@ fn host_metadata(host: &Host) {
         let ports = json!([{"containerPort": 18099, "protocol": "udp"}]);
         definition(
             mode,
-            json!([container("main", ports, "trap exit TERM; sleep 60 & wait")]),
+            json!([container("main", ports, "trap exit TERM; sleep 300 & wait")]),
         )
     };
     let on_host = start(host, &sleeping("host"));
@@ -331,8 +331,8 @@ fn bridge_metadata(host: &Host) {
         &definition(
             "bridge",
             json!([
-                container("one", ports, "trap exit TERM; sleep 60 & wait"),
-                container("two", json!([]), "trap exit TERM; sleep 60 & wait"),
+                container("one", ports, "trap exit TERM; sleep 300 & wait"),
+                container("two", json!([]), "trap exit TERM; sleep 300 & wait"),
             ]),
         ),
     );

@@ -81,10 +81,10 @@ fn one_another(host: &Host) {
     host.image();
     host.agent();
     let server = host.start_task(&script(
-        "httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait",
+        "httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait",
     ));
     let name = name_of(&host.wait_status(&server, "RUNNING"));
-    let asking = host.start_task(&script("trap exit TERM; sleep 60 & wait"));
+    let asking = host.start_task(&script("trap exit TERM; sleep 300 & wait"));
     host.wait_status(&asking, "RUNNING");
     let found = look_up(host, &asking, &name);
     assert!(
@@ -194,7 +194,7 @@ fn outside(host: &Host) {
 fn killed(host: &Host) {
     host.image();
     host.agent();
-    let task = host.start_task(&script("trap exit TERM; sleep 60 & wait"));
+    let task = host.start_task(&script("trap exit TERM; sleep 300 & wait"));
     let name = name_of(&host.wait_status(&task, "RUNNING"));
     for _ in 0..3 {
         host.kill_agent();

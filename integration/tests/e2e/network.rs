@@ -135,7 +135,7 @@ fn foreign_metadata(host: &Host) {
     host.image();
     host.agent();
     let first = host.start_task(&script(
-        "echo $ECS_CONTAINER_METADATA_URI_V4; trap exit TERM; sleep 60 & wait",
+        "echo $ECS_CONTAINER_METADATA_URI_V4; trap exit TERM; sleep 300 & wait",
     ));
     host.wait_status(&first, "RUNNING");
     let mut address = String::new();
@@ -313,7 +313,7 @@ fn publish_to_everyone(host: &Host) {
     };
     host.image();
     on_loopback("add");
-    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait");
+    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait");
     let child = host.start_run(&["-p", "*:18083:80", "-p", "*:18083:53/udp"], &task);
     for address in [ADDRESS, "127.0.0.1"] {
         host.until("the port answers", || {
@@ -402,7 +402,7 @@ fn flushed_ruleset(host: &Host) {
     host.image();
     host.agent();
     let server = host.start_task(&script(
-        "httpd -p 80 -h /www; trap exit TERM; sleep 60 & wait",
+        "httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait",
     ));
     let task = host.wait_status(&server, "RUNNING");
     let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
@@ -446,7 +446,7 @@ fn security_groups(host: &Host) {
     }));
     host.image();
     host.agent();
-    let server = script("httpd -p 80 -h /www; echo serving; trap exit TERM; sleep 60 & wait");
+    let server = script("httpd -p 80 -h /www; echo serving; trap exit TERM; sleep 300 & wait");
     let server = start_in(host, web, &server);
     let task = host.wait_status(&server, "RUNNING");
     let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();

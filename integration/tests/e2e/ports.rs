@@ -94,11 +94,11 @@ fn reach(host: &Host) {
                 json!([container(
                     "main",
                     json!([]),
-                    "trap exit TERM; sleep 60 & wait"
+                    "trap exit TERM; sleep 300 & wait"
                 )]),
             ),
         ),
-        host.start_task(&script("trap exit TERM; sleep 60 & wait")),
+        host.start_task(&script("trap exit TERM; sleep 300 & wait")),
     ];
     let answers = [("bridge", "hello over localhost\n"), ("awsvpc", "")];
     for (other, (mode, by_address)) in others.iter().zip(answers) {
@@ -240,7 +240,7 @@ fn range(host: &Host) {
         {"containerPortRange": "9000-9001", "protocol": "udp"},
     ]);
     let serve = "for p in 8080 8081 8082; do mkdir /tmp/$p; echo hello of $p > /tmp/$p/index.html; \
-                 httpd -p $p -h /tmp/$p; done; trap exit TERM; sleep 60 & wait";
+                 httpd -p $p -h /tmp/$p; done; trap exit TERM; sleep 300 & wait";
     let arn = start(
         host,
         &definition("bridge", json!([container("web", ports, serve)])),
@@ -299,7 +299,7 @@ fn datagrams(host: &Host) {
     host.image();
     host.agent();
     let ports = json!([{"containerPort": 5000, "protocol": "udp"}]);
-    let silent = container("main", ports, "trap exit TERM; sleep 60 & wait");
+    let silent = container("main", ports, "trap exit TERM; sleep 300 & wait");
     let arn = start(host, &definition("bridge", json!([silent])));
     let task = host.wait_status(&arn, "RUNNING");
     let port = host_port_of(&task, 0);

@@ -275,7 +275,7 @@ fn no_command(host: &Host) {
 fn exec(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("echo mine > /mark; exec sleep 60"));
+    let arn = host.start_task(&script("echo mine > /mark; exec sleep 300"));
     host.wait_status(&arn, "RUNNING");
     let seen = host.succeed(&[
         "exec",
@@ -306,7 +306,7 @@ fn exec(host: &Host) {
 fn exec_terminal(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("exec sleep 60"));
+    let arn = host.start_task(&script("exec sleep 300"));
     host.wait_status(&arn, "RUNNING");
     let berth = super::host::berth_path();
     let inside = "tty; test -t 0 && test -t 1 && echo a terminal; echo $TERM; exit 4";
