@@ -24,7 +24,7 @@ const USAGE: &str = "The rig has three commands:
   cargo verify            run every test; or, while working on one of them, only these parts:
                           source, host, machine, engines, aws
   cargo measure [NAME] [--json] [--runs N]
-                          run the benchmarks, or one: run, runtime, many";
+                          run the benchmarks, or one: run, runtime, many, network";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -69,10 +69,14 @@ pub fn verify(chosen: &[&str]) -> anyhow::Result<bool> {
     packages::install(packages::FOR_TESTS)?;
     packages::install(packages::FOR_CALLERS)?;
     let mut tally = Tally::default();
-    if wanted("source") {
-        check_source(&mut tally)?;
-    }
-    run_tests(wanted, &mut tally)?;
+    std::thread::scope(|scope| {
+        // Mostly waits for packages, while others compile.
+        let disk = wanted("engines").then(|| scope.spawn(system::disk));
+        if wanted("source") {
+            check_source(&mut tally)?;
+        }
+        run_tests(wanted, disk, &mut tally)
+    })?;
     // What can run in one of the places must have: a skip would hide that it didn't.
     if std::env::var_os("CI").is_some() && tally.skipped() > 0 {
         println!("tests were skipped where all of them can run");
@@ -81,8 +85,13 @@ pub fn verify(chosen: &[&str]) -> anyhow::Result<bool> {
     Ok(tally.report())
 }
 
-/// Builds the tests and runs them in the places that are wanted.
-fn run_tests(wanted: impl Fn(&str) -> bool, tally: &mut Tally) -> anyhow::Result<()> {
+/// Builds the tests and runs them in the places that are wanted. Those of the engines take as long as all others: they
+/// go on beside them, on the disk that is being made for them.
+fn run_tests(
+    wanted: impl Fn(&str) -> bool,
+    disk: Option<ScopedJoinHandle<'_, anyhow::Result<PathBuf>>>,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
     say("building the tests");
     let built = Built {
         berth: build::program("berth", false)?,
@@ -91,18 +100,16 @@ fn run_tests(wanted: impl Fn(&str) -> bool, tally: &mut Tally) -> anyhow::Result
         tests: build::tests()?,
     };
     std::thread::scope(|scope| {
-        // Each of the two that take long goes on beside something else.
-        let disk = wanted("engines").then(|| scope.spawn(system::disk));
+        let engines = disk.map(|disk| {
+            let built = &built;
+            scope.spawn(move || boot_engines(&joined(disk)?, built))
+        });
         if wanted("host") {
             for test in &built.tests {
                 natively(test, &built, tally)?;
             }
             doc_tests(tally)?;
         }
-        let engines = disk.map(|disk| {
-            let built = &built;
-            scope.spawn(move || boot_engines(&joined(disk)?, built))
-        });
         if wanted("machine") {
             noted("the virtual machine", in_machine(&built, tally), tally);
         }
