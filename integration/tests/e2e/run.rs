@@ -102,11 +102,14 @@ fn localhost(host: &Host) {
     host.image();
     let ran = host.run(&definition(json!([
         {"name": "web", "image": "box", "essential": false, "stopTimeout": 2,
-         "command": ["sh", "-c", "echo served | nc -l -p 8000"]},
+         "command": ["sh", "-c", "httpd -p 8000 -h /www; trap exit TERM; sleep 300 & wait"]},
         {"name": "client", "image": "box", "dependsOn": [{"containerName": "web", "condition": "START"}],
-         "command": ["sh", "-c", "until nc 127.0.0.1 8000 < /dev/null; do sleep 0.1; done; echo err >&2"]},
+         "command": ["sh", "-c", "until wget -q -O - http://127.0.0.1:8000/; do sleep 0.1; done; echo err >&2"]},
     ])));
-    assert!(ran.stdout.contains("client | served\n"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("client | hello over localhost\n"),
+        "{ran:?}"
+    );
     assert!(ran.stderr.contains("client | err\n"), "{ran:?}");
     assert_eq!(ran.code, 0, "{ran:?}");
 }
