@@ -1,32 +1,30 @@
 //! The choice among a service's instances: which of them an answer has, and in which order.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 
-/// Some of these, at most so many of each kind, chosen and put in order at random.
-pub fn choose<T, K: Eq + Hash>(mut all: Vec<T>, most: usize, kind: impl Fn(&T) -> K) -> Vec<T> {
-    shuffle(&mut all);
-    let mut counts: HashMap<K, usize> = HashMap::new();
-    all.retain(|one| {
-        let count = counts.entry(kind(one)).or_default();
-        *count += 1;
-        *count <= most
+/// Some of the numbers below `all`, at most so many, chosen and put in order at random.
+///
+/// It costs as much as there are chosen: Fisher and Yates's shuffle of all numbers, of which only the first places are
+/// made, and only those numbers are kept that have left their own.
+pub fn choose(all: usize, most: usize) -> Vec<usize> {
+    let mut moved = HashMap::new();
+    let places = random_numbers(all.min(most)).into_iter().enumerate();
+    let chosen = places.map(|(place, random)| {
+        let other = place + random as usize % (all - place);
+        let here = moved.get(&place).copied().unwrap_or(place);
+        moved.insert(other, here).unwrap_or(other)
     });
-    all
+    chosen.collect()
 }
 
-/// Fisher and Yates's shuffle.
-fn shuffle<T>(all: &mut [T]) {
-    let mut bytes = vec![0; all.len() * size_of::<u32>()];
-    // Without random numbers the choice is always the same, and as right.
+/// Without random numbers the choice is always the same, and as right.
+fn random_numbers(count: usize) -> Vec<u32> {
+    let mut bytes = vec![0; count * size_of::<u32>()];
     if getrandom::fill(&mut bytes).is_err() {
-        return;
+        bytes.fill(0);
     }
     let (numbers, _) = bytes.as_chunks();
-    for (last, number) in (0..all.len()).rev().zip(numbers) {
-        let other = u32::from_ne_bytes(*number) as usize % (last + 1);
-        all.swap(last, other);
-    }
+    numbers.iter().copied().map(u32::from_ne_bytes).collect()
 }
 
 #[cfg(test)]
@@ -34,31 +32,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_has_its_own_share() {
-        let all: Vec<u32> = (0..30).collect();
-        let chosen = choose(all, 8, |number| number % 3);
-        assert_eq!(chosen.len(), 24);
-        for kind in 0..3 {
-            assert_eq!(chosen.iter().filter(|n| **n % 3 == kind).count(), 8);
+    fn each_is_chosen_once_at_most_and_as_often_as_any_other() {
+        let mut counts = vec![0; 30];
+        for _ in 0..3000 {
+            let mut chosen = choose(30, 8);
+            chosen.iter().for_each(|number| counts[*number] += 1);
+            chosen.sort_unstable();
+            chosen.dedup();
+            assert_eq!(chosen.len(), 8);
         }
+        // Eight hundred is expected; more than 200 beside it is less likely than one in a billion.
+        let is_fair = |count: &i32| (600..1000).contains(count);
+        assert!(counts.iter().all(is_fair), "{counts:?}");
     }
 
     #[test]
     fn every_order_comes_about_as_often() {
-        let mut counts = HashMap::new();
-        for _ in 0..6000 {
-            let order = choose(vec!['a', 'b', 'c'], 3, |_| ());
-            *counts.entry(order).or_insert(0) += 1;
+        for (all, most, orders) in [(3, 3, 6), (4, 2, 12)] {
+            let mut counts = HashMap::new();
+            for _ in 0..1000 * orders {
+                *counts.entry(choose(all, most)).or_insert(0) += 1;
+            }
+            assert_eq!(counts.len(), orders);
+            // A thousand is expected; more than 200 beside it is less likely than one in a billion.
+            let is_fair = |count: &i32| (800..1200).contains(count);
+            assert!(counts.values().all(is_fair), "{counts:?}");
         }
-        assert_eq!(counts.len(), 6);
-        // A thousand is expected; more than 200 beside it is less likely than one in a billion.
-        let is_fair = |count: &i32| (800..1200).contains(count);
-        assert!(counts.values().all(is_fair), "{counts:?}");
     }
 
     #[test]
     fn of_few_all_are_chosen_and_of_none_none() {
-        assert_eq!(choose(vec![7], 8, |_| ()), [7]);
-        assert!(choose(Vec::<u8>::new(), 8, |_| ()).is_empty());
+        assert_eq!(choose(1, 8), [0]);
+        assert!(choose(0, 8).is_empty());
+    }
+
+    #[test]
+    fn a_choice_among_more_than_memory_holds_is_made_at_once() {
+        assert_eq!(choose(usize::MAX, 8).len(), 8);
     }
 }

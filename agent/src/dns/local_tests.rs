@@ -195,8 +195,9 @@ fn an_srv_record_comes_with_the_addresses_of_its_target() {
         address(9, "10.231.0.4".parse().unwrap()),
         address(9, "fd00::4".parse().unwrap()),
     ];
-    names.enter("7042", records);
-    names.set_namespaces(Namespaces::new(&[name("local")], &[(service, 8)]));
+    let mut namespaces = Namespaces::new(&[name("local")], &[(service, 8)]);
+    namespaces.register("7042", records);
+    names.replace_namespaces(namespaces);
     let reply = reply_of(&names, "DB.local", RecordType::SRV);
     assert_eq!(texts(&reply.answers), ["9 SRV 1 1 5432 7042.db.local."]);
     assert_eq!(reply.answers[0].name.to_string(), "DB.local.");

@@ -12,6 +12,7 @@ mod local;
 mod message;
 mod names;
 mod namespaces;
+mod records;
 mod server;
 mod sockets;
 mod zones;

@@ -1,15 +1,14 @@
 //! The names that this host answers for: a table in memory, changed in place while it is asked.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use hickory_proto::rr::{LowerName, Name, Record};
 
-use super::choice::choose;
 use super::namespaces::Namespaces;
+use super::records::Records;
 use super::zones::Zones;
 
-/// The records of all owners, below the zones that are answered here alone.
+/// The records below the zones that are answered here alone, and the namespaces of service discovery beside them.
 ///
 /// An owner, such as a network interface or a task, has its records entered and removed as one. Several may
 /// have records of the same name: a query gets them all, or, of a service, those that its routing policy chooses.
@@ -21,17 +20,9 @@ pub struct Names {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// In the DNS's own order, in which the names below a name follow it.
-    records: BTreeMap<LowerName, Vec<Entry>>,
-    /// The names of each owner.
-    owners: HashMap<String, Vec<LowerName>>,
+    /// Those of the zones that are here without service discovery.
+    records: Records,
     namespaces: Namespaces,
-}
-
-#[derive(Debug)]
-struct Entry {
-    owner: String,
-    record: Record,
 }
 
 /// What is known of a name.
@@ -59,26 +50,27 @@ impl Names {
         &self.zones
     }
 
-    /// Replaces the namespaces of service discovery. Records stay: those that were entered before are answered in
-    /// the new ones at once.
-    pub fn set_namespaces(&self, namespaces: Namespaces) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.namespaces = namespaces;
-    }
-
     /// Enters an owner's records, in place of those that it had. They are answered from now on.
     pub fn enter(&self, owner: &str, records: Vec<Record>) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.remove(owner);
-        for record in records {
-            table.add(owner, record);
-        }
+        self.table().records.enter(owner, records);
     }
 
     /// Removes an owner's records; none is fine too.
     pub fn remove(&self, owner: &str) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.remove(owner);
+        self.table().records.remove(owner);
+    }
+
+    /// Registers an owner in the namespaces, with these records in place of those that it had; with none, it isn't
+    /// registered any more.
+    pub fn register(&self, owner: &str, records: Vec<Record>) {
+        self.table().namespaces.register(owner, records);
+    }
+
+    /// Replaces the namespaces of service discovery, with all who are registered in them: a query is answered by those
+    /// from before or by these. Those from before are returned, since to free them takes time, and somebody may wait for
+    /// a lock of the caller's.
+    pub fn replace_namespaces(&self, namespaces: Namespaces) -> Namespaces {
+        std::mem::replace(&mut self.table().namespaces, namespaces)
     }
 
     /// What is known of that name.
@@ -92,49 +84,28 @@ impl Names {
         };
         let is_apex = *apex == name;
         let apex = Name::from(apex.clone());
-        if is_apex || table.is_or_leads_to_a_name(&name) {
-            Known::Records(apex, table.of(&name))
+        if is_apex || table.has_or_leads_to(&name) {
+            Known::Records(apex, table.records_of(&name))
         } else {
             Known::Nothing(apex)
         }
     }
+
+    fn table(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Table {
-    fn add(&mut self, owner: &str, record: Record) {
-        let name = LowerName::new(&record.name);
-        self.records.entry(name.clone()).or_default().push(Entry {
-            owner: owner.to_owned(),
-            record,
-        });
-        self.owners.entry(owner.to_owned()).or_default().push(name);
+    fn records_of(&self, name: &LowerName) -> Vec<Record> {
+        let mut records = self.records.of(name);
+        records.extend(self.namespaces.records_of(name));
+        records
     }
 
-    fn remove(&mut self, owner: &str) {
-        for name in self.owners.remove(owner).unwrap_or_default() {
-            let Some(entries) = self.records.get_mut(&name) else {
-                continue;
-            };
-            entries.retain(|entry| entry.owner != owner);
-            if entries.is_empty() {
-                self.records.remove(&name);
-            }
-        }
-    }
-
-    fn of(&self, name: &LowerName) -> Vec<Record> {
-        let entries = self.records.get(name).into_iter().flatten();
-        let mut records: Vec<&Record> = entries.map(|entry| &entry.record).collect();
-        if let Some(most) = self.namespaces.most_of(name) {
-            records = choose(records, most, |record| record.record_type());
-        }
-        records.into_iter().cloned().collect()
-    }
-
-    /// A name between the apex and one with records exists too (RFC 8020).
-    fn is_or_leads_to_a_name(&self, name: &LowerName) -> bool {
-        let next = self.records.range(name..).next();
-        next.is_some_and(|(next, _)| name.zone_of(next))
+    /// A namespace may be above another zone, whose names are below its own then.
+    fn has_or_leads_to(&self, name: &LowerName) -> bool {
+        self.records.has_or_leads_to(name) || self.namespaces.has_or_leads_to(name)
     }
 }
 
@@ -219,13 +190,14 @@ mod tests {
 
     /// Eleven instances of two services, at most `most` of which are answered.
     fn services(most: usize) -> Names {
-        let names = names();
+        let service = (name("db.local"), most);
+        let mut namespaces = Namespaces::new(&[name("local")], &[service]);
         for last in 1..=11 {
             let records = ["db.local", "x.db.local"].map(|of| address(&name(of), last));
-            names.enter(&last.to_string(), records.to_vec());
+            namespaces.register(&last.to_string(), records.to_vec());
         }
-        let service = (name("db.local"), most);
-        names.set_namespaces(Namespaces::new(&[name("local")], &[service]));
+        let names = names();
+        names.replace_namespaces(namespaces);
         names
     }
 
@@ -244,21 +216,51 @@ mod tests {
             Known::Nothing(name("local"))
         );
         let narrower = [name("local"), name("dev.local")];
-        names.set_namespaces(Namespaces::new(&narrower, &[]));
+        names.replace_namespaces(Namespaces::new(&narrower, &[]));
         assert_eq!(
             names.find(&name("web.dev.local")),
             Known::Nothing(name("dev.local"))
         );
         // The narrowest is meant, of those that are always there, too.
-        names.set_namespaces(Namespaces::new(&[name("internal")], &[]));
+        names.replace_namespaces(Namespaces::new(&[name("internal")], &[]));
         for (of, zone) in [
             ("a.ec2.internal", "ec2.internal"),
             ("a.internal", "internal"),
         ] {
             assert_eq!(names.find(&name(of)), Known::Nothing(name(zone)));
         }
-        names.set_namespaces(Namespaces::default());
+        names.replace_namespaces(Namespaces::default());
         assert_eq!(names.find(&name("db.local")), Known::Elsewhere);
+    }
+
+    #[test]
+    fn namespaces_are_replaced_with_all_who_are_registered_in_them() {
+        let names = services(8);
+        names.register("1", Vec::new());
+        names.register("12", vec![address(&name("x.db.local"), 12)]);
+        assert_eq!(records(&names, "x.db.local").len(), 11);
+        let before = names.replace_namespaces(Namespaces::new(&[name("local")], &[]));
+        assert_eq!(
+            names.find(&name("x.db.local")),
+            Known::Nothing(name("local"))
+        );
+        names.replace_namespaces(before);
+        let found = records(&names, "x.db.local");
+        let addresses = (2..=12).map(|last| RData::from(Ipv4Addr::new(10, 231, 0, last)));
+        assert_eq!(found, addresses.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_namespace_above_another_zone_has_what_leads_there() {
+        let names = Names::new(Zones::new("eu.compute.internal", &[]).unwrap());
+        names.replace_namespaces(Namespaces::new(&[name("internal")], &[]));
+        let compute = name("compute.internal");
+        assert_eq!(names.find(&compute), Known::Nothing(name("internal")));
+        names.enter("one", vec![address(&name("a.eu.compute.internal"), 4)]);
+        assert_eq!(
+            names.find(&compute),
+            Known::Records(name("internal"), Vec::new())
+        );
     }
 
     #[test]

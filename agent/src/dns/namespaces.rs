@@ -1,22 +1,24 @@
-//! The namespaces of service discovery, as the resolver knows them: zones of their own, and how many instances of a
-//! service an answer has.
+//! The namespaces of service discovery, as the resolver knows them: zones of their own, the records in them, and how many
+//! instances of a service an answer has.
 
 use std::collections::HashMap;
 
-use hickory_proto::rr::{LowerName, Name};
+use hickory_proto::rr::{LowerName, Name, Record};
 
+use super::records::Records;
 use super::zones::Zones;
 
-/// Namespaces, and the services in them.
+/// Namespaces, the services in them, and the services' instances.
 #[derive(Debug, Default)]
 pub struct Namespaces {
     zones: Zones,
     most: HashMap<LowerName, usize>,
+    records: Records,
 }
 
 impl Namespaces {
     /// The namespaces with these names, and the services with those: of each with the number of instances that an
-    /// answer has at most, chosen at random.
+    /// answer has at most, chosen at random. No service has any yet.
     pub fn new(namespaces: &[Name], services: &[(Name, usize)]) -> Self {
         let services = services.iter();
         Self {
@@ -24,7 +26,13 @@ impl Namespaces {
             most: services
                 .map(|(name, most)| (LowerName::new(name), *most))
                 .collect(),
+            records: Records::default(),
         }
+    }
+
+    /// Registers an owner with these records, in place of those that it had; with none, it isn't registered any more.
+    pub fn register(&mut self, owner: &str, records: Vec<Record>) {
+        self.records.enter(owner, records);
     }
 
     /// The namespace that a name is in, the narrowest where there are several.
@@ -32,8 +40,16 @@ impl Namespaces {
         self.zones.zone_of(name)
     }
 
-    /// How many records of a type an answer has at most; nothing where the name is no service's.
-    pub fn most_of(&self, name: &LowerName) -> Option<usize> {
-        self.most.get(name).copied()
+    /// The records that an answer has: of a service those that its routing policy chooses, of other names all.
+    pub fn records_of(&self, name: &LowerName) -> Vec<Record> {
+        match self.most.get(name) {
+            Some(most) => self.records.some_of(name, *most),
+            None => self.records.of(name),
+        }
+    }
+
+    /// Whether a name has records, or one below it.
+    pub fn has_or_leads_to(&self, name: &LowerName) -> bool {
+        self.records.has_or_leads_to(name)
     }
 }

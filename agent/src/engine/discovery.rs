@@ -1,35 +1,40 @@
 //! Tasks in service discovery: registered when they are RUNNING, and removed before their containers are told to stop.
 //!
 //! Whoever changes what decides about it (a task's driver, a new file) has the task's names made as they should be *now*
-//! by [`Inner::register`], which reads the record under a lock. So the last one to come is right, whoever it is.
+//! by [`Discovery::register`] or [`Discovery::follow`], which look at the record under a lock. So the last one to come is
+//! right, whoever it is.
 
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_netns::Network;
+use hickory_proto::rr::{RData, Record};
 
 use super::{Engine, Handle, Inner};
 use crate::config::Config;
-use crate::dns::Names;
-use crate::service_discovery::{ServiceDiscovery, is_healthy, records};
+use crate::dns::{Known, Names, Namespaces};
+use crate::service_discovery::{Service, ServiceDiscovery, instance_name, is_healthy, records};
 use crate::task::Task;
 
-/// The services as the file has them.
+/// The services as the file has them, and their tasks in what is answered.
 pub struct Discovery {
     /// Held while a task's names are changed.
     current: Mutex<ServiceDiscovery>,
+    names: Arc<Names>,
+    boot_id: String,
+    host_address: HostAddress,
 }
 
-impl Discovery {
-    /// Reads the file.
-    pub fn load(config: &Config, names: &Names) -> anyhow::Result<Self> {
-        let current = config.service_discovery(names.zones())?;
-        Ok(Self {
-            current: Mutex::new(current),
-        })
-    }
+/// Tells the host's address, where it has one now.
+type HostAddress = Box<dyn Fn() -> anyhow::Result<Option<Ipv4Addr>> + Send + Sync>;
 
-    /// It is replaced as a whole: a thread that died leaves it whole.
-    fn current(&self) -> MutexGuard<'_, ServiceDiscovery> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Names that are made beside those that are answered.
+struct Draft {
+    discovery: ServiceDiscovery,
+    namespaces: Namespaces,
+    /// The versions of the tasks' records that they are made from.
+    versions: HashMap<String, u64>,
 }
 
 impl Engine {
@@ -38,59 +43,146 @@ impl Engine {
     pub fn reload_service_discovery(&self) -> anyhow::Result<()> {
         let inner = &self.inner;
         let new = inner.config.service_discovery(inner.names.zones())?;
-        let mut current = inner.discovery.current();
-        *current = new;
-        inner.register_in(&current, &self.tasks());
-        let services = current.services().len();
+        let services = new.services().count();
+        inner.discovery.follow(new, || inner.handles());
         tracing::info!(services, "service discovery is as its file has it");
         Ok(())
     }
 }
 
 impl Inner {
-    /// Has the names of a task's services lead to it, or not any more, as its record says now.
-    pub fn register(&self, handle: &Handle) {
-        let discovery = self.discovery.current();
-        // Read only now, so that nobody enters later what was true before.
-        self.enter(&discovery, &handle.task());
+    /// Has service discovery lead to the tasks that an earlier engine has left.
+    pub fn register_all(&self) {
+        let loaded = self.discovery.current().clone();
+        self.discovery.follow(loaded, || self.handles());
     }
 
-    /// The same for all these tasks, which are all that there are, and for the namespaces.
-    pub fn register_all(&self, handles: &[Arc<Handle>]) {
-        self.register_in(&self.discovery.current(), handles);
-    }
-
-    fn register_in(&self, discovery: &ServiceDiscovery, handles: &[Arc<Handle>]) {
-        for handle in handles {
-            self.enter(discovery, &handle.task());
-        }
-        // After the records: a service that is new is never told to be without tasks that it has.
-        self.names.set_namespaces(discovery.namespaces());
-    }
-
-    fn enter(&self, discovery: &ServiceDiscovery, task: &Task) {
-        let services = discovery.services().iter();
-        let mut all = Vec::new();
-        for service in services.filter(|service| service.family == task.definition.family) {
-            if !is_healthy(task, &self.boot_id) {
-                break;
-            }
-            match records(service, task, || Ok(self.network.host_address()?)) {
-                Ok(records) => all.extend(records),
-                Err(error) => {
-                    let service = service.name.to_string();
-                    tracing::warn!(
-                        task = task.id,
-                        service,
-                        "the task isn't registered: {error:#}"
-                    );
-                }
-            }
-        }
-        if all.is_empty() {
-            self.names.remove(&task.id);
-        } else {
-            self.names.enter(&task.id, all);
-        }
+    fn handles(&self) -> Vec<Arc<Handle>> {
+        self.tasks().values().cloned().collect()
     }
 }
+
+impl Discovery {
+    /// Reads the file. Nothing leads to a task yet.
+    pub fn load(
+        config: &Config,
+        names: &Arc<Names>,
+        network: &Arc<Network>,
+        boot_id: &str,
+    ) -> anyhow::Result<Self> {
+        let current = config.service_discovery(names.zones())?;
+        let network = Arc::clone(network);
+        Ok(Self {
+            current: Mutex::new(current),
+            names: Arc::clone(names),
+            boot_id: boot_id.to_owned(),
+            host_address: Box::new(move || Ok(network.host_address()?)),
+        })
+    }
+
+    /// Has the names of a task's services lead to it, or not any more, as its record says now.
+    pub fn register(&self, handle: &Handle) {
+        let current = self.current();
+        // Read only now, so that nobody enters later what was true before.
+        let task = handle.task();
+        self.names.register(&task.id, self.records(&current, &task));
+    }
+
+    /// Has other services take effect, in one step: a query is answered as they have it or as it was before. `tasks` are
+    /// all that there are.
+    ///
+    /// That takes a while where there are many, in which tasks come and go and aren't held up: what has changed meanwhile
+    /// is made again, and only that under the lock.
+    fn follow(&self, new: ServiceDiscovery, tasks: impl Fn() -> Vec<Arc<Handle>>) {
+        let mut draft = Draft {
+            namespaces: new.namespaces(),
+            discovery: new,
+            versions: HashMap::new(),
+        };
+        self.bring_up_to_date(&mut draft, &tasks());
+        let mut current = self.current();
+        self.bring_up_to_date(&mut draft, &tasks());
+        let before = (
+            std::mem::replace(&mut *current, draft.discovery),
+            self.names.replace_namespaces(draft.namespaces),
+        );
+        drop(current);
+        // Nobody waits for this.
+        drop(before);
+    }
+
+    /// Registers each task whose record is another than the one that it was registered from.
+    fn bring_up_to_date(&self, draft: &mut Draft, tasks: &[Arc<Handle>]) {
+        for handle in tasks {
+            if draft.is_from(&handle.record.borrow()) {
+                continue;
+            }
+            let task = handle.task();
+            let records = self.records(&draft.discovery, &task);
+            draft.namespaces.register(&task.id, records);
+            draft.versions.insert(task.id, task.version);
+        }
+    }
+
+    /// A task's records in all its services; none where it isn't RUNNING.
+    fn records(&self, discovery: &ServiceDiscovery, task: &Task) -> Vec<Record> {
+        if !is_healthy(task, &self.boot_id) {
+            return Vec::new();
+        }
+        let services = discovery.services_of(&task.definition.family).iter();
+        let of = |service: &Service| {
+            let outcome = records(service, task, || self.host_address(service, task));
+            outcome.unwrap_or_else(|error| {
+                let service = service.name.to_string();
+                tracing::warn!(
+                    task = task.id,
+                    service,
+                    "the task isn't registered: {error:#}"
+                );
+                Vec::new()
+            })
+        };
+        services.flat_map(of).collect()
+    }
+
+    /// The host's address; while it has none, the one that the task is registered with in this service. An uplink that is
+    /// down for a moment takes no task out of a service, just as it takes none out of Cloud Map.
+    fn host_address(&self, service: &Service, task: &Task) -> anyhow::Result<Option<Ipv4Addr>> {
+        match (self.host_address)() {
+            Ok(Some(now)) => Ok(Some(now)),
+            none => match self.registered_address(service, task)? {
+                Some(registered) => Ok(Some(registered)),
+                None => none,
+            },
+        }
+    }
+
+    fn registered_address(
+        &self,
+        service: &Service,
+        task: &Task,
+    ) -> anyhow::Result<Option<Ipv4Addr>> {
+        let Known::Records(_, records) = self.names.find(&instance_name(service, task)?) else {
+            return Ok(None);
+        };
+        Ok(records.iter().find_map(|record| match record.data {
+            RData::A(address) => Some(address.0),
+            _ => None,
+        }))
+    }
+
+    /// It is replaced as a whole: a thread that died leaves it whole.
+    fn current(&self) -> MutexGuard<'_, ServiceDiscovery> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Draft {
+    fn is_from(&self, task: &Task) -> bool {
+        self.versions.get(&task.id) == Some(&task.version)
+    }
+}
+
+#[cfg(test)]
+#[path = "discovery_tests.rs"]
+mod tests;

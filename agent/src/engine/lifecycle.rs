@@ -149,7 +149,7 @@ impl Driver {
 
     /// Has the task's services lead to it, or not any more, as its record says.
     fn register(&self) {
-        self.engine.inner.register(&self.handle);
+        self.engine.inner.discovery.register(&self.handle);
     }
 
     fn check_stop(&self) -> Result<(), Failure> {

@@ -211,7 +211,7 @@ impl Engine {
             task.want_stop(StopCode::UserInitiated, reason)
         })
         .map_err(ApiError::server)?;
-        self.inner.register(handle);
+        self.inner.discovery.register(handle);
         failpoint::pass("stop-recorded");
         Ok(handle.task())
     }
@@ -254,7 +254,7 @@ impl Engine {
         files::remove_orphans(&self.inner.config, |id| {
             live.iter().any(|handle| handle.record.borrow().id == id)
         });
-        self.inner.register_all(&live);
+        self.inner.register_all();
         for handle in live {
             lifecycle::drive(self.clone(), handle, Start::Found);
         }
@@ -289,14 +289,15 @@ impl Inner {
         let ranges: Vec<IpNet> = ranges(&network).collect();
         let zones = dns::Zones::new(&config.place.private_domain(), &ranges)
             .with_context(|| format!("the names of region '{}'", config.place.region))?;
-        let names = Names::new(zones);
-        let discovery = Discovery::load(&config, &names)?;
+        let names = Arc::new(Names::new(zones));
         let network = Arc::new(network);
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("reading the boot id")?;
+        let boot_id = boot_id.trim().to_owned();
+        let discovery = Discovery::load(&config, &names, &network, &boot_id)?;
         let firewall = firewall::Guard::start(Arc::clone(&network))?;
         let firewalld = firewalld::Guard::start(&network)?;
         let instance = store.identity("container-instance", id::random_128)?;
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .context("reading the boot id")?;
         Ok(Self {
             config,
             store,
@@ -305,7 +306,7 @@ impl Inner {
             public_addresses,
             _firewall: firewall,
             _firewalld: firewalld,
-            names: Arc::new(names),
+            names,
             discovery,
             images,
             tasks: Mutex::new(HashMap::new()),
@@ -313,7 +314,7 @@ impl Inner {
             attached: broadcast::Sender::new(64),
             stopped: broadcast::Sender::new(64),
             instance,
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
         })
     }
 

@@ -1,5 +1,7 @@
 //! The file's form: members of Cloud Map's CreatePrivateDnsNamespace and CreateService, and of ECS's ServiceRegistry.
 
+use std::collections::{HashMap, HashSet};
+
 use hickory_proto::rr::{LowerName, Name};
 use serde_json::Value;
 
@@ -36,19 +38,33 @@ pub fn parse(json: &[u8], zones: &Zones) -> Result<ServiceDiscovery, Invalid> {
     for members in namespaces {
         read.push(Namespace::take(members)?);
     }
-    for (index, namespace) in read.iter().enumerate() {
+    let mut names = HashSet::new();
+    for namespace in &read {
         namespace.check_own_name(zones)?;
-        namespace.check_beside(read.get(..index).unwrap_or_default())?;
+        namespace.check_beside(&mut names)?;
     }
-    let all = Zones::of(read.iter().map(|namespace| LowerName::new(&namespace.name)));
+    let all = Zones::of(names);
     for namespace in &read {
         namespace.check_services(zones, &all)?;
     }
-    let services = read.iter().flat_map(|namespace| &namespace.services);
-    Ok(ServiceDiscovery {
-        services: services.map(|(_, service)| service.clone()).collect(),
-        namespaces: read.into_iter().map(|namespace| namespace.name).collect(),
-    })
+    Ok(defined(read))
+}
+
+/// What namespaces that are right define.
+fn defined(read: Vec<Namespace>) -> ServiceDiscovery {
+    let mut namespaces = Vec::new();
+    let mut by_family: HashMap<String, Vec<Service>> = HashMap::new();
+    for namespace in read {
+        namespaces.push(namespace.name);
+        for (_, service) in namespace.services {
+            let family = service.family.clone();
+            by_family.entry(family).or_default().push(service);
+        }
+    }
+    ServiceDiscovery {
+        namespaces,
+        services: by_family,
+    }
 }
 
 /// A namespace, and its services with the paths of their names.
@@ -98,8 +114,9 @@ impl Namespace {
         }
     }
 
-    fn check_beside(&self, before: &[Self]) -> Result<(), ApiError> {
-        if before.iter().any(|other| other.name == self.name) {
+    /// Whether it isn't there already, beside the names of those before it.
+    fn check_beside(&self, before: &mut HashSet<LowerName>) -> Result<(), ApiError> {
+        if !before.insert(LowerName::new(&self.name)) {
             let (path, name) = (&self.path, bare(&self.name));
             return Err(ApiError::client(format!(
                 "{path} is '{name}', as that of an earlier namespace; a namespace can be there once"
@@ -110,9 +127,10 @@ impl Namespace {
 
     /// Whether the services can be found: below a narrower zone, and for one another.
     fn check_services(&self, zones: &Zones, namespaces: &Zones) -> Result<(), ApiError> {
-        for (index, (path, service)) in self.services.iter().enumerate() {
+        let own = LowerName::new(&self.name);
+        let mut before = HashSet::new();
+        for (path, service) in &self.services {
             let name = LowerName::new(&service.name);
-            let own = LowerName::new(&self.name);
             let others = namespaces.zone_of(&name).filter(|zone| **zone != own);
             if let Some(zone) = zones.zone_of(&name).or(others) {
                 return Err(ApiError::client(format!(
@@ -121,8 +139,7 @@ impl Namespace {
                     bare(zone)
                 )));
             }
-            let before = self.services.get(..index).unwrap_or_default();
-            if before.iter().any(|(_, other)| other.name == service.name) {
+            if !before.insert(name) {
                 return Err(ApiError::client(format!(
                     "{path} makes '{}', as that of an earlier service; names must differ by more than case",
                     bare(&service.name)

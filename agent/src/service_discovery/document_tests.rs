@@ -53,7 +53,8 @@ fn a_file_is_read_into_services_with_their_whole_names() {
         }),
         family: "postgres".into(),
     };
-    assert_eq!(read.services, [service]);
+    assert_eq!(read.services_of("postgres"), [service]);
+    assert_eq!(read.services_of("mysql"), []);
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn what_need_not_be_there_has_cloud_maps_defaults() {
         "healthCheckCustomConfig": {},
     }]);
     let read = read(&file).unwrap();
-    let service = &read.services[0];
+    let service = &read.services_of("f")[0];
     assert_eq!(service.name.to_string(), "_db._tcp.local.");
     assert_eq!(service.routing_policy, RoutingPolicy::Multivalue);
     assert_eq!(service.srv.as_ref().unwrap().port, Port::Number(1));

@@ -37,7 +37,7 @@ pub fn records(
     };
     let mut records = of_addresses(&service.name, [service.a, service.aaaa], &addresses);
     if let (Some(srv), Some(port)) = (&service.srv, port) {
-        let target = service.name.prepend_label(task.id.as_str())?;
+        let target = instance_name(service, task)?;
         let data = SRV::new(1, 1, port, target.clone());
         let of_service = Record::from_rdata(service.name.clone(), srv.ttl, RData::SRV(data));
         records.push(of_service);
@@ -47,6 +47,11 @@ pub fn records(
         bail!("it has no IPv6 address, and the service no other records than AAAA");
     }
     Ok(records)
+}
+
+/// The name of a task in a service, which an SRV record leads to.
+pub fn instance_name(service: &Service, task: &Task) -> anyhow::Result<Name> {
+    Ok(service.name.prepend_label(task.id.as_str())?)
 }
 
 /// A name's A and AAAA records, of those kinds that may be kept for some time.

@@ -7,6 +7,7 @@
 mod document;
 mod instance;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use hickory_proto::rr::Name;
 use crate::dns::{Namespaces, Zones};
 use crate::error::ApiError;
 
-pub use instance::{is_healthy, records};
+pub use instance::{instance_name, is_healthy, records};
 
 /// A file that defines no service discovery.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,8 @@ impl From<ApiError> for Invalid {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceDiscovery {
     namespaces: Vec<Name>,
-    services: Vec<Service>,
+    /// By the families whose tasks are their instances.
+    services: HashMap<String, Vec<Service>>,
 }
 
 /// A service, the tasks of which have its name.
@@ -115,14 +117,19 @@ impl ServiceDiscovery {
     }
 
     /// The services.
-    pub fn services(&self) -> &[Service] {
-        &self.services
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().flatten()
     }
 
-    /// The same, as the resolver has to know it.
+    /// Those whose instances are the tasks of this task definition family.
+    pub fn services_of(&self, family: &str) -> &[Service] {
+        self.services.get(family).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same, as the resolver has to know it. No task is registered there yet.
     pub fn namespaces(&self) -> Namespaces {
         let most = |service: &Service| (service.name.clone(), service.routing_policy.most());
-        let services: Vec<_> = self.services.iter().map(most).collect();
+        let services: Vec<_> = self.services().map(most).collect();
         Namespaces::new(&self.namespaces, &services)
     }
 }

@@ -32,6 +32,8 @@ pub fn cases() -> Vec<Case> {
 /// Has `db.local` be a service with these instances, at most `most` of which are answered.
 fn serve(world: &World, instances: u8, most: usize) {
     let name = |text: &str| absolute(text).expect("a name");
+    let service = (name("db.local"), most);
+    let mut namespaces = Namespaces::new(&[name("local")], &[service]);
     for last in 0..instances {
         let target = name(&format!("{last:032x}.db.local"));
         let data = |n: u8| RData::from(std::net::Ipv4Addr::new(198, 51, 100, n));
@@ -41,11 +43,9 @@ fn serve(world: &World, instances: u8, most: usize) {
             Record::from_rdata(name("db.local"), 20, srv),
             Record::from_rdata(target, 20, data(last)),
         ];
-        world.names.enter(&last.to_string(), records);
+        namespaces.register(&last.to_string(), records);
     }
-    let service = (name("db.local"), most);
-    let namespaces = Namespaces::new(&[name("local")], &[service]);
-    world.names.set_namespaces(namespaces);
+    world.names.replace_namespaces(namespaces);
 }
 
 /// The addresses of an answer, each of which is there once.
@@ -135,7 +135,7 @@ fn nothing_leaves(world: &World) {
     // Beside it, the names that were there before are as they were.
     dig(&task, &[&format!("www.{DOMAIN}")]).is("NXDOMAIN", &[]);
     assert!(!dnsmasq.log().contains(": query["), "{}", dnsmasq.log());
-    world.names.set_namespaces(Namespaces::default());
+    world.names.replace_namespaces(Namespaces::default());
     dig(&task, &["+noall", "db.local"]);
     let asked = dnsmasq.log().contains(": query[A] db.local");
     assert!(asked, "{}", dnsmasq.log());

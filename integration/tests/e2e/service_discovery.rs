@@ -45,6 +45,11 @@ pub const CASES: &[Case] = &[
         ports_of_the_hosts,
     ),
     Case(
+        "an_uplink_that_is_down_takes_no_task_out_of_a_service",
+        Needs::Kernel,
+        uplink_down,
+    ),
+    Case(
         "a_service_is_answered_without_an_agent_too",
         Needs::Kernel,
         without_agent,
@@ -251,17 +256,20 @@ fn killed(host: &Host) {
     stop(host, &asking);
 }
 
+/// Has the agent read another file, until it says these words.
+fn read_again(host: &Host, file: &Value, words: &str) {
+    let before = host.agent_log().matches(words).count();
+    host.services(file);
+    host.reload_agent();
+    host.until(words, || host.agent_log().matches(words).count() > before);
+}
+
 fn reload(host: &Host) {
     host.services(&json!({}));
     host.image();
     host.agent();
     let task = start(host, &idle("db"));
-    let reload = |file: &Value, words: &str| {
-        let before = host.agent_log().matches(words).count();
-        host.services(file);
-        host.reload_agent();
-        host.until(words, || host.agent_log().matches(words).count() > before);
-    };
+    let reload = |file: &Value, words: &str| read_again(host, file, words);
     reload(&local(json!([db()])), "services=1");
     let found = find(host, &task, "a");
     assert_eq!(addresses(&found), ["10.231.0.4"], "{found}");
@@ -318,22 +326,30 @@ fn srv(host: &Host, asking: &str, name: &str) -> (u16, String) {
     (port, words.next().unwrap().to_owned())
 }
 
+/// Adds or deletes the host's way to the outside.
+fn uplink(what: &str) {
+    // Half of all addresses, beside a default route where the host has one.
+    let route = ["route", what, "128.0.0.0/1", "via", "192.168.77.2"];
+    assert!(Command::new("ip").args(route).status().unwrap().success());
+}
+
+/// A service that leads to the ports of a family's container.
+fn of_port(name: &str, family: &str, port: u16, kinds: &[&str]) -> Value {
+    let record = |kind: &&str| json!({"type": kind, "ttl": 10});
+    let records: Vec<Value> = kinds.iter().map(record).collect();
+    json!({
+        "name": name, "family": family, "containerName": "main", "containerPort": port,
+        "dnsConfig": {"dnsRecords": records},
+    })
+}
+
 fn ports_of_the_hosts(host: &Host) {
     let _outside = Outside::new();
-    // Half of all addresses, beside a default route where the host has one.
-    let route = ["route", "add", "128.0.0.0/1", "via", "192.168.77.2"];
-    assert!(Command::new("ip").args(route).status().unwrap().success());
-    let service = |name: &str, family: &str, port: u16, records: Value| {
-        json!({
-            "name": name, "family": family, "containerName": "main", "containerPort": port,
-            "dnsConfig": {"dnsRecords": records},
-        })
-    };
-    let [a, srv_type] = ["A", "SRV"].map(|kind| json!({"type": kind, "ttl": 10}));
+    uplink("add");
     host.services(&local(json!([
-        service("bridged", "bridged", 80, json!([srv_type])),
-        service("hosted", "hosted", 8080, json!([srv_type])),
-        service("wrong", "hosted", 8080, json!([a, srv_type])),
+        of_port("bridged", "bridged", 80, &["SRV"]),
+        of_port("hosted", "hosted", 8080, &["SRV"]),
+        of_port("wrong", "hosted", 8080, &["A", "SRV"]),
     ])));
     host.image();
     host.agent();
@@ -373,6 +389,41 @@ fn ports_of_the_hosts(host: &Host) {
             .agent_log()
             .contains("task isn't registered: it has network mode bridge")
     );
+}
+
+fn uplink_down(host: &Host) {
+    let _outside = Outside::new();
+    uplink("add");
+    let hosted = of_port("hosted", "hosted", 8080, &["SRV"]);
+    host.services(&local(json!([hosted])));
+    host.image();
+    host.agent();
+    let asking = start(host, &idle("api"));
+    let server = modes::server("main", 8080, json!([{"containerPort": 8080}]));
+    let task = modes::start(
+        host,
+        &of_family("hosted", modes::definition("host", json!([server]))),
+    );
+    host.wait_status(&task, "RUNNING");
+    let found = srv(host, &asking, "hosted.local");
+    uplink("del");
+    let new = of_port("new", "hosted", 8080, &["SRV"]);
+    let both = local(json!([hosted, new]));
+    read_again(host, &both, "services=2");
+    assert_eq!(srv(host, &asking, "hosted.local"), found);
+    let address = look_up(host, &asking, &format!("-type=a {}", found.1));
+    assert_eq!(addresses(&address), ["192.168.77.1"], "{address}");
+    // What is new has to wait, and the log says what for.
+    assert!(look_up(host, &asking, "-type=srv new.local").contains("NXDOMAIN"));
+    let words = "isn't registered: the host has no address to the outside";
+    assert!(host.agent_log().contains(words), "{}", host.agent_log());
+    uplink("add");
+    read_again(host, &both, "services=2");
+    let target = format!("{}.new.local", id(&task));
+    assert_eq!(srv(host, &asking, "new.local"), (8080, target));
+    for task in [&task, &asking] {
+        modes::stop(host, task);
+    }
 }
 
 fn without_agent(host: &Host) {
