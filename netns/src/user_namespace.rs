@@ -3,16 +3,20 @@
 //! In a network namespace of the host's, root of a user namespace is nobody: no port below 1024, no ping, no sysfs. So
 //! the two are made together, by a process that ends when they are kept. Who has the network namespace has the other,
 //! too (`NS_GET_USERNS` of ioctl_nsfs(2)).
+//!
+//! Its creator is the host's user that its root is. So what the kernel counts for a user beyond single processes
+//! (pending signals, message queues, locked memory, and namespaces) is counted for a task by itself: were it the host's
+//! root, as with other engines, a task could use up what all tasks have together.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::pipe2;
 
 use crate::error::{Error, Result};
 use crate::subordinate_ids::IdRange;
@@ -26,18 +30,31 @@ use crate::sys;
 /// allows no more, `EPERM` where the caller may not give these ids.
 pub fn make(range: IdRange) -> Result<OwnedFd> {
     const DOING: &str = "make a user namespace and a network namespace of its own";
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::io(DOING, errno))?;
+    let (ours, its) = UnixStream::pair().map_err(|error| Error::io(DOING, error))?;
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
-    let holder =
-        sys::hold_namespaces(flags, reader.as_fd()).map_err(|error| Error::io(DOING, error))?;
-    let kept = keep(holder.pid, range);
-    drop(writer);
+    let holder = sys::hold_namespaces(flags, range.first, its.as_fd());
+    let holder = holder.map_err(|error| Error::io(DOING, error))?;
+    drop(its);
+    let kept = entered(&ours)
+        .map_err(|error| Error::io(DOING, error))
+        .and_then(|()| keep(holder.pid, range));
+    drop(ours);
     // Without an exit signal it is no child for those who wait for any.
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::__WALL;
     let ended = waitid(Id::PIDFd(holder.pidfd.as_fd()), flags);
     let namespace = kept?;
     ended.map_err(|errno| Error::io(DOING, errno))?;
     Ok(namespace)
+}
+
+/// Waits until the holder says that it is in its namespaces.
+fn entered(mut socket: &UnixStream) -> io::Result<()> {
+    let mut errno = [0; size_of::<i32>()];
+    socket.read_exact(&mut errno)?;
+    match i32::from_ne_bytes(errno) {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 fn keep(pid: i32, range: IdRange) -> Result<OwnedFd> {

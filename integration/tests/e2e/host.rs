@@ -234,9 +234,12 @@ impl Host {
 
     /// Tells the agent to read its files again.
     pub fn reload_agent(&self) {
+        kill(self.agent_pid(), Signal::SIGHUP).unwrap();
+    }
+
+    pub fn agent_pid(&self) -> Pid {
         let agents = self.agents.lock().unwrap();
-        let pid = i32::try_from(agents.last().unwrap().id()).unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGHUP).unwrap();
+        Pid::from_raw(i32::try_from(agents.last().unwrap().id()).unwrap())
     }
 
     /// Kills the agent, as an out-of-memory kill would.

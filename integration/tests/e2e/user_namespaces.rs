@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use super::host::{Host, definition, script};
@@ -33,6 +34,16 @@ pub const CASES: &[Case] = &[
         "under_bridge_each_container_has_ids_of_its_own",
         Needs::Kernel,
         under_bridge,
+    ),
+    Case(
+        "what_a_user_may_have_waiting_is_no_limit_of_a_whole_task",
+        Needs::Kernel,
+        users_of_a_task,
+    ),
+    Case(
+        "what_a_task_has_waiting_takes_no_room_of_anothers",
+        Needs::Packages,
+        tasks_of_a_host,
     ),
     Case(
         "a_user_that_a_user_namespace_does_not_have_is_refused",
@@ -198,6 +209,73 @@ fn under_bridge(host: &Host) {
     let (one, two) = (first_id(host, &arn, "one"), first_id(host, &arn, "two"));
     assert!(one.abs_diff(two) >= 65_536, "{one} {two}");
     host.succeed(&["stop", &arn]);
+}
+
+/// As many signals as this can wait for the processes of a user, where the agent has this limit.
+const SIGNALS: u64 = 64;
+
+/// A container that sends itself so many signals, of which each one waits.
+fn sending(name: &str, user: &str, times: u32) -> Value {
+    let send = format!(
+        "sleep 300 & kill -STOP $!; for i in $(seq {times}); do kill -40 $!; done; trap exit TERM; sleep 300 & wait"
+    );
+    json!({
+        "name": name, "image": "box", "user": user, "stopTimeout": 2, "command": ["sh", "-c", send],
+    })
+}
+
+/// Waits until as many signals wait for a container's user.
+fn until_waiting(host: &Host, arn: &str, container: &str, signals: u64) {
+    let ask = [
+        "exec",
+        "-c",
+        container,
+        arn,
+        "--",
+        "grep",
+        "SigQ",
+        "/proc/self/status",
+    ];
+    let expected = format!("SigQ: {signals}/{SIGNALS}");
+    host.until(&format!("{container} has {expected}"), || {
+        words(&host.succeed(&ask)) == expected
+    });
+}
+
+fn users_of_a_task(host: &Host) {
+    let before = getrlimit(Resource::RLIMIT_SIGPENDING).unwrap();
+    setrlimit(Resource::RLIMIT_SIGPENDING, SIGNALS, before.1).unwrap();
+    host.image();
+    host.agent();
+    setrlimit(Resource::RLIMIT_SIGPENDING, before.0, before.1).unwrap();
+    let containers = [sending("main", "", 100), sending("other", "web", 1)];
+    let arn = host.start_task(&definition(json!(containers)));
+    host.wait_status(&arn, "RUNNING");
+    until_waiting(host, &arn, "main", SIGNALS);
+    until_waiting(host, &arn, "other", 1);
+    host.succeed(&["stop", &arn]);
+    host.wait_status(&arn, "STOPPED");
+}
+
+fn tasks_of_a_host(host: &Host) {
+    host.image();
+    host.agent();
+    // As far as the host lets anybody go.
+    let limit = Command::new("prlimit")
+        .arg(format!("--sigpending={SIGNALS}:{SIGNALS}"))
+        .args(["--pid", &host.agent_pid().to_string()])
+        .status();
+    assert!(limit.unwrap().success());
+    let all_and_one = [(100, SIGNALS), (1, 1)].map(|(sent, waiting)| {
+        let arn = host.start_task(&definition(json!([sending("main", "", sent)])));
+        host.wait_status(&arn, "RUNNING");
+        until_waiting(host, &arn, "main", waiting);
+        arn
+    });
+    for arn in all_and_one {
+        host.succeed(&["stop", &arn]);
+        host.wait_status(&arn, "STOPPED");
+    }
 }
 
 fn no_such_user(host: &Host) {
