@@ -1,22 +1,21 @@
 //! The addresses that are taken, each a file: `<state_dir>/addresses/<subnet>/<address>`.
 //!
-//! The file is there before anything else of the interface, and goes after everything else. It says
-//! all that is needed to find the rest, and during which boot it was made: a reboot takes everything
-//! but the files, so one of an earlier boot, or one that was not written to the end, is nobody's.
+//! The file ([`crate::allocation`]) says all that is needed to find the rest of the interface.
 //!
 //! An address that is given back is spent: the kernel may remember connections of the interface that had it. Its file
 //! stays, as `<address>.spent`, until those are forgotten, and others are given first.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::allocation::{boot_id, entries, read, read_of_another, remove, write};
 use crate::attachment::AttachRequest;
 use crate::eni::{Eni, EniId, NetnsName};
 use crate::error::{Error, Result};
@@ -74,7 +73,7 @@ impl Addresses {
         };
         for subnet in entries(&addresses.directory)? {
             for file in entries(&subnet)? {
-                match read(&file)? {
+                match read::<Allocation>(&file)? {
                     Some(allocation) if allocation.boot_id == addresses.boot_id => {
                         match file.extension().is_some_and(|end| end == SPENT) {
                             true => drop(addresses.spent.insert(allocation.eni.address, file)),
@@ -210,6 +209,11 @@ impl Addresses {
         Ok(())
     }
 
+    /// Whether an interface is in that network namespace.
+    pub(crate) fn has_namespace(&self, name: &NetnsName) -> bool {
+        self.namespaces.contains(name)
+    }
+
     /// Whether connections of an interface that had this address before may be remembered.
     pub(crate) fn is_spent(&self, address: Ipv4Addr) -> bool {
         self.spent.contains_key(&address)
@@ -262,23 +266,11 @@ impl Addresses {
 
     /// Writes an allocation's file; false if somebody else has.
     fn write(&self, eni: &Eni) -> Result<bool> {
-        let path = self.path(eni);
         let allocation = Allocation {
             boot_id: self.boot_id.clone(),
             eni: eni.clone(),
         };
-        let text = serde_json::to_string(&allocation)
-            .map_err(|error| Error::file("encode", &path, error))?;
-        let mut file = match create(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(error) => return Err(Error::file("create", &path, error)),
-        };
-        if let Err(error) = file.write_all(text.as_bytes()) {
-            remove(&path)?;
-            return Err(Error::file("write", &path, error));
-        }
-        Ok(true)
+        write(&self.path(eni), &allocation)
     }
 
     fn path(&self, eni: &Eni) -> PathBuf {
@@ -306,61 +298,13 @@ pub(crate) fn list(state_dir: &Path) -> Result<Vec<Eni>> {
             if file.extension().is_some_and(|end| end == SPENT) {
                 continue;
             }
-            // One that has just gone is nobody's.
-            let allocation = match read(&file) {
-                Err(_) if !file.exists() => None,
-                outcome => outcome?,
-            };
+            let allocation: Option<Allocation> = read_of_another(&file)?;
             let ours = allocation.filter(|allocation| allocation.boot_id == boot_id);
             enis.extend(ours.map(|allocation| allocation.eni));
         }
     }
     enis.sort_by(|one: &Eni, other| one.id.cmp(&other.id));
     Ok(enis)
-}
-
-/// What distinguishes this boot of the host from every other.
-pub(crate) fn boot_id() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = fs::read_to_string(path).map_err(|error| Error::file("read", path, error))?;
-    Ok(text.trim().to_owned())
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    match File::create_new(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            File::create_new(path)
-        }
-        outcome => outcome,
-    }
-}
-
-/// An allocation; nothing if the file is not a whole one.
-fn read(path: &Path) -> Result<Option<Allocation>> {
-    let bytes = fs::read(path).map_err(|error| Error::file("read", path, error))?;
-    Ok(serde_json::from_slice(&bytes).ok())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::file("remove", path, error))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let read = || -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(directory)?
-            .map(|entry| Ok(entry?.path()))
-            .collect()
-    };
-    match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        outcome => outcome.map_err(|error| Error::file("read", directory, error)),
-    }
 }
 
 #[cfg(test)]

@@ -94,18 +94,14 @@ impl Network {
         };
         let id_range = match (&mut waiting, given) {
             (Some(prepared), _) => prepared.id_range.take(),
-            (None, None) => match self.take_id_range() {
-                // The last may be those of interfaces that nobody has asked for.
-                Err(Error::IdsExhausted(_)) => {
-                    self.discard_prepared()?;
-                    self.take_id_range()?
-                }
-                outcome => outcome?,
-            },
+            (None, None) => self.take_id_range_for_task()?,
             (None, Some(_)) => None,
         };
         let (eni, is_spent) = {
             let mut addresses = self.addresses();
+            if self.isolated().has(&request.netns) {
+                return Err(Error::AlreadyAttached(request.eni.clone()));
+            }
             let public_address = match request.assign_public_ip {
                 true => addresses.free_public(&self.config.public_addresses)?,
                 false => None,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::eni::EniId;
+use crate::eni::{EniId, NetnsName};
 use crate::firewalld::BusError;
 use crate::netlink::NetlinkError;
 use crate::published::HostPort;
@@ -115,6 +115,12 @@ pub enum Error {
     #[error("{0} can't be attached: the interface, or its network namespace, is in use already")]
     AlreadyAttached(EniId),
 
+    /// A network namespace has this name already.
+    #[error(
+        "the network namespace {0} can't be made: there is one of that name; release it first, or choose another name"
+    )]
+    NamespaceInUse(NetnsName),
+
     /// A port of the host leads to another interface, or is wanted twice.
     #[error(
         "the port {port} of the host leads to {by} already; publish another, or stop that task"
@@ -170,7 +176,7 @@ pub enum Error {
     TablesOwned(u32),
 
     /// The network can't be removed while tasks use it.
-    #[error("{0} tasks have a network interface here; stop them first")]
+    #[error("{0} network namespaces of tasks are here; stop the tasks first")]
     InUse(usize),
 
     /// The kernel refused a netlink request.

@@ -28,6 +28,11 @@ pub const FAILPOINTS: &[&str] = &[
     DETACH_NEIGHBOUR,
     DETACH_NAMESPACE,
     DETACH_ADDRESS,
+    ISOLATE_RECORD,
+    ISOLATE_NAMESPACE,
+    ISOLATE_MOUNT,
+    RELEASE_NAMESPACE,
+    RELEASE_RECORD,
 ];
 
 pub(crate) const OPEN_FIREWALL: &str = "open:firewall";
@@ -45,6 +50,11 @@ pub(crate) const DETACH_FIREWALL: &str = "detach:firewall";
 pub(crate) const DETACH_NEIGHBOUR: &str = "detach:neighbour";
 pub(crate) const DETACH_NAMESPACE: &str = "detach:namespace";
 pub(crate) const DETACH_ADDRESS: &str = "detach:address";
+pub(crate) const ISOLATE_RECORD: &str = "isolate:record";
+pub(crate) const ISOLATE_NAMESPACE: &str = "isolate:namespace";
+pub(crate) const ISOLATE_MOUNT: &str = "isolate:mount";
+pub(crate) const RELEASE_NAMESPACE: &str = "release:namespace";
+pub(crate) const RELEASE_RECORD: &str = "release:record";
 
 /// Says that a step is done; fails or aborts if a test asked for that.
 pub(crate) fn reached(step: &'static str) -> Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! [`Network::open`] makes what the host needs: a bridge for each [`Subnet`], the firewall's rules, and
 //! forwarding. [`Network::attach`] makes a network namespace with an [`Eni`], and
-//! [`Network::detach`] takes it away. [`Network::reconcile`] cleans up after a crash, and
-//! [`Network::undo`] leaves the host as it was. A [`FirewallWatch`] puts back rules that somebody else
+//! [`Network::detach`] takes it away; [`Network::isolate`] makes one without an interface. [`Network::reconcile`] cleans up
+//! after a crash, and [`Network::undo`] leaves the host as it was. A [`FirewallWatch`] puts back rules that somebody else
 //! removes; a [`FirewalldWatch`] has firewalld let tasks' traffic pass. What can reach what, and how, is in
 //! `docs/design.md`.
 //!
@@ -12,7 +12,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let network = Network::open(NetworkConfig::new("/var/lib/berth/network", "/run/berth"))?;
-//! network.reconcile(&[])?;
+//! network.reconcile(&[], &[])?;
 //! let attachment = network.attach(&AttachRequest {
 //!     eni: EniId::generate()?,
 //!     subnet: "subnet-00000000000000001".parse()?,
@@ -44,6 +44,7 @@
 )]
 
 mod addresses;
+mod allocation;
 mod attachment;
 mod config;
 mod conntrack;
@@ -54,6 +55,7 @@ mod firewall;
 mod firewalld;
 mod hash;
 mod inspect;
+mod isolated;
 mod namespace;
 // Public for the tests of this crate only.
 #[doc(hidden)]
@@ -87,6 +89,7 @@ pub use inspect::{
     CheckError, Endpoint, Explanation, GroupView, InterfaceView, LinkState, Question, RuleView,
     Snapshot, Step, SubnetView, Traffic, Verdict,
 };
+pub use isolated::Isolated;
 pub use network::Network;
 pub use nftables::Process;
 pub use published::{HostPort, PortProtocol, PublishedPort};

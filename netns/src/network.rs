@@ -12,7 +12,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::addresses::{self, Addresses, boot_id};
+use crate::addresses::{self, Addresses};
+use crate::allocation::boot_id;
 use crate::config::NetworkConfig;
 use crate::conntrack::Conntrack;
 use crate::eni::{Eni, EniId, NetnsName};
@@ -20,6 +21,7 @@ use crate::error::{Doing, Error, Result};
 use crate::failpoint::{self, reached};
 use crate::firewall::{self, Firewall};
 use crate::firewalld;
+use crate::isolated::{self, IsolatedNamespaces};
 use crate::namespace;
 use crate::netlink::{
     Link, LinkWatch, NewBridge, RouteSocket, add_address, add_local_route, bring_up,
@@ -42,7 +44,9 @@ pub struct Network {
     pub(crate) config: NetworkConfig,
     mtu: u32,
     pub(crate) bridges: Vec<Bridge>,
+    /// Locked before `isolated` where both are.
     addresses: Mutex<Addresses>,
+    isolated: Mutex<IsolatedNamespaces>,
     id_ranges: IdRanges,
     routes: Mutex<RouteSocket>,
     firewall: Mutex<Firewall>,
@@ -80,6 +84,7 @@ impl Network {
         let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
         let id_ranges = IdRanges::new(config.subordinate_ids.unwrap_or_default());
         let addresses = Addresses::load(&config.state_dir, boot_id()?, &id_ranges)?;
+        let isolated = IsolatedNamespaces::load(&config.state_dir, boot_id()?, &id_ranges)?;
         refuse_orphans(&config.subnets, &addresses.all())?;
         let mut firewall = Firewall::open(&config)?;
         firewall.ensure(&config, &addresses.all())?;
@@ -107,6 +112,7 @@ impl Network {
             mtu,
             bridges,
             addresses: Mutex::new(addresses),
+            isolated: Mutex::new(isolated),
             id_ranges,
             routes: Mutex::new(routes),
             firewall: Mutex::new(firewall),
@@ -119,12 +125,13 @@ impl Network {
     }
 
     /// Removes everything that [`Network::open`] made on the host, and puts back the sysctls that it
-    /// changed. Refused while a task has an interface here.
+    /// changed. Refused while a task has a network namespace here.
     pub fn undo(config: &NetworkConfig) -> Result<()> {
         let lock = lock(config)?;
         let attached = addresses::list(&config.state_dir)?.len();
-        if attached > 0 {
-            return Err(Error::InUse(attached));
+        let isolated = isolated::count(&config.state_dir)?;
+        if attached + isolated > 0 {
+            return Err(Error::InUse(attached + isolated));
         }
         let mut routes = open_socket()?;
         for name in namespaces(&netns_dir(config))? {
@@ -144,7 +151,11 @@ impl Network {
         firewall::remove_record(config)?;
         Sysctls::new(&config.state_dir).restore()?;
         drop(lock);
-        for path in [config.state_dir.join("addresses"), netns_dir(config)] {
+        for path in [
+            config.state_dir.join("addresses"),
+            isolated::directory(&config.state_dir),
+            netns_dir(config),
+        ] {
             remove_directory(&path)?;
         }
         // The last, since it is another program that may fail.
@@ -262,6 +273,10 @@ impl Network {
         self.addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn isolated(&self) -> MutexGuard<'_, IsolatedNamespaces> {
+        self.isolated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn routes(&self) -> MutexGuard<'_, RouteSocket> {

@@ -12,6 +12,7 @@ use crate::error::{Doing, Error, Result};
 use crate::network::Network;
 use crate::prepared::Prepared;
 use crate::subnet::SubnetId;
+use crate::subordinate_ids::HeldRange;
 
 /// The interfaces that wait for a task.
 #[derive(Debug, Default)]
@@ -89,6 +90,17 @@ impl Network {
     pub fn discard_prepared(&self) -> Result<()> {
         let idle = std::mem::take(&mut self.pool().idle);
         self.discard(idle.into_values().flatten().collect())
+    }
+
+    /// Ids for a task: the last may be those of interfaces that nobody has asked for.
+    pub(crate) fn take_id_range_for_task(&self) -> Result<Option<HeldRange>> {
+        match self.take_id_range() {
+            Err(Error::IdsExhausted(_)) => {
+                self.discard_prepared()?;
+                self.take_id_range()
+            }
+            outcome => outcome,
+        }
     }
 
     /// Does so with those of one subnet; whether there were any.

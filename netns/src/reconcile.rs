@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::attachment::ways;
-use crate::eni::{Eni, EniId, HOST_LINK_PREFIX};
+use crate::eni::{Eni, EniId, HOST_LINK_PREFIX, NetnsName};
 use crate::error::{Doing, Problems, Result};
 use crate::namespace;
 use crate::netlink::Link;
@@ -17,6 +17,8 @@ use crate::subnet::AttachmentMode;
 pub struct Report {
     /// The interfaces that were allocated and no task's.
     pub released: Vec<Eni>,
+    /// The isolated network namespaces that were on record and no task's.
+    pub isolated: Vec<NetnsName>,
     /// The network namespaces that no allocation had.
     pub namespaces: Vec<String>,
     /// The links that no allocation had.
@@ -29,16 +31,24 @@ pub struct Report {
 }
 
 impl Network {
-    /// Frees whatever none of the `live` interfaces has, and puts back what the neighbour tables and routes lack of
-    /// theirs. (The firewall's tables were made anew when the network was opened.) When it returns, what it removed
-    /// is gone.
-    pub fn reconcile(&self, live: &[EniId]) -> Result<Report> {
+    /// Frees whatever none of the `live` interfaces has, all network namespaces among it but those `isolated` ones, and
+    /// puts back what the neighbour tables and routes lack of the interfaces'. (The firewall's tables were made anew when
+    /// the network was opened.) When it returns, what it removed is gone.
+    pub fn reconcile(&self, live: &[EniId], isolated: &[NetnsName]) -> Result<Report> {
         let live: BTreeSet<&EniId> = live.iter().collect();
+        let isolated: BTreeSet<&NetnsName> = isolated.iter().collect();
         let mut report = Report::default();
         let mut problems = Problems::default();
         for eni in self.list()? {
             if !live.contains(&eni.id) && problems.note(self.dismantle(&eni)).is_some() {
                 report.released.push(eni);
+            }
+        }
+        // Outside of the loop, whose head would hold the lock through it.
+        let on_record = self.isolated().names();
+        for netns in on_record {
+            if !isolated.contains(&netns) && problems.note(self.release(&netns)).is_some() {
+                report.isolated.push(netns);
             }
         }
         let kept = self.list()?;
@@ -66,7 +76,9 @@ impl Network {
 
     fn free_namespaces(&self, kept: &[Eni]) -> Result<Vec<String>> {
         let directory = netns_dir(&self.config);
-        let kept: BTreeSet<&str> = kept.iter().map(|eni| eni.netns.as_str()).collect();
+        let isolated = self.isolated().names();
+        let names = kept.iter().map(|eni| &eni.netns).chain(&isolated);
+        let kept: BTreeSet<&str> = names.map(NetnsName::as_str).collect();
         let mut freed = Vec::new();
         for name in namespaces(&directory)? {
             let text = name.to_string_lossy().into_owned();

@@ -355,7 +355,7 @@ impl Inner {
         }
         let report = self
             .network
-            .reconcile(&enis)
+            .reconcile(&enis, &[])
             .context("freeing what earlier tasks left in the network")?;
         tracing::debug!(?report, "the network is reconciled");
         for eni in self.network.list()? {

@@ -112,7 +112,7 @@ fn publishing(number: u32) -> anyhow::Result<AttachRequest> {
 fn scale(mode: AttachmentMode, count: u32, dir: &Path) -> anyhow::Result<Value> {
     let config = config(mode, dir)?;
     let network = Network::open(config.clone())?;
-    network.reconcile(&[])?;
+    network.reconcile(&[], &[])?;
     let (mut attached, mut times, mut refusal) = (Vec::new(), Vec::new(), None);
     for number in 0..count {
         let request = request(number)?;
@@ -156,7 +156,7 @@ fn scale(mode: AttachmentMode, count: u32, dir: &Path) -> anyhow::Result<Value> 
 fn pool(count: u32, size: usize, dir: &Path) -> anyhow::Result<Value> {
     let config = config(AttachmentMode::Routed, dir)?;
     let network = Network::open(config.clone())?;
-    network.reconcile(&[])?;
+    network.reconcile(&[], &[])?;
     let subnet = Subnet::default_subnet().id().clone();
     network.prepare_interfaces(&subnet, size)?;
     let (mut attached, mut times) = (Vec::new(), Vec::new());
@@ -226,7 +226,7 @@ fn verify(eni: &Eni) -> anyhow::Result<()> {
 fn calls(count: u32, dir: &Path) -> anyhow::Result<Value> {
     let config = config(AttachmentMode::Bridged, dir)?;
     let network = Network::open(config.clone())?;
-    network.reconcile(&[])?;
+    network.reconcile(&[], &[])?;
     // As on a host that has tasks: the bridge is in use.
     network.attach(&publishing(0)?)?;
     let mut times = Vec::new();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Firewall;
 use super::tables::{TABLES, is_unknown_kind};
-use crate::addresses::boot_id;
+use crate::allocation::boot_id;
 use crate::config::NetworkConfig;
 use crate::error::{Doing, Error, Result};
 use crate::hash::fnv1a;

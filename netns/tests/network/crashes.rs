@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use berth_netns::{AttachRequest, AttachmentMode, FAILPOINTS, Network};
+use berth_netns::{AttachRequest, AttachmentMode, FAILPOINTS, NetnsName, Network};
 
 use crate::Case;
 use crate::leaks;
@@ -27,6 +27,14 @@ pub fn cases() -> Vec<Case> {
             a_failed_detach_can_be_repeated,
         ),
         (
+            "a_failure_at_any_step_of_isolate_leaves_nothing",
+            a_failure_at_any_step_of_isolate,
+        ),
+        (
+            "a_failed_release_keeps_the_ids_and_can_be_repeated",
+            a_failed_release_can_be_repeated,
+        ),
+        (
             "rules_that_someone_flushed_are_back_after_a_start",
             flushed_rules_are_back,
         ),
@@ -34,7 +42,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// What a child process does: opens the network, attaches, detaches.
+/// What a child process does: opens the network, attaches, detaches; or isolates, releases.
 pub fn child(action: &str, arguments: &[String]) -> ExitCode {
     let [mode, state_dir, run_dir] = arguments else {
         return ExitCode::from(2);
@@ -42,6 +50,10 @@ pub fn child(action: &str, arguments: &[String]) -> ExitCode {
     let work = || -> berth_netns::Result<()> {
         let network = Network::open(config(mode_named(mode), state_dir, run_dir))?;
         match action {
+            "isolate and release" => {
+                network.isolate(&netns())?;
+                return network.release(&netns());
+            }
             "attach a namespace that is given" => return attach_given(&network),
             "attach one that is prepared" => {
                 let subnet = berth_netns::Subnet::default_subnet().id().clone();
@@ -93,7 +105,10 @@ fn run_child(world: &World, action: &str, failpoint: &str) -> ExitStatus {
 }
 
 fn after_a_crash_at_any_step(world: &World) {
-    let all = FAILPOINTS.iter().map(|step| ("attach and detach", step));
+    let all = FAILPOINTS.iter().map(|step| match step.split_once(':') {
+        Some(("isolate" | "release", _)) => ("isolate and release", step),
+        _ => ("attach and detach", step),
+    });
     // What is prepared is so before there is an address, and the steps of that come in another order.
     let of_prepared = FAILPOINTS.iter().filter(|step| step.starts_with("attach:"));
     let of_prepared = of_prepared.map(|step| ("attach one that is prepared", step));
@@ -101,7 +116,7 @@ fn after_a_crash_at_any_step(world: &World) {
         let status = run_child(world, action, step);
         assert_eq!(status.signal(), Some(libc::SIGABRT), "{step}: {status}");
         let network = world.network();
-        network.reconcile(&[]).expect("reconciled");
+        network.reconcile(&[], &[]).expect("reconciled");
         assert_eq!(leaks::allocations(world), Vec::<String>::new(), "{step}");
         assert_eq!(leaks::mounts(world), Vec::<String>::new(), "{step}");
         let links = leaks::links();
@@ -132,7 +147,7 @@ fn a_failure_at_any_step_of_attach(world: &World) {
         assert_eq!(status.code(), Some(1), "{action}, {step}: {status}");
         let network = world.network();
         // What is prepared for others goes with the process, a moment later.
-        network.reconcile(&[]).expect("reconciled");
+        network.reconcile(&[], &[]).expect("reconciled");
         network
             .wait_until_gone(&eni(1), BEFORE_REMOVAL)
             .expect("gone");
@@ -152,6 +167,37 @@ fn a_failed_detach_can_be_repeated(world: &World) {
         network
             .wait_until_gone(&eni(1), BEFORE_REMOVAL)
             .expect("gone");
+        drop(network);
+        leaks::check(world);
+    }
+}
+
+fn netns() -> NetnsName {
+    "isolated-1".parse().expect("valid")
+}
+
+fn a_failure_at_any_step_of_isolate(world: &World) {
+    for step in FAILPOINTS
+        .iter()
+        .filter(|step| step.starts_with("isolate:"))
+    {
+        let status = run_child(world, "isolate and release", &format!("{step}:error"));
+        assert_eq!(status.code(), Some(1), "{step}: {status}");
+        leaks::check(world);
+    }
+}
+
+fn a_failed_release_can_be_repeated(world: &World) {
+    for step in FAILPOINTS
+        .iter()
+        .filter(|step| step.starts_with("release:"))
+    {
+        let status = run_child(world, "isolate and release", &format!("{step}:error"));
+        assert_eq!(status.code(), Some(1), "{step}: {status}");
+        let kept = leaks::allocations(world).len();
+        assert_eq!(kept, usize::from(*step != "release:record"), "{step}");
+        let network = world.network();
+        network.release(&netns()).expect("released");
         drop(network);
         leaks::check(world);
     }

@@ -358,5 +358,5 @@ fn many_interfaces_at_once(world: &World) {
     leaks::nft(&["flush", "ruleset"]);
     let network = Network::open(config).expect("opened");
     assert_eq!(leaks::elements("set bridge berth sources"), MANY as usize);
-    network.reconcile(&[]).expect("all are gone");
+    network.reconcile(&[], &[]).expect("all are gone");
 }

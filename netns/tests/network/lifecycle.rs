@@ -160,7 +160,7 @@ fn ranges_may_change(world: &World) {
     ] {
         let network = open(with_ranges(world, ipv4, ipv6));
         let live = [one.id.clone(), two.id.clone()];
-        let report = network.reconcile(&live).expect("reconciled");
+        let report = network.reconcile(&live, &[]).expect("reconciled");
         assert_eq!(report.lost, [], "{ipv4} {ipv6:?}");
         assert_eq!(
             one.connect(two.address, 80),
@@ -243,7 +243,7 @@ fn a_network_opened_again_keeps_its_tasks(world: &World) {
     ));
     let network = world.network();
     let report = network
-        .reconcile(&[one.id.clone(), two.id.clone()])
+        .reconcile(&[one.id.clone(), two.id.clone()], &[])
         .expect("reconciled");
     assert_eq!(
         report,
@@ -265,7 +265,7 @@ fn reconcile_frees_the_dead(world: &World) {
     );
     alive.serve(alive.address, 80);
     let report = network
-        .reconcile(&[eni(1), eni(2), eni(7)])
+        .reconcile(&[eni(1), eni(2), eni(7)], &[])
         .expect("reconciled");
     assert_eq!(report.released.len(), 1);
     assert_eq!(report.lost, [eni(7)]);

@@ -17,6 +17,7 @@ mod docker;
 mod firewall;
 mod firewalld;
 mod host;
+mod isolated;
 mod leaks;
 mod lifecycle;
 mod packet;
@@ -47,9 +48,10 @@ fn main() -> ExitCode {
     {
         return match action.as_str() {
             "own-user-namespace" => prepared::own_user_namespace(),
-            "root-of-task" => rest.first().map_or(ExitCode::from(2), |path| {
-                user_namespaces::root_of_task(path)
-            }),
+            "root-of-task" => match rest {
+                [path, link] => user_namespaces::root_of_task(path, link),
+                _ => ExitCode::from(2),
+            },
             action => crashes::child(action, rest),
         };
     }
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
             "SKIPPED: firewalld and its bus (packages firewalld and dbus) are not installed; none of their tests runs"
         );
     }
-    let groups: [(&str, Vec<Case>); 16] = [
+    let groups: [(&str, Vec<Case>); 17] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::cases()),
         ("prepared", prepared::cases()),
         ("user_namespaces", user_namespaces::cases()),
+        ("isolated", isolated::cases()),
         ("host", host::cases()),
         ("crashes", crashes::cases()),
         ("firewall", firewall::cases()),
@@ -84,8 +87,8 @@ fn main() -> ExitCode {
     ];
     let trials = groups.into_iter().flat_map(|(group, cases)| {
         let modes: &[AttachmentMode] = match group {
-            // What the tables are is the same in both.
-            "firewall" | "watch" | "docker" => &[AttachmentMode::Bridged],
+            // What the tables are is the same in both, and what has no link.
+            "isolated" | "firewall" | "watch" | "docker" => &[AttachmentMode::Bridged],
             _ => &[AttachmentMode::Bridged, AttachmentMode::Routed],
         };
         cases

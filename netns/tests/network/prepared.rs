@@ -109,7 +109,7 @@ fn stays_and_goes(world: &World) {
     let network = world.network();
     network.prepare_interfaces(&subnet(), 3).expect("prepared");
     let chosen = network.choose_eni(&subnet()).expect("an id");
-    assert_eq!(network.reconcile(&[]).expect("done").links, [""; 0]);
+    assert_eq!(network.reconcile(&[], &[]).expect("done").links, [""; 0]);
     assert_eq!(prepared_links().len(), 3);
     // One that was asked for and is not wanted after all.
     network.detach(&chosen).expect("detached");

@@ -259,7 +259,7 @@ fn the_next_process_keeps_it(world: &World) {
     for pool in [&["203.0.113.8/31"][..], &[]] {
         let network = Network::open(config(world, pool)).expect("opened");
         network
-            .reconcile(std::slice::from_ref(&task.id))
+            .reconcile(std::slice::from_ref(&task.id), &[])
             .expect("reconciled");
         let reached = inside(&world.outside, || connect(PUBLIC, 80));
         assert_eq!(reached, Reached::Yes, "{pool:?}");

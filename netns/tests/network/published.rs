@@ -270,7 +270,7 @@ fn the_next_process_keeps_it(world: &World) {
     drop(network);
     let network = world.network();
     network
-        .reconcile(std::slice::from_ref(&task.id))
+        .reconcile(std::slice::from_ref(&task.id), &[])
         .expect("reconciled");
     for host in HOSTS {
         assert_eq!(inside(&world.outside, || connect(host, 8080)), Reached::Yes);
@@ -291,7 +291,7 @@ fn the_hosts_connections_go_on(world: &World) {
     }
     other.detach(&network);
     network
-        .reconcile(std::slice::from_ref(&task.id))
+        .reconcile(std::slice::from_ref(&task.id), &[])
         .expect("reconciled");
     for (host, inside) in &mut ends {
         inside.write_all(b"still here").expect("queued");

@@ -333,7 +333,7 @@ fn the_next_process_has_its_own_rules(world: &World) {
     let after = network(world, vec![group(2, vec![rule])]);
     assert_eq!(client.connect(server.address, 80), Reached::Yes);
     after
-        .reconcile(&[server.id.clone(), client.id.clone()])
+        .reconcile(&[server.id.clone(), client.id.clone()], &[])
         .expect("reconciled");
     assert_eq!(client.connect(server.address, 80), Reached::Yes);
     detach(&after, [server, client]);

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use berth_netns::{Attachment, Error, IdRange, Network, NetworkConfig, Subnet};
@@ -41,7 +41,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Ids for two.
-fn small(world: &World) -> NetworkConfig {
+pub fn small(world: &World) -> NetworkConfig {
     let mut config = world.config();
     config.subordinate_ids = Some("3000000:131072".parse().expect("valid"));
     config
@@ -65,12 +65,20 @@ fn first(attachment: &Attachment) -> u32 {
     attachment.eni.id_range.expect("it has one").first
 }
 
+/// Whether the host's user namespace owns a network namespace.
+pub fn is_the_hosts(netns: &Path) -> bool {
+    let netns: OwnedFd = File::open(netns).expect("there").into();
+    let inode = |file: File| std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("open"));
+    let own = File::open("/proc/self/ns/user").expect("there");
+    inode(owner(&netns).into()) == inode(own)
+}
+
 fn owner(netns: &OwnedFd) -> OwnedFd {
     berth_netns::owner(netns.as_fd()).expect("it has one")
 }
 
-/// What the child process of a test does: it becomes root of a task, and tries what root can.
-pub fn root_of_task(path: &str) -> ExitCode {
+/// What the child process of a test does: it becomes root of a task, and tries what root can. The task has this link.
+pub fn root_of_task(path: &str, link: &str) -> ExitCode {
     let tried = || -> Result<(), (&'static str, Errno)> {
         let doing = |what| move |errno| (what, errno);
         let host = File::open("/proc/self/ns/net").map_err(|_| ("open", Errno::EIO))?;
@@ -85,7 +93,8 @@ pub fn root_of_task(path: &str) -> ExitCode {
         let none = None::<&str>;
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
             .map_err(doing("mount sysfs"))?;
-        fs::metadata("/sys/class/net/eth0").map_err(|_| ("see its link", Errno::ENODEV))?;
+        fs::metadata(format!("/sys/class/net/{link}"))
+            .map_err(|_| ("see its link", Errno::ENODEV))?;
         fs::write("/proc/sys/net/ipv4/ip_default_ttl", "63")
             .map_err(|_| ("set its sysctl", Errno::EACCES))?;
         UdpSocket::bind("0.0.0.0:80").map_err(|_| ("bind port 80", Errno::EACCES))?;
@@ -106,16 +115,17 @@ pub fn root_of_task(path: &str) -> ExitCode {
     }
 }
 
-fn try_as_root(netns: &PathBuf) -> bool {
+/// Whether root of a task can do in a network namespace with this link what it should, and no more.
+pub fn try_as_root(netns: &Path, link: &str) -> bool {
     let mut child = Command::new("/proc/self/exe");
-    child.args(["--child", "root-of-task"]).arg(netns);
+    let child = child.args(["--child", "root-of-task"]).arg(netns).arg(link);
     child.status().expect("it runs").success()
 }
 
 fn root_has_its_network(world: &World) {
     let network = world.network();
     let attachment = attach(&network, 1);
-    assert!(try_as_root(&attachment.netns_path));
+    assert!(try_as_root(&attachment.netns_path, "eth0"));
     let (one, two) = (Task::of(&attachment), Task::attach(&network, 2));
     for address in one.addresses() {
         one.serve(address, 80);
@@ -169,7 +179,7 @@ fn prepared_ones_have_ids(world: &World) {
     let mut chosen = request(1);
     chosen.eni = network.choose_eni(&subnet).expect("an id");
     let one = network.attach(&chosen).expect("attached");
-    assert!(try_as_root(&one.netns_path));
+    assert!(try_as_root(&one.netns_path, "eth0"));
     let two = attach(&network, 2);
     assert_eq!((first(&one), first(&two)), (3_000_000, 3_065_536));
     detach(&network, &one);
@@ -189,9 +199,6 @@ fn without_ids(world: &World) {
     let network = open(config);
     let attachment = attach(&network, 1);
     assert_eq!(attachment.eni.id_range, None::<IdRange>);
-    let netns: OwnedFd = File::open(&attachment.netns_path).expect("there").into();
-    let inode = |file: File| std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("open"));
-    let own = File::open("/proc/self/ns/user").expect("there");
-    assert_eq!(inode(owner(&netns).into()), inode(own));
+    assert!(is_the_hosts(&attachment.netns_path));
     detach(&network, &attachment);
 }
