@@ -6,6 +6,7 @@
 
 mod network;
 
+use berth_netns::IdRange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -102,6 +103,9 @@ pub struct Container {
     /// The ports of the host's that lead to it, once they are known.
     #[serde(default)]
     pub bindings: Vec<NetworkBinding>,
+    /// Without an interface: the ids of the user namespace that owns its network namespace, if that is not the host's.
+    #[serde(default)]
+    pub id_range: Option<IdRange>,
 }
 
 /// One run of a task definition.
@@ -166,6 +170,7 @@ impl Container {
             started: None,
             finished: None,
             bindings: Vec::new(),
+            id_range: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A task's life, from the record to STOPPED: the driver of one task.
 //!
 //! ```text
-//! PROVISIONING    network: ports are chosen, interfaces attached
+//! PROVISIONING    network: ports are chosen, interfaces attached, containers without any isolated
 //! PENDING         images are found or pulled, files are written, the supervisor starts
 //! ACTIVATING      containers start in the order of their dependencies
 //! RUNNING         all have started
@@ -32,7 +32,7 @@ use crate::supervisor::launch;
 use crate::supervisor::protocol::{State, Status, supervisor_cgroup, task_cgroup, write_whole};
 use crate::task::{LastStatus, StopCode, Task};
 
-pub use network::namespace_name;
+pub use network::{isolated_name, namespace_name};
 
 /// How long until a supervisor that could not be reached is tried again.
 const RECONNECT: Duration = Duration::from_secs(5);

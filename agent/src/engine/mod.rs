@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use berth_netns::{Eni, EniId, Network, NetworkConfig, Subnet};
+use berth_netns::{Eni, EniId, NetnsName, Network, NetworkConfig, Subnet};
 use discovery::Discovery;
 use host_ports::HostPorts;
 use ipnet::{IpNet, Ipv4Net};
@@ -342,6 +342,7 @@ impl Inner {
     fn load(&self) -> anyhow::Result<Vec<Arc<Handle>>> {
         let mut live = Vec::new();
         let mut enis: Vec<EniId> = Vec::new();
+        let mut isolated: Vec<NetnsName> = Vec::new();
         for task in self.store.tasks()? {
             if task.is_stopped() {
                 self.insert(task);
@@ -351,11 +352,13 @@ impl Inner {
                 let id = eni.id.parse();
                 enis.push(id.with_context(|| format!("the task's interface '{}'", eni.id))?);
             }
+            let names = task.isolated().map(lifecycle::isolated_name);
+            isolated.extend(names.collect::<Result<Vec<_>, _>>()?);
             live.push(self.insert(task));
         }
         let report = self
             .network
-            .reconcile(&enis, &[])
+            .reconcile(&enis, &isolated)
             .context("freeing what earlier tasks left in the network")?;
         tracing::debug!(?report, "the network is reconciled");
         for eni in self.network.list()? {

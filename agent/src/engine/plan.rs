@@ -5,7 +5,7 @@ use anyhow::Context;
 use super::Engine;
 use super::etc::Etc;
 use super::files::TaskFiles;
-use super::lifecycle::namespace_name;
+use super::lifecycle::{isolated_name, namespace_name};
 use super::publish::publish_to;
 use crate::config::Config;
 use crate::image::Image;
@@ -40,7 +40,7 @@ pub fn plan(
         published: published.collect::<Result<_, _>>()?,
         containers: containers
             .map(|((definition, container), image)| {
-                let network = network(engine, task, definition, files)?;
+                let network = network(engine, task, definition, container, files)?;
                 let planned = planned(config, task, definition, container, image, files)?;
                 Ok(PlannedContainer { network, ..planned })
             })
@@ -60,23 +60,25 @@ fn network(
     engine: &Engine,
     task: &Task,
     definition: &ContainerDefinition,
+    container: &Container,
     files: &TaskFiles,
 ) -> anyhow::Result<ContainerNetwork> {
-    let container = &definition.name;
-    let mode = task.definition.network_mode_of(definition);
-    let namespace = match (mode, task.interface_of(container)) {
-        (NetworkMode::Host, _) => NetworkNamespace::Host,
-        (_, None) => NetworkNamespace::Own,
-        (_, Some(eni)) => {
-            let name = namespace_name(task, eni).parse()?;
-            NetworkNamespace::At(engine.network().netns_path(&name))
+    let name = &container.name;
+    let namespace = match task.definition.network_mode_of(definition) {
+        NetworkMode::Host => NetworkNamespace::Host,
+        _ => {
+            let netns = match task.interface_of(name) {
+                Some(eni) => namespace_name(task, eni),
+                None => isolated_name(container),
+            };
+            NetworkNamespace::At(engine.network().netns_path(&netns?))
         }
     };
     Ok(ContainerNetwork {
         namespace,
-        id_range: task.id_range_of(container),
+        id_range: task.id_range_of(name),
         hostname: Etc::of(task, definition)?.hostname,
-        etc: files.etc_of(task, container),
+        etc: files.etc_of(task, name),
     })
 }
 

@@ -123,7 +123,7 @@ pub enum NetworkNamespace {
     At(PathBuf),
     /// The host's.
     Host,
-    /// A new one, with nothing but loopback.
+    /// A new one of the host's, with nothing but loopback; only in plans of before the network made those, too.
     #[default]
     Own,
 }
@@ -350,6 +350,14 @@ pub fn supervisor_cgroup(task: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_with_a_network_namespace_of_the_containers_own_making_is_still_read() {
+        let of_before = r#"{"namespace": "own", "hostname": "h", "etc": "/run/e"}"#;
+        let network: ContainerNetwork = serde_json::from_str(of_before).unwrap();
+        assert!(matches!(network.namespace, NetworkNamespace::Own));
+        assert_eq!(network.id_range, None);
+    }
 
     #[test]
     fn a_file_can_be_written_by_several_at_once() {

@@ -6,7 +6,7 @@ use berth_netns::IdRange;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use super::{Task, set};
+use super::{Container, Task, set};
 use crate::id;
 use crate::task_definition::{NetworkMode, PortRange, Protocol, TaskDefinition};
 
@@ -157,10 +157,25 @@ impl Task {
         self.interfaces.iter().find(is_its)
     }
 
+    /// The containers that have no network: each is alone in a network namespace of its own.
+    pub fn isolated(&self) -> impl Iterator<Item = &Container> {
+        let on_host = |container: &Container| {
+            let definition = self.definition.container(&container.name);
+            definition.is_some_and(|d| self.definition.network_mode_of(d) == NetworkMode::Host)
+        };
+        let containers = self.containers.iter();
+        containers.filter(move |c| !on_host(c) && self.interface_of(&c.name).is_none())
+    }
+
     /// The ids of the user namespace that a container is in, if that is not the host's.
     pub fn id_range_of(&self, container: &str) -> Option<IdRange> {
-        let attached = self.interface_of(container)?.attached.as_ref();
-        attached?.id_range
+        match self.interface_of(container) {
+            Some(eni) => eni.attached.as_ref()?.id_range,
+            None => {
+                let mut isolated = self.isolated();
+                isolated.find(|c| c.name == container)?.id_range
+            }
+        }
     }
 
     /// The interface with that id.
@@ -186,6 +201,8 @@ pub(super) fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<E
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::{LastStatus, Moments};
+    use crate::task_definition::LaunchType;
 
     #[derive(Deserialize)]
     struct Record {
@@ -203,6 +220,74 @@ mod tests {
             assert_eq!(record.interfaces.len(), 1);
             assert_eq!(record.interfaces[0].container, None);
         }
+    }
+
+    fn task(mode: NetworkMode) -> Task {
+        let container = |name| json!({"name": name, "image": "i", "memory": 64});
+        let definition = TaskDefinition::from_request(json!({
+            "family": "f", "networkMode": mode, "memory": "128",
+            "containerDefinitions": [container("one"), container("two")],
+        }));
+        let definition = definition.unwrap();
+        Task {
+            interfaces: Eni::planned(&definition, "subnet-1", &[]),
+            containers: ["one", "two"].map(|c| Container::planned("t", c)).into(),
+            id: "t".into(),
+            cluster: "default".into(),
+            definition,
+            overrides: json!({}),
+            launch_type: LaunchType::Ec2,
+            group: String::new(),
+            started_by: None,
+            tags: Vec::new(),
+            desired_stopped: false,
+            last_status: LastStatus::Running,
+            version: 1,
+            stop: None,
+            moments: Moments::default(),
+            boot_id: String::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn containers_without_an_interface_are_isolated_unless_they_have_the_hosts() {
+        let isolated = |task: &Task| {
+            let containers = task.isolated();
+            containers.map(|c| c.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(isolated(&task(NetworkMode::None)), ["one", "two"]);
+        for mode in [NetworkMode::Awsvpc, NetworkMode::Bridge, NetworkMode::Host] {
+            assert_eq!(isolated(&task(mode)), [""; 0], "{mode:?}");
+        }
+        let without = |mode| {
+            let mut task = task(mode);
+            let definition = &mut task.definition;
+            definition.container_definitions[0].disable_networking = Some(true);
+            task.interfaces = Eni::planned(definition, "subnet-1", &[]);
+            task
+        };
+        assert_eq!(isolated(&without(NetworkMode::Host)), ["one"]);
+        let mut bridge = without(NetworkMode::Bridge);
+        assert_eq!(isolated(&bridge), ["one"]);
+        let range = Some(IdRange { first: 100_000 });
+        bridge
+            .containers
+            .iter_mut()
+            .for_each(|c| c.id_range = range);
+        assert_eq!(bridge.id_range_of("one"), range);
+        assert_eq!(bridge.id_range_of("two"), None, "it isn't attached");
+    }
+
+    #[test]
+    fn a_container_on_record_of_before_it_could_have_ids_has_none() {
+        let mut record = serde_json::to_value(task(NetworkMode::None)).unwrap();
+        for container in record["containers"].as_array_mut().unwrap() {
+            container.as_object_mut().unwrap().remove("id_range");
+        }
+        let task: Task = serde_json::from_value(record).unwrap();
+        assert_eq!(task.isolated().count(), 2);
+        assert_eq!(task.id_range_of("one"), None);
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub const CASES: &[Case] = &[
         stops,
     ),
     Case(
+        "after_dying_at_the_networks_steps_a_task_without_one_goes_on",
+        Needs::Kernel,
+        without_network,
+    ),
+    Case(
         "dying_at_random_moments_under_load_loses_nothing",
         Needs::Kernel,
         random,
@@ -166,6 +171,42 @@ fn stops(host: &Host) {
             "{step}"
         );
         host.end(&step);
+    }
+}
+
+/// A task under `none` has namespaces and ids, though no interface.
+fn without_network(host: &Host) {
+    let of_start = ["network-attached", "files-written", "running-recorded"];
+    for step in [&of_start[..], &["supervisor-gone", "network-detached"]].concat() {
+        let host = Nested::new(host, step);
+        host.image();
+        host.agent();
+        let mut none = steady();
+        none["networkMode"] = json!("none");
+        none["requiresCompatibilities"] = json!(["EC2"]);
+        let registered = host.call("RegisterTaskDefinition", none).unwrap();
+        let name = &registered["taskDefinition"]["taskDefinitionArn"];
+        host.kill_agent();
+        host.agent_with(&[], Some(step));
+        let run = json!({"taskDefinition": name, "launchType": "EC2"});
+        // The agent may die before it answers.
+        host.try_call("RunTask", &run).ok();
+        if !of_start.contains(&step) {
+            let arn = the_task(&host);
+            host.wait_status(&arn, "RUNNING");
+            host.try_call("StopTask", &json!({"task": arn})).ok();
+        }
+        host.wait_for_agents_death();
+        host.agent();
+        let arn = the_task(&host);
+        if of_start.contains(&step) {
+            host.wait_status(&arn, "RUNNING");
+            let records = host.root().join("network/isolated");
+            assert_eq!(std::fs::read_dir(records).unwrap().count(), 2, "{step}");
+            host.succeed(&["stop", &arn]);
+        }
+        host.wait_status(&arn, "STOPPED");
+        host.end(step);
     }
 }
 

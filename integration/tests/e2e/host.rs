@@ -351,6 +351,7 @@ impl Host {
             "run/tasks",
             "run/netns",
             "root/network/addresses/*",
+            "root/network/isolated",
             "root/tasks/*/writable",
         ] {
             let pattern = format!("ls -d {}/{folder}/* 2>/dev/null", self.folder.display());

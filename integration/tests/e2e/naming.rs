@@ -172,6 +172,8 @@ fn disabled(host: &Host) {
         assert_eq!(task["containers"][1]["networkInterfaces"], json!([]));
         let looks = "ls /sys/class/net; env | grep -c ECS_CONTAINER; cat /etc/resolv.conf";
         assert_eq!(inside(host, &arn, "alone", looks), "lo\n0\n", "{mode}");
+        let ids = inside(host, &arn, "alone", "awk '{ print $3 }' /proc/self/uid_map");
+        assert_eq!(ids, "65536\n", "{mode}");
         // Its neighbour has what the mode gives.
         let address = metadata_address(host, &arn, "networked");
         let whole = metadata(host, &arn, "networked", &format!("{address}/task")).unwrap();

@@ -46,6 +46,16 @@ pub const CASES: &[Case] = &[
         tasks_of_a_host,
     ),
     Case(
+        "under_none_each_container_has_ids_and_a_network_of_its_own",
+        Needs::Kernel,
+        under_none,
+    ),
+    Case(
+        "root_of_a_container_without_a_network_has_its_files_and_its_loopback",
+        Needs::Kernel,
+        has_its_loopback,
+    ),
+    Case(
         "a_user_that_a_user_namespace_does_not_have_is_refused",
         Needs::Kernel,
         no_such_user,
@@ -92,22 +102,28 @@ fn first_id(host: &Host, arn: &str, container: &str) -> u32 {
     first.parse().unwrap()
 }
 
+/// Who runs `sleep` for that long, words that nobody else's process has: user and group on the host.
+fn sleepers_owner(host: &Host, seconds: u32) -> String {
+    let find = format!(
+        "for p in /proc/[0-9]*; do \
+         [ \"$(tr '\\0' ' ' < $p/cmdline)\" = 'sleep {seconds} ' ] && stat -c '%u %g' $p/task; done"
+    );
+    let owner = || {
+        let found = Command::new("sh").args(["-c", &find]).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).trim().to_owned()
+    };
+    host.until("it runs", || !owner().is_empty());
+    owner()
+}
+
 fn nobody_on_the_host(host: &Host) {
     host.image();
     host.agent();
-    // Words that nobody else's process has.
     let arn = host.start_task(&script("exec sleep 6157"));
     host.wait_status(&arn, "RUNNING");
     let first = first_id(host, &arn, "main");
     assert!((FIRST..FIRST + 0x1000_0000).contains(&first), "{first}");
-    let owner = || {
-        let find = "for p in /proc/[0-9]*; do \
-             [ \"$(tr '\\0' ' ' < $p/cmdline)\" = 'sleep 6157 ' ] && stat -c '%u %g' $p/task; done";
-        let found = Command::new("sh").args(["-c", find]).output().unwrap();
-        String::from_utf8_lossy(&found.stdout).trim().to_owned()
-    };
-    host.until("it runs", || !owner().is_empty());
-    assert_eq!(owner(), format!("{first} {first}"));
+    assert_eq!(sleepers_owner(host, 6157), format!("{first} {first}"));
     let said = [
         "exec",
         &arn,
@@ -188,25 +204,47 @@ fn tasks_differ(host: &Host) {
     }
 }
 
-fn under_bridge(host: &Host) {
-    host.image();
-    host.agent();
-    let container = |name: &str| json!({"name": name, "image": "box", "memory": 64, "command": ["sh", "-c", "trap exit TERM; sleep 60 & wait"]});
-    let mut bridge = definition(json!([container("one"), container("two")]));
-    bridge["networkMode"] = json!("bridge");
-    bridge["requiresCompatibilities"] = json!(["EC2"]);
-    let registered = host.call("RegisterTaskDefinition", bridge).unwrap();
-    let name = &registered["taskDefinition"]["taskDefinitionArn"];
+/// A definition with that network mode of EC2's.
+fn under(mode: &str, mut definition: Value) -> Value {
+    definition["networkMode"] = json!(mode);
+    definition["requiresCompatibilities"] = json!(["EC2"]);
+    for container in definition["containerDefinitions"].as_array_mut().unwrap() {
+        container["memory"] = json!(64);
+    }
+    definition
+}
+
+/// Starts a task of two containers with that network mode, which sleep for that long and for a second more.
+fn start_two(host: &Host, mode: &str, seconds: u32) -> String {
+    let container = |name: &str, seconds: u32| {
+        let text = format!("trap exit TERM; sleep {seconds} & wait");
+        json!({"name": name, "image": "box", "command": ["sh", "-c", text]})
+    };
+    let containers = json!([container("one", seconds), container("two", seconds + 1)]);
+    let registered = host.call(
+        "RegisterTaskDefinition",
+        under(mode, definition(containers)),
+    );
+    let name = &registered.unwrap()["taskDefinition"]["taskDefinitionArn"];
     let started = host.call(
         "RunTask",
         json!({"taskDefinition": name, "launchType": "EC2"}),
     );
-    let arn = started.unwrap()["tasks"][0]["taskArn"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    host.wait_status(&arn, "RUNNING");
-    let (one, two) = (first_id(host, &arn, "one"), first_id(host, &arn, "two"));
+    let started = started.unwrap();
+    let arn = started["tasks"][0]["taskArn"].as_str().unwrap();
+    host.wait_status(arn, "RUNNING");
+    arn.to_owned()
+}
+
+fn first_ids(host: &Host, arn: &str) -> [u32; 2] {
+    ["one", "two"].map(|container| first_id(host, arn, container))
+}
+
+fn under_bridge(host: &Host) {
+    host.image();
+    host.agent();
+    let arn = start_two(host, "bridge", 60);
+    let [one, two] = first_ids(host, &arn);
     assert!(one.abs_diff(two) >= 65_536, "{one} {two}");
     host.succeed(&["stop", &arn]);
 }
@@ -278,6 +316,62 @@ fn tasks_of_a_host(host: &Host) {
     }
 }
 
+fn under_none(host: &Host) {
+    host.image();
+    host.agent();
+    let arn = start_two(host, "none", 6158);
+    let ids = first_ids(host, &arn);
+    let [one, two] = ids;
+    assert!(one.abs_diff(two) >= 65_536, "{one} {two}");
+    assert_eq!(sleepers_owner(host, 6158), format!("{one} {one}"));
+    assert_eq!(sleepers_owner(host, 6159), format!("{two} {two}"));
+    let network = || {
+        ["one", "two"].map(|container| {
+            let show = [
+                "exec",
+                "-c",
+                container,
+                &arn,
+                "--",
+                "readlink",
+                "/proc/self/ns/net",
+            ];
+            host.succeed(&show)
+        })
+    };
+    let before = network();
+    assert_ne!(before[0], before[1]);
+    host.kill_agent();
+    host.agent();
+    assert_eq!(first_ids(host, &arn), ids);
+    assert_eq!(network(), before);
+    // Nobody else gets what they have.
+    let other = start_two(host, "none", 6160);
+    for id in first_ids(host, &other) {
+        assert!(id.abs_diff(one) >= 65_536, "{id} {one}");
+        assert!(id.abs_diff(two) >= 65_536, "{id} {two}");
+    }
+    for arn in [arn, other] {
+        host.succeed(&["stop", &arn]);
+    }
+}
+
+fn has_its_loopback(host: &Host) {
+    host.image();
+    let tries = "id -u; stat -c '%u %g' / /bin/busybox /etc/hosts /tmp | sort -u; \
+         echo more >> /etc/hosts && tail -n 1 /etc/hosts; \
+         mkdir -p /var/new && echo port 80 > /var/new/said; httpd -p 80 -h /var/new; wget -qO- http://127.0.0.1/said; \
+         ping -c 1 127.0.0.1 > /dev/null && echo ping; \
+         ls /sys/class/net; cat /proc/self/setgroups; echo out > /dev/stdout; \
+         awk '{ print $3 }' /proc/self/uid_map";
+    let ran = host.run(&under("none", script(tries)));
+    let said = [
+        "0", "0 0", "more", "port 80", "ping", "lo", "allow", "out", "65536",
+    ];
+    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), said, "{ran:?}");
+    assert!(!ran.stderr.contains("user namespaces"), "{ran:?}");
+}
+
 fn no_such_user(host: &Host) {
     host.image();
     let user = |user: &str| {
@@ -300,22 +394,19 @@ fn as_asked_for(host: &Host) {
         assert_eq!(ran.code, 0, "{ran:?}");
         words(&ran.stdout)
     };
-    assert_eq!(map(&["--user-namespaces", "never"], &show), HOSTS);
     let ids = [
         "--user-namespaces",
         "always",
         "--subordinate-ids",
         "3000000:65536",
     ];
-    assert_eq!(map(&ids, &show), "0 3000000 65536");
-    // Whose network is the host's, or nobody's, owns none.
-    for mode in ["host", "none"] {
-        let mut other = show.clone();
-        other["networkMode"] = json!(mode);
-        other["requiresCompatibilities"] = json!(["EC2"]);
-        other["containerDefinitions"][0]["memory"] = json!(64);
-        assert_eq!(map(&[], &other), HOSTS, "{mode}");
+    let without_network = under("none", show.clone());
+    for definition in [&show, &without_network] {
+        assert_eq!(map(&["--user-namespaces", "never"], definition), HOSTS);
+        assert_eq!(map(&ids, definition), "0 3000000 65536");
     }
+    // Whose network is the host's, owns none.
+    assert_eq!(map(&[], &under("host", show.clone())), HOSTS);
     for (ids, why) in [
         ("0:65536", "FIRST:COUNT"),
         ("65536:100", "FIRST:COUNT"),
@@ -341,14 +432,16 @@ fn where_it_can_not(host: &Host) {
     .unwrap();
     host.image();
     let show = script("cat /proc/self/uid_map");
-    let ran = host.run(&show);
-    assert_eq!(
-        (ran.code, words(&ran.stdout).as_str()),
-        (0, HOSTS),
-        "{ran:?}"
-    );
     let why = "this host has no user namespaces for tasks";
-    assert!(ran.stderr.contains(why), "{ran:?}");
+    for definition in [&show, &under("none", show.clone())] {
+        let ran = host.run(definition);
+        assert_eq!(
+            (ran.code, words(&ran.stdout).as_str()),
+            (0, HOSTS),
+            "{ran:?}"
+        );
+        assert!(ran.stderr.contains(why), "{ran:?}");
+    }
     let refused = host.run_with(&["--user-namespaces", "always"], &show);
     assert_ne!(refused.code, 0, "{refused:?}");
     assert!(

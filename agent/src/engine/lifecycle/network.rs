@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use berth_netns::{AttachRequest, Eni, EniId, HostPort, Subnet};
+use berth_netns::{AttachRequest, Eni, EniId, HostPort, InvalidName, NetnsName, Subnet};
 
 use super::{Driver, Failure, Start};
 use crate::engine::host_ports::{self, host_port};
@@ -21,7 +21,8 @@ use crate::task_definition::{NetworkMode, TaskDefinition};
 const LINK_PATIENCE: Duration = Duration::from_millis(200);
 
 impl Driver {
-    /// Chooses the task's ports and attaches its interfaces; the record has them then.
+    /// Chooses the task's ports, attaches its interfaces, and isolates the containers that have none; the record has
+    /// them then.
     pub(super) async fn attach_network(&self) -> Result<(), Failure> {
         let attaching = Attaching {
             engine: self.engine.clone(),
@@ -33,7 +34,8 @@ impl Driver {
                 attaching.detach_earlier()?;
             }
             attaching.bind_ports()?;
-            attaching.attach_all()
+            attaching.attach_all()?;
+            attaching.isolate_all()
         };
         let attached = tokio::task::spawn_blocking(attach)
             .await
@@ -69,8 +71,12 @@ pub(super) fn detach_all(engine: &Engine, task: &Task) -> anyhow::Result<()> {
         engine.inner.names.remove(&eni.id);
         Ok(engine.network().detach(&eni.id.parse()?)?)
     };
-    // One that can't be detached keeps no other from it.
-    let outcomes: Vec<_> = task.interfaces.iter().map(detach).collect();
+    let release = |container: &task::Container| -> anyhow::Result<()> {
+        Ok(engine.network().release(&isolated_name(container)?)?)
+    };
+    let detached = task.interfaces.iter().map(detach);
+    // One that can't be given back keeps no other from it.
+    let outcomes: Vec<_> = detached.chain(task.isolated().map(release)).collect();
     outcomes.into_iter().collect()
 }
 
@@ -129,6 +135,20 @@ impl Attaching {
         Ok(())
     }
 
+    /// Gives the containers without an interface network namespaces of their own.
+    fn isolate_all(&self) -> anyhow::Result<()> {
+        for container in self.handle.task().isolated() {
+            let isolated = self.engine.network().isolate(&isolated_name(container)?);
+            let isolated = isolated.with_context(|| format!("container '{}'", container.name))?;
+            Engine::update_in_memory(&self.handle, |task| {
+                if let Some(container) = task.container_mut(&container.name) {
+                    container.id_range = isolated.id_range;
+                }
+            });
+        }
+        Ok(())
+    }
+
     fn attach(&self, task: &Task, eni: &task::Eni) -> anyhow::Result<()> {
         let network = self.engine.network();
         let publish = publish_to(task, eni)?;
@@ -139,7 +159,7 @@ impl Attaching {
             eni: id,
             subnet: eni.subnet.parse()?,
             security_groups: security_groups.collect::<Result<_, _>>()?,
-            netns: namespace_name(task, eni).parse()?,
+            netns: namespace_name(task, eni)?,
             published: published(&publish),
             assign_public_ip: eni.assign_public_ip,
         };
@@ -159,12 +179,15 @@ impl Attaching {
 }
 
 /// The name of the network namespace that holds an interface.
-pub fn namespace_name(task: &Task, eni: &task::Eni) -> String {
+pub fn namespace_name(task: &Task, eni: &task::Eni) -> Result<NetnsName, InvalidName> {
     let is_its = |container: &&task::Container| Some(&container.name) == eni.container.as_ref();
     let container = task.containers.iter().find(is_its);
-    container
-        .map_or(&task.id, |container| &container.runtime_id)
-        .clone()
+    container.map_or_else(|| task.id.parse(), isolated_name)
+}
+
+/// The name of a network namespace that one container is alone in.
+pub fn isolated_name(container: &task::Container) -> Result<NetnsName, InvalidName> {
+    container.runtime_id.parse()
 }
 
 /// The bindings of each container.
