@@ -148,7 +148,10 @@ fn hold(namespaces: CloneFlags, owner: u32, socket: libc::c_int) -> ! {
             &raw const error,
             size_of_val(&error),
         );
-        while libc::syscall(libc::SYS_read, socket, &raw mut byte, 1) > 0 {}
+        // Only then is the end seen.
+        if above == 0 && below == 0 {
+            while libc::syscall(libc::SYS_read, socket, &raw mut byte, 1) > 0 {}
+        }
         loop {
             libc::syscall(libc::SYS_exit_group, 0);
         }
@@ -189,7 +192,11 @@ fn lift_limits() {
 
 /// Makes the calling process effectively that user and group, with the capabilities that it has. Where that is refused
 /// it stays who it is, as does what is counted for it.
+///
+/// Root has all capabilities in a user namespace that is its own, and in another's those that it has itself. To look at
+/// the namespaces of processes there takes CAP_SYS_PTRACE: who lacks that has to be the owner.
 fn become_owner(owner: u32) {
+    const SYS_PTRACE: u32 = 1 << 19;
     #[repr(C)]
     struct Header {
         version: u32,
@@ -207,12 +214,14 @@ fn become_owner(owner: u32) {
     // SAFETY: the pointers are to `header` and `sets`, which have the layout of this version and outlive the calls.
     unsafe {
         let known = libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets) == 0;
+        let [[effective, ..], _] = sets;
+        if !known || effective & SYS_PTRACE == 0 {
+            return;
+        }
         libc::syscall(libc::SYS_setresgid, SAME, owner, SAME);
         libc::syscall(libc::SYS_setresuid, SAME, owner, SAME);
         // The change took them out of effect.
-        if known {
-            libc::syscall(libc::SYS_capset, &raw mut header, &raw const sets);
-        }
+        libc::syscall(libc::SYS_capset, &raw mut header, &raw const sets);
     }
 }
 

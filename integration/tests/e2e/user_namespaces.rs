@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use caps::{CapSet, Capability};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -297,8 +298,12 @@ fn users_of_a_task(host: &Host) {
 
 fn tasks_of_a_host(host: &Host) {
     host.image();
-    host.agent();
-    // As far as the host lets anybody go.
+    // One that can't go beyond what the host lets others have.
+    let limited = || {
+        caps::drop(None, CapSet::Bounding, Capability::CAP_SYS_RESOURCE).unwrap();
+        host.agent();
+    };
+    std::thread::scope(|scope| scope.spawn(limited).join().unwrap());
     let limit = Command::new("prlimit")
         .arg(format!("--sigpending={SIGNALS}:{SIGNALS}"))
         .args(["--pid", &host.agent_pid().to_string()])

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     {
         return match action.as_str() {
             "own-user-namespace" => prepared::own_user_namespace(),
+            "make-without-ptrace" => user_namespaces::make_without_ptrace(),
             "root-of-task" => match rest {
                 [path, link] => user_namespaces::root_of_task(path, link),
                 _ => ExitCode::from(2),

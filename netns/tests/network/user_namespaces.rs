@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use berth_netns::{Attachment, Error, IdRange, Network, NetworkConfig, Subnet};
+use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -32,6 +33,10 @@ pub fn cases() -> Vec<Case> {
         (
             "a_prepared_interface_brings_its_ids",
             prepared_ones_have_ids,
+        ),
+        (
+            "who_may_not_look_at_others_processes_makes_them_too",
+            without_ptrace,
         ),
         (
             "without_subordinate_ids_the_host_owns_the_network",
@@ -113,6 +118,26 @@ pub fn root_of_task(path: &str, link: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What another does: it makes a user namespace without CAP_SYS_PTRACE.
+pub fn make_without_ptrace() -> ExitCode {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::drop(None, set, Capability::CAP_SYS_PTRACE).expect("dropped");
+    }
+    match berth_netns::make_user_namespace(IdRange { first: 3_000_000 }) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn without_ptrace(_: &World) {
+    let mut child = Command::new("/proc/self/exe");
+    child.args(["--child", "make-without-ptrace"]);
+    assert!(child.status().expect("it runs").success());
 }
 
 /// Whether root of a task can do in a network namespace with this link what it should, and no more.
