@@ -125,11 +125,7 @@ fn readiness(
 
 fn has_live_dependant(name: &str, containers: &[ContainerDefinition], views: &[View]) -> bool {
     containers.iter().zip(views).any(|(other, view)| {
-        !view.is_over(true)
-            && other
-                .depends_on
-                .iter()
-                .any(|dependency| dependency.container_name == name)
+        !view.is_over(true) && other.start_conditions().any(|(needed, _)| needed == name)
     })
 }
 
@@ -210,6 +206,22 @@ mod tests {
         assert_eq!(next(&containers, &views, false), []);
         views[0].state = exited(0);
         assert_eq!(next(&containers, &views, false), [Action::StopTask(0)]);
+    }
+
+    #[test]
+    fn a_container_stops_after_those_that_are_linked_to_it() {
+        let linked = TaskDefinition::from_request(json!({
+            "family": "f", "memory": "512", "containerDefinitions": [
+                {"name": "web", "image": "i", "links": ["db"]}, {"name": "db", "image": "i"},
+            ]
+        }));
+        let containers = linked.unwrap().container_definitions;
+        let mut views = vec![View::default(), View::default()];
+        assert_eq!(next(&containers, &views, false), [Action::Start(1)]);
+        views.iter_mut().for_each(|view| view.state = RUNNING);
+        assert_eq!(next(&containers, &views, true), [Action::Stop(0)]);
+        views[0].state = exited(0);
+        assert_eq!(next(&containers, &views, true), [Action::Stop(1)]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -7,6 +8,8 @@ use super::*;
 use crate::dns::{Zones, absolute};
 use crate::task::{Container, LastStatus, Moments, NetworkBinding, StopCode};
 use crate::task_definition::{LaunchType, PortRange, Protocol, TaskDefinition};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 
@@ -148,7 +151,7 @@ fn tasks_come_and_go_while_other_services_are_made_ready() {
     let discovery = discovery(&names, move || {
         on_its_way.send(()).unwrap();
         // When nobody tells it any more, it goes on too.
-        goes_on.lock().unwrap().recv().ok();
+        goes_on.lock().unwrap().recv_timeout(PATIENCE).ok();
         Ok(Some(HOST))
     });
     let (one, two) = (task("one", "f"), task("two", "f"));
@@ -159,11 +162,11 @@ fn tasks_come_and_go_while_other_services_are_made_ready() {
     };
     go_on.send(()).unwrap();
     follow();
-    is_on_its_way.recv().unwrap();
+    is_on_its_way.recv_timeout(PATIENCE).unwrap();
     assert_eq!(find(&names, "db.local"), ["one.db.local."]);
     std::thread::scope(|scope| {
         let follows = scope.spawn(follow);
-        is_on_its_way.recv().unwrap();
+        is_on_its_way.recv_timeout(PATIENCE).unwrap();
         stop(&one);
         discovery.register(&one);
         assert_eq!(find(&names, "db.local"), ["nothing"]);
@@ -173,6 +176,20 @@ fn tasks_come_and_go_while_other_services_are_made_ready() {
     });
     assert_eq!(find(&names, "db.local"), ["two.db.local."]);
     assert_eq!(find(&names, "one.db.local"), ["nothing"]);
+}
+
+#[test]
+fn what_has_changed_is_looked_at_once_more_when_nobody_can_change_it() {
+    let names = names();
+    let discovery = discovery(&names, || Ok(Some(HOST)));
+    let looks = Mutex::new(Vec::new());
+    let tasks = || {
+        let is_held = discovery.current.try_lock().is_err();
+        looks.lock().unwrap().push(is_held);
+        vec![task("one", "f")]
+    };
+    discovery.follow(file("local", &[("db", "f")]), tasks);
+    assert_eq!(*looks.lock().unwrap(), [false, true]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use anyhow::Context;
 use berth_netns::IdRange;
 
 use crate::task::{AttachedEni, Task};
-use crate::task_definition::{ContainerDefinition, Naming, NetworkMode};
+use crate::task_definition::{ContainerDefinition, Link, Naming, NetworkMode};
 
 const LOCALHOST: &str = "127.0.0.1 localhost\n";
 
@@ -45,18 +45,12 @@ impl Etc {
         let hostname = naming.hostname.clone().unwrap_or(own);
         let own = names_of(&hostname, naming);
         let extra = extra_hosts(naming);
-        let resolv_conf = match naming.dns_servers.is_empty() {
-            true => name_servers(&eni.domain_name_servers),
-            false => name_servers(&naming.dns_servers),
-        };
-        let search = match naming.dns_search_domains.is_empty() {
-            true => search(&eni.domain_name_search_list),
-            false => search(&naming.dns_search_domains),
-        };
+        let servers = or(&naming.dns_servers, &eni.domain_name_servers);
+        let domains = or(&naming.dns_search_domains, &eni.domain_name_search_list);
         Self {
             hosts: format!("{LOCALHOST}{extra}{linked}{} {own}\n", eni.address),
             hostname,
-            resolv_conf: resolv_conf + &search,
+            resolv_conf: name_servers(servers) + &search(domains),
         }
     }
 
@@ -126,23 +120,30 @@ fn extra_hosts(naming: &Naming) -> String {
     lines.collect()
 }
 
-/// The lines of the containers that one is linked to: alias, name in the task, and hostname. Their IPv4 addresses only,
-/// as on ECS: a client that takes the first of two would find nobody where the other doesn't listen on both.
+/// The lines of the containers that one is linked to: alias, and beside it the name in the task and the hostname, unless
+/// another link has that for its alias. Their IPv4 addresses only, as on ECS: a client that takes the first of two would
+/// find nobody where the other doesn't listen on both.
 fn linked(task: &Task, naming: &Naming) -> String {
-    let line = |link: &crate::task_definition::Link| {
+    let is_alias = |name: &String| naming.links.iter().any(|link| link.alias() == name);
+    let line = |link: &Link| {
         let eni = task.interface_of(&link.container)?.attached.as_ref()?;
         let other = task.definition.container(&link.container)?;
         let hostname = other.naming.hostname.as_ref();
         let hostname = hostname.unwrap_or(&eni.private_dns_name);
         let mut names = vec![link.alias()];
         for name in [&link.container, hostname] {
-            if !names.contains(&name.as_str()) {
+            if !names.contains(&name.as_str()) && !is_alias(name) {
                 names.push(name);
             }
         }
         Some(format!("{} {}\n", eni.address, names.join(" ")))
     };
     naming.links.iter().filter_map(line).collect()
+}
+
+/// What was asked for, or what there is otherwise.
+fn or<'a, T>(asked: &'a [T], otherwise: &'a [T]) -> &'a [T] {
+    if asked.is_empty() { otherwise } else { asked }
 }
 
 fn name_servers<T: Display>(servers: &[T]) -> String {

@@ -163,10 +163,7 @@ fn labels(task: &Task, container: &Container, place: &Place) -> Value {
 
 /// Of an interface of the task's own, all that there is to tell; of a container's own, what Docker's bridge has too.
 fn networks(task: &Task, container: &Container) -> Value {
-    let definition = task.definition.container(&container.name);
-    let mode = definition.map_or(task.definition.network_mode, |definition| {
-        task.definition.network_mode_of(definition)
-    });
+    let mode = task.network_mode_of(&container.name);
     let interface = task.interface_of(&container.name);
     match interface.map(|eni| &eni.attached) {
         Some(None) => Value::Null,

@@ -103,9 +103,8 @@ fn may_ask(task: &Task, container: &Container, caller: IpAddr) -> bool {
             .as_ref()
             .is_some_and(|eni| caller == eni.address),
         None => {
-            let definition = task.definition.container(&container.name);
-            let mode = definition.map(|definition| task.definition.network_mode_of(definition));
-            mode == Some(NetworkMode::Host) && caller == METADATA_ADDRESS
+            let on_host = task.network_mode_of(&container.name) == NetworkMode::Host;
+            on_host && caller == METADATA_ADDRESS
         }
     }
 }

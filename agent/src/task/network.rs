@@ -151,6 +151,13 @@ impl NetworkBinding {
 }
 
 impl Task {
+    /// How a container reaches the network.
+    pub fn network_mode_of(&self, container: &str) -> NetworkMode {
+        let definition = self.definition.container(container);
+        let mode = definition.map(|definition| self.definition.network_mode_of(definition));
+        mode.unwrap_or(self.definition.network_mode)
+    }
+
     /// The interface that a container has: its own, or the task's.
     pub fn interface_of(&self, container: &str) -> Option<&Eni> {
         let is_its = |eni: &&Eni| eni.container.as_deref().is_none_or(|of| of == container);
@@ -159,12 +166,11 @@ impl Task {
 
     /// The containers that have no network: each is alone in a network namespace of its own.
     pub fn isolated(&self) -> impl Iterator<Item = &Container> {
-        let on_host = |container: &Container| {
-            let definition = self.definition.container(&container.name);
-            definition.is_some_and(|d| self.definition.network_mode_of(d) == NetworkMode::Host)
-        };
         let containers = self.containers.iter();
-        containers.filter(move |c| !on_host(c) && self.interface_of(&c.name).is_none())
+        containers.filter(|container| {
+            let on_host = self.network_mode_of(&container.name) == NetworkMode::Host;
+            !on_host && self.interface_of(&container.name).is_none()
+        })
     }
 
     /// The ids of the user namespace that a container is in, if that is not the host's.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ContainerDefinition;
+use super::{Condition, ContainerDefinition};
 
 /// The containers' indices, each after all that it depends on, otherwise in the order in which
 /// they were written. The names of a cycle where there is one. Dependencies on containers that
@@ -42,6 +42,17 @@ pub fn start_order(containers: &[ContainerDefinition]) -> Result<Vec<usize>, Vec
         }
     }
     Ok(order)
+}
+
+impl ContainerDefinition {
+    /// What must have happened to which others before it starts: what `dependsOn` says, and that those it is linked to
+    /// have been started, as the ECS agent makes dependencies of links (`initializeContainerOrdering`).
+    pub fn start_conditions(&self) -> impl Iterator<Item = (&str, Condition)> {
+        let named = self.depends_on.iter();
+        let named = named.map(|d| (d.container_name.as_str(), d.condition));
+        let linked = self.naming.links.iter();
+        named.chain(linked.map(|link| (link.container.as_str(), Condition::Start)))
+    }
 }
 
 #[cfg(test)]

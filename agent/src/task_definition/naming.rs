@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, ContainerDefinition};
+use super::ContainerDefinition;
 use crate::error::ApiError;
 use crate::members::Members;
 
@@ -65,9 +65,11 @@ impl Link {
     pub fn alias(&self) -> &str {
         self.alias.as_ref().unwrap_or(&self.container)
     }
-}
 
-impl Link {
+    fn is_in_the_way_of(&self, other: &Self) -> bool {
+        self.alias() == other.alias() && self.container != other.container
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let good = |part: &str| {
             let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -186,17 +188,6 @@ fn name_of(longest: usize) -> String {
     )
 }
 
-impl ContainerDefinition {
-    /// What must have happened to which others before it starts: what `dependsOn` says, and that those it is linked to
-    /// have been started.
-    pub fn start_conditions(&self) -> impl Iterator<Item = (&str, Condition)> {
-        let named = self.depends_on.iter();
-        let named = named.map(|d| (d.container_name.as_str(), d.condition));
-        let linked = self.naming.links.iter();
-        named.chain(linked.map(|link| (link.container.as_str(), Condition::Start)))
-    }
-}
-
 /// Refuses links that lead nowhere.
 pub(super) fn check_links(containers: &[ContainerDefinition]) -> Result<(), ApiError> {
     for (i, container) in containers.iter().enumerate() {
@@ -209,7 +200,7 @@ pub(super) fn check_links(containers: &[ContainerDefinition]) -> Result<(), ApiE
                 Some(other) if other.disable_networking == Some(true) => {
                     format!("'{name}' has disableNetworking, so nothing reaches it")
                 }
-                Some(_) if earlier.clone().any(|other| other.alias() == link.alias()) => {
+                Some(_) if earlier.clone().any(|other| other.is_in_the_way_of(link)) => {
                     format!("an earlier link has the alias '{}' already", link.alias())
                 }
                 Some(_) => continue,

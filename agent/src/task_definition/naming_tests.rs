@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::{TaskDefinition, start_order};
+use super::super::{Condition, TaskDefinition, start_order};
 use super::*;
 use crate::error::Code;
 use crate::id::Place;
@@ -106,8 +106,8 @@ fn each_mistake_names_the_member_and_what_would_be_right() {
         ("links", json!(["web"]), "cycle among: web"),
         (
             "links",
-            json!(["db", "db:x", "db:x"]),
-            "links[2] is 'db:x'; an earlier link has the alias 'x'",
+            json!(["db", "db:x", "web:x"]),
+            "links[2] is 'web:x'; an earlier link has the alias 'x'",
         ),
     ] {
         let error = with("bridge", json!({member: value})).unwrap_err();

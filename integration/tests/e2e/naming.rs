@@ -47,23 +47,27 @@ fn links(host: &Host) {
     host.agent();
     let mut db = server("db", 80, json!([]));
     db["hostname"] = json!("db1");
-    let web = waiting("web", json!({"links": ["db:database", "cache"]}));
+    let web = waiting(
+        "web",
+        json!({"links": ["db:database", "cache", "cache:db1"]}),
+    );
     let cache = server("cache", 80, json!([]));
     let arn = start(host, &definition("bridge", json!([web, db, cache])));
     let task = host.wait_status(&arn, "RUNNING");
     let [web, db, cache] = [0, 1, 2].map(|i| address_of(&task, i));
     let name = |address: &str| format!("ip-{}.ec2.internal", address.replace('.', "-"));
+    let of_cache = name(&cache);
+    // What is one's hostname or name is another's alias, if a link says so.
     assert_eq!(
         inside(host, &arn, "web", "cat /etc/hosts"),
         format!(
-            "127.0.0.1 localhost\n{db} database db db1\n{cache} cache {}\n{web} {}\n",
-            name(&cache),
+            "127.0.0.1 localhost\n{db} database db\n{cache} cache {of_cache}\n{cache} db1 {of_cache}\n{web} {}\n",
             name(&web)
         )
     );
     for (other, names) in [
-        ("db", &["database", "db", "db1"][..]),
-        ("cache", &["cache"]),
+        ("db", &["database", "db"][..]),
+        ("cache", &["cache", "db1"]),
     ] {
         for name in names {
             let ask = format!("timeout 5 wget -q -O - http://{name}/ || true");

@@ -326,11 +326,34 @@ fn srv(host: &Host, asking: &str, name: &str) -> (u16, String) {
     (port, words.next().unwrap().to_owned())
 }
 
-/// Adds or deletes the host's way to the outside.
+/// Adds or deletes the host's way to the outside: to half of all addresses, beside a default route where the host has one.
 fn uplink(what: &str) {
-    // Half of all addresses, beside a default route where the host has one.
-    let route = ["route", what, "128.0.0.0/1", "via", "192.168.77.2"];
-    assert!(Command::new("ip").args(route).status().unwrap().success());
+    ip(&["route", what, "128.0.0.0/1", "via", "192.168.77.2"]);
+}
+
+/// Takes the way to the outside away, until it is dropped, also where the host has another.
+struct NoUplink;
+
+impl NoUplink {
+    const NOWHERE: &'static str = "unreachable";
+
+    fn new() -> Self {
+        uplink("del");
+        ip(&["route", "add", Self::NOWHERE, "128.0.0.0/1"]);
+        Self
+    }
+}
+
+impl Drop for NoUplink {
+    fn drop(&mut self) {
+        ip(&["route", "del", Self::NOWHERE, "128.0.0.0/1"]);
+        uplink("add");
+    }
+}
+
+fn ip(words: &[&str]) {
+    let status = Command::new("ip").args(words).status().unwrap();
+    assert!(status.success(), "ip {words:?}");
 }
 
 /// A service that leads to the ports of a family's container.
@@ -406,7 +429,7 @@ fn uplink_down(host: &Host) {
     );
     host.wait_status(&task, "RUNNING");
     let found = srv(host, &asking, "hosted.local");
-    uplink("del");
+    let none = NoUplink::new();
     let new = of_port("new", "hosted", 8080, &["SRV"]);
     let both = local(json!([hosted, new]));
     read_again(host, &both, "services=2");
@@ -417,7 +440,7 @@ fn uplink_down(host: &Host) {
     assert!(look_up(host, &asking, "-type=srv new.local").contains("NXDOMAIN"));
     let words = "isn't registered: the host has no address to the outside";
     assert!(host.agent_log().contains(words), "{}", host.agent_log());
-    uplink("add");
+    drop(none);
     read_again(host, &both, "services=2");
     let target = format!("{}.new.local", id(&task));
     assert_eq!(srv(host, &asking, "new.local"), (8080, target));
