@@ -35,7 +35,7 @@ const EXIT: &str = "RIG-EXIT ";
 const KVM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long an emulated machine may take to come up.
-const TCG_PATIENCE: Duration = Duration::from_secs(240);
+const TCG_PATIENCE: Duration = Duration::from_secs(480);
 
 /// The first process of the real root: makes the system that `/start` expects.
 const SECOND_INIT: &str = r#"#!/bin/sh
