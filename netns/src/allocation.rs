@@ -8,17 +8,22 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::sysctls;
 
 /// What distinguishes this boot of the host from every other.
 pub(crate) fn boot_id() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = fs::read_to_string(path).map_err(|error| Error::file("read", path, error))?;
-    Ok(text.trim().to_owned())
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT_ID.get() {
+        return Ok(id.clone());
+    }
+    let id = sysctls::read("kernel/random/boot_id")?;
+    Ok(BOOT_ID.get_or_init(|| id).clone())
 }
 
 /// Writes a file; false if somebody else has.

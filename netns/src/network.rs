@@ -77,9 +77,12 @@ impl Network {
             config.subnets = subnets.map(Subnet::without_ipv6).collect();
         }
         uplink::refuse_own_as_public(&mut routes, &config.public_addresses)?;
-        let missing = missing_bridges(&mut routes, &config.subnets)?;
-        for subnet in &missing {
-            uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
+        let found = config.subnets.iter().map(|s| find_bridge(&mut routes, s));
+        let found = found.collect::<Result<Vec<_>>>()?;
+        for (subnet, found) in config.subnets.iter().zip(&found) {
+            if found.is_none() {
+                uplink::refuse_overlap(&mut routes, subnet, &config.subnets)?;
+            }
         }
         let conntrack = Conntrack::open().doing(|| "open the socket of conntrack".into())?;
         let id_ranges = IdRanges::new(config.subordinate_ids.unwrap_or_default());
@@ -89,13 +92,16 @@ impl Network {
         let mut firewall = Firewall::open(&config)?;
         firewall.ensure(&config, &addresses.all())?;
         reached(failpoint::OPEN_FIREWALL)?;
-        for subnet in missing {
-            add_bridge(&mut routes, subnet, mtu)?;
-        }
-        let bridges = config
-            .subnets
-            .iter()
-            .map(|subnet| configure_bridge(&mut routes, subnet));
+        let bridges = config.subnets.iter().zip(found);
+        let bridges = bridges.map(|(subnet, found)| match found {
+            Some(link) => configure_bridge(&mut routes, subnet, link),
+            None => {
+                add_bridge(&mut routes, subnet, mtu)?;
+                let link = find_bridge(&mut routes, subnet)?;
+                let link = link.ok_or_else(|| foreign(subnet))?;
+                configure_bridge(&mut routes, subnet, link)
+            }
+        });
         let bridges = bridges.collect::<Result<Vec<Bridge>>>()?;
         reached(failpoint::OPEN_BRIDGE)?;
         firewall.pass_docker(&config)?;
@@ -382,22 +388,16 @@ fn find_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Option<Link>
         return Ok(None);
     };
     if link.kind.as_deref() != Some("bridge") || link.mac != Some(subnet.router_mac()) {
-        return Err(Error::ForeignLink {
-            name: name.to_owned(),
-            subnet: subnet.id().clone(),
-        });
+        return Err(foreign(subnet));
     }
     Ok(Some(link))
 }
 
-fn missing_bridges<'a>(routes: &mut RouteSocket, subnets: &'a [Subnet]) -> Result<Vec<&'a Subnet>> {
-    let mut missing = Vec::new();
-    for subnet in subnets {
-        if find_bridge(routes, subnet)?.is_none() {
-            missing.push(subnet);
-        }
+fn foreign(subnet: &Subnet) -> Error {
+    Error::ForeignLink {
+        name: subnet.bridge().to_owned(),
+        subnet: subnet.id().clone(),
     }
-    Ok(missing)
 }
 
 fn add_bridge(routes: &mut RouteSocket, subnet: &Subnet, mtu: u32) -> Result<()> {
@@ -411,13 +411,8 @@ fn add_bridge(routes: &mut RouteSocket, subnet: &Subnet, mtu: u32) -> Result<()>
 }
 
 /// Gives a bridge the addresses that tasks expect on it, and its sysctls.
-fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet) -> Result<Bridge> {
+fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet, link: Link) -> Result<Bridge> {
     let name = subnet.bridge();
-    let link = find_bridge(routes, subnet)?;
-    let link = link.ok_or_else(|| Error::ForeignLink {
-        name: name.into(),
-        subnet: subnet.id().clone(),
-    })?;
     let router = Ipv4Net::new(subnet.router(), subnet.cidr().prefix_len());
     let router = router.unwrap_or_else(|_| Ipv4Net::from(subnet.router()));
     let mut requests = vec![

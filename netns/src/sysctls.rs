@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -202,9 +202,14 @@ pub(crate) fn ensure(key: &str, value: &str) -> Result<()> {
 }
 
 /// What a sysctl is, in the calling thread's network namespace.
+///
+/// Those that are read here are short, and the kernel gives them as a whole: one call is enough.
 pub(crate) fn read(key: &str) -> Result<String> {
-    let text =
-        fs::read_to_string(path(key)).map_err(|error| Error::file("read", &path(key), error))?;
+    let mut buffer = [0; 64];
+    let length = File::open(path(key))
+        .and_then(|mut file| file.read(&mut buffer))
+        .map_err(|error| Error::file("read", &path(key), error))?;
+    let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
     Ok(text.trim().to_owned())
 }
 

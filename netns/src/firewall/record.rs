@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Firewall;
-use super::tables::{TABLES, is_unknown_kind};
+use super::tables::{Found, TABLES, is_unknown_kind};
 use crate::allocation::boot_id;
 use crate::config::NetworkConfig;
 use crate::error::{Doing, Error, Result};
@@ -40,17 +40,17 @@ struct RecordedPlace {
 }
 
 impl Firewall {
-    /// Takes the tables as they are, if they are what they should be; whether it is so.
-    pub(super) fn take_unchanged(&mut self, config: &NetworkConfig) -> Result<bool> {
+    /// Takes the tables as they were found, if they are what they should be; whether it is so.
+    pub(super) fn take_unchanged(&mut self, config: &NetworkConfig, found: &Found) -> Result<bool> {
         let Some(record) = read(&path(config)) else {
             return Ok(false);
         };
         let Some(place) = self.place(config)? else {
             return Ok(false);
         };
-        let generation = self.generation()?;
+        let generation = found.generation;
         let is_as_intended = record.place == place
-            && self.is_present()?
+            && self.are_ours(found)
             && match record.generation == Some(generation) {
                 true => record.contents == self.hash(config, record.is_owned),
                 // What is read is of one moment if nothing has changed meanwhile.
@@ -127,11 +127,6 @@ impl Firewall {
         let mut batch = Batch::default();
         self.write_whole(&mut batch, config, kind);
         fnv1a(batch.payloads().flatten().copied())
-    }
-
-    fn generation(&mut self) -> Result<Generation> {
-        let generation = self.socket.generation();
-        generation.doing(|| "ask for the generation of the nftables ruleset".into())
     }
 }
 

@@ -27,14 +27,25 @@ pub(crate) const TABLES: [Table; 2] = [INET_TABLE, BRIDGE_TABLE];
 /// a child that it is just making has all its descriptors until it runs its program.
 const UNTIL_RELEASED: Duration = Duration::from_secs(2);
 
+/// The tables as they were found, if at all, in a ruleset of that generation or a later one.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) generation: Generation,
+    tables: [Option<TableState>; 2],
+}
+
+fn is_owned(table: &Option<TableState>) -> bool {
+    table.as_ref().is_some_and(|state| state.owner.is_some())
+}
+
 impl Firewall {
     /// Puts the rules there, in place of what is there, with the elements of the subnets and of the
     /// interfaces that exist: in one batch, so that no packet of theirs passes between two sets of
     /// rules, and none sees rules without its elements.
     pub(crate) fn ensure(&mut self, config: &NetworkConfig, enis: &[Eni]) -> Result<()> {
-        self.wait_until_released()?;
+        let found = self.wait_until_released()?;
         self.admit_only(enis);
-        if self.take_unchanged(config)? {
+        if self.take_unchanged(config, &found)? {
             return Ok(());
         }
         let kinds: &[TableKind] = match config.own_tables {
@@ -55,7 +66,7 @@ impl Firewall {
     /// Puts the rules back as they should be, with all elements, in one batch; whether that was needed. Tables that
     /// are ours can't have been changed.
     pub(crate) fn restore(&mut self, config: &NetworkConfig) -> Result<bool> {
-        if self.is_owned() && self.owners()?.iter().all(Option::is_some) {
+        if self.is_owned() && self.find()?.tables.iter().all(is_owned) {
             return Ok(false);
         }
         self.load(config, self.kind)
@@ -65,13 +76,15 @@ impl Firewall {
 
     /// Whether both tables are there and have our rules, as far as their comments say.
     pub(crate) fn is_present(&mut self) -> Result<bool> {
-        for table in TABLES {
-            let state = self.table(table)?;
-            if state.is_none_or(|state| state.comment != self.rules.version() || state.is_dormant) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let found = self.find()?;
+        Ok(self.are_ours(&found))
+    }
+
+    pub(super) fn are_ours(&self, found: &Found) -> bool {
+        found.tables.iter().all(|table| {
+            let table = table.as_ref();
+            table.is_some_and(|state| state.comment == self.rules.version() && !state.is_dormant)
+        })
     }
 
     /// The number of the socket that changes them.
@@ -132,12 +145,14 @@ impl Firewall {
     }
 
     /// Waits until no other socket owns the tables.
-    fn wait_until_released(&mut self) -> Result<()> {
+    fn wait_until_released(&mut self) -> Result<Found> {
         let deadline = Instant::now() + UNTIL_RELEASED;
         loop {
-            let mut others = self.owners()?.into_iter().flatten();
-            let Some(port) = others.find(|port| *port != self.socket.port()) else {
-                return Ok(());
+            let found = self.find()?;
+            let owners = found.tables.iter().flatten();
+            let mut owners = owners.filter_map(|table| table.owner);
+            let Some(port) = owners.find(|port| *port != self.socket.port()) else {
+                return Ok(found);
             };
             if Instant::now() >= deadline {
                 return Err(Error::TablesOwned(port));
@@ -146,13 +161,19 @@ impl Firewall {
         }
     }
 
-    /// The ports of the sockets that own the tables.
-    fn owners(&mut self) -> Result<[Option<u32>; 2]> {
-        let mut owners = [None; 2];
-        for (owner, table) in owners.iter_mut().zip(TABLES) {
-            *owner = self.table(table)?.and_then(|state| state.owner);
-        }
-        Ok(owners)
+    /// Looks for both tables. If the generation is still the same later, so are they.
+    fn find(&mut self) -> Result<Found> {
+        let generation = self.generation()?;
+        let [inet, bridge] = TABLES;
+        Ok(Found {
+            generation,
+            tables: [self.table(inet)?, self.table(bridge)?],
+        })
+    }
+
+    pub(super) fn generation(&mut self) -> Result<Generation> {
+        let generation = self.socket.generation();
+        generation.doing(|| "ask for the generation of the nftables ruleset".into())
     }
 
     fn table(&mut self, table: Table) -> Result<Option<TableState>> {

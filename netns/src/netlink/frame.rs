@@ -42,6 +42,11 @@ impl Frame {
         self.flags & flags::ACK != 0 || self.flags & flags::DUMP == flags::DUMP
     }
 
+    /// Has the kernel say nothing when all is well.
+    pub(super) fn answer_refusals_only(&mut self) {
+        self.flags &= !flags::ACK;
+    }
+
     /// Appends the message as the kernel reads it.
     pub(super) fn write(&self, sequence: u32, buffer: &mut Vec<u8>) {
         let length = u32::try_from(HEADER + self.payload.len()).unwrap_or(u32::MAX);

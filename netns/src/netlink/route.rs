@@ -65,7 +65,11 @@ impl RouteSocket {
     /// Carries out requests in order, in one system call. Not a transaction: what comes before a
     /// refusal stays.
     pub fn send(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
-        let frames: Vec<Frame> = requests.iter().map(Request::frame).collect();
+        let mut frames: Vec<Frame> = requests.iter().map(Request::frame).collect();
+        // A refusal is told in any case; that all went well, by the last.
+        if let Some((_, before)) = frames.split_last_mut() {
+            before.iter_mut().for_each(Frame::answer_refusals_only);
+        }
         self.socket.request(&frames).map(drop)
     }
 

@@ -213,8 +213,8 @@ impl Answers {
             Content::Data(payload) => self.messages.push((answer.kind, payload.to_vec())),
             Content::Done => *awaited = false,
             Content::Refused(error) => {
-                // A refusal of the first frame of a batch, which asks for no answer, is one of the
-                // whole: nothing else may follow.
+                // A refusal of the first frame, where that asks for no answer, may be one of a whole batch of
+                // nftables': nothing else may follow.
                 let whole = !*awaited && index == 0;
                 *awaited = false;
                 self.refused.get_or_insert(error);

@@ -6,23 +6,23 @@ use crate::netlink::align;
 /// Says that an attribute holds attributes.
 const NESTED: u16 = 0x8000;
 
+const HEADER: usize = 4;
+
+/// How long most lists are, at most: room that grows with each attribute is asked for again and again.
+const USUAL: usize = 64;
+
 /// A list of attributes that is being written.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        self.header(kind, value.len());
-        self.0.extend_from_slice(value);
-        self.0.resize(align(self.0.len()), 0);
-        self
+    pub(crate) fn bytes(self, kind: u16, value: &[u8]) -> Self {
+        self.parts(kind, &[value])
     }
 
     /// A text with the zero that the kernel expects at its end.
     pub(crate) fn text(self, kind: u16, value: &str) -> Self {
-        let mut bytes = value.as_bytes().to_vec();
-        bytes.push(0);
-        self.bytes(kind, &bytes)
+        self.parts(kind, &[value.as_bytes(), &[0]])
     }
 
     pub(crate) fn number(self, kind: u16, value: u32) -> Self {
@@ -41,10 +41,17 @@ impl Writer {
         self.0
     }
 
-    fn header(&mut self, kind: u16, length: usize) {
-        let length = u16::try_from(length + 4).unwrap_or(u16::MAX);
+    fn parts(mut self, kind: u16, value: &[&[u8]]) -> Self {
+        let length = HEADER + value.iter().map(|part| part.len()).sum::<usize>();
+        if self.0.capacity() == 0 {
+            self.0.reserve(length.max(USUAL));
+        }
+        let length = u16::try_from(length).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&length.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
+        value.iter().for_each(|part| self.0.extend_from_slice(part));
+        self.0.resize(align(self.0.len()), 0);
+        self
     }
 }
 
