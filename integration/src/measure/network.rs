@@ -59,12 +59,14 @@ pub fn compare(runs: Option<usize>) -> anyhow::Result<Outcome> {
                     .arg(format!("{DISK}/{mode}")),
             )?;
             scale.push((mode, serde_json::from_str(&json)?));
+            settle()?;
         }
         let pool = said(
             Command::new(&attach)
                 .args(["pool", &INTERFACES.to_string(), &POOL.to_string()])
                 .arg(format!("{DISK}/pool")),
         )?;
+        settle()?;
         let pool = serde_json::from_str(&pool)?;
         let contestants = beside_others(&attach, runs.unwrap_or(RUNS))?;
         Ok(Outcome {
@@ -142,7 +144,30 @@ fn in_namespace(
     said(Command::new("ip").args(["netns", "add", &name]))?;
     let time = with(&name, turn, Then::Go)?;
     said(Command::new("ip").args(["netns", "delete", &name]))?;
+    settle()?;
     Ok(time)
+}
+
+/// Waits until the kernel has taken apart all namespaces that are gone: it locks out whoever configures a link meanwhile,
+/// and the next contestant would pay for the one before. It works them off in their order, so one more is the last.
+fn settle() -> anyhow::Result<()> {
+    const ENDS: [&str; 2] = ["settle0", "settle1"];
+    let ip = |line: &str| said(Command::new("ip").args(line.split(' ')));
+    ip("netns add settle")?;
+    ip(&format!(
+        "link add {} type veth peer name {} netns settle",
+        ENDS[0], ENDS[1]
+    ))?;
+    ip("netns delete settle")?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while std::fs::read_to_string("/proc/thread-self/net/dev")?.contains(ENDS[0]) {
+        ensure!(
+            Instant::now() < deadline,
+            "the kernel keeps namespaces that are gone"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// What is measured: it gets the namespace's name and a number that nobody else has.
