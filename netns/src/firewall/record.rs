@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Firewall;
+use super::intended::write_contents;
 use super::tables::{Found, TABLES, is_unknown_kind};
 use crate::allocation::boot_id;
 use crate::config::NetworkConfig;
@@ -125,7 +126,8 @@ impl Firewall {
             false => TableKind::Plain,
         };
         let mut batch = Batch::default();
-        self.write_whole(&mut batch, config, kind);
+        self.rules.write_tables(&mut batch, kind);
+        write_contents(&mut batch, config, &self.policies, self.admitted.values());
         fnv1a(batch.payloads().flatten().copied())
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn apply(
         registers: Registers::new(),
         certain: true,
     };
-    for expression in &rule.0 {
+    for expression in rule.expressions() {
         match machine.run(expression) {
             Effect::Next => {}
             Effect::Differs => return None,
@@ -82,9 +82,9 @@ pub(super) fn apply(
 }
 
 impl Machine<'_> {
-    fn run(&mut self, expression: &ListedExpression) -> Effect {
-        let data = expression.data.as_slice();
-        let outcome = match expression.name.as_str() {
+    fn run(&mut self, expression: ListedExpression<'_>) -> Effect {
+        let data = expression.data;
+        let outcome = match expression.name {
             "meta" => self.meta(data),
             "payload" => self.payload(data),
             "ct" => self.connection(data),

@@ -1,7 +1,7 @@
 //! A ruleset as the kernel lists it, or as a batch would make it: both consist of the same messages.
 //!
-//! Rules are kept as their expressions, each with its name and its attributes; what they mean is for those who look at
-//! them. Sets have their elements only where they were asked for.
+//! Rules are kept as the bytes of their expressions, each of which has a name and attributes; what they mean is for those
+//! who look at them. Sets have their elements only where they were asked for.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -54,15 +54,15 @@ pub(crate) struct ListedChain {
     pub(crate) rules: Vec<ListedRule>,
 }
 
-/// A rule, as its expressions.
+/// A rule, as the list of its expressions: there are hundreds, and most are only compared.
 #[derive(Debug, Clone)]
-pub(crate) struct ListedRule(pub(crate) Vec<ListedExpression>);
+pub(crate) struct ListedRule(Vec<u8>);
 
 /// One instruction of a rule: its name, and its attributes as bytes.
-#[derive(Debug, Clone)]
-pub(crate) struct ListedExpression {
-    pub(crate) name: String,
-    pub(crate) data: Vec<u8>,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListedExpression<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) data: &'a [u8],
 }
 
 /// The elements of a set or a map.
@@ -149,7 +149,7 @@ impl Ruleset {
         const EXPRESSIONS: u16 = 4;
         let place = place(family, attributes, 2)?;
         let list = find(attributes, EXPRESSIONS).unwrap_or_default();
-        let rule = ListedRule::read(list);
+        let rule = ListedRule(list.to_vec());
         self.chains.entry(place).or_default().rules.push(rule);
         Some(())
     }
@@ -248,24 +248,27 @@ impl ListedSet {
 impl ListedRule {
     /// A rule of ours, as it would be listed.
     pub(crate) fn written(rule: &[super::Expression]) -> Self {
-        Self::read(&super::expression_list(rule))
+        Self(super::expression_list(rule))
     }
 
-    fn read(list: &[u8]) -> Self {
-        let expression = |(_, element): (u16, &[u8])| {
+    /// Its expressions, in their order.
+    pub(crate) fn expressions(&self) -> impl Iterator<Item = ListedExpression<'_>> {
+        Attributes(&self.0).filter_map(|(_, element)| {
+            let name = find(element, 1)?;
+            let name = name.strip_suffix(&[0]).unwrap_or(name);
             Some(ListedExpression {
-                name: text(find(element, 1)?),
-                data: find(element, 2).unwrap_or_default().to_vec(),
+                // Names are ASCII: what isn't is none that anybody knows.
+                name: str::from_utf8(name).unwrap_or_default(),
+                data: find(element, 2).unwrap_or_default(),
             })
-        };
-        Self(Attributes(list).filter_map(expression).collect())
+        })
     }
 
     /// How many packets and bytes its counter has counted, if it has one.
     pub(crate) fn counted(&self) -> Option<(u64, u64)> {
-        let counter = self.0.iter().find(|part| part.name == "counter")?;
+        let counter = self.expressions().find(|part| part.name == "counter")?;
         let number = |kind| {
-            let value = find(&counter.data, kind)?.try_into().ok()?;
+            let value = find(counter.data, kind)?.try_into().ok()?;
             Some(u64::from_be_bytes(value))
         };
         Some((number(2)?, number(1)?))
@@ -274,12 +277,11 @@ impl ListedRule {
     /// The number of the family that it is for alone, as the kernel has families of IP; nothing if it is for both.
     pub(crate) fn family(&self) -> Option<u8> {
         const NETWORK_PROTOCOL: u32 = 15;
-        let [meta, compare, ..] = self.0.as_slice() else {
-            return None;
-        };
-        let is_it = (&*meta.name, &*compare.name) == ("meta", "cmp")
-            && number(&meta.data, 2) == Some(NETWORK_PROTOCOL);
-        match Value::read(find(&compare.data, 3).filter(|_| is_it)?)? {
+        let mut expressions = self.expressions();
+        let (meta, compare) = (expressions.next()?, expressions.next()?);
+        let is_it = (meta.name, compare.name) == ("meta", "cmp")
+            && number(meta.data, 2) == Some(NETWORK_PROTOCOL);
+        match Value::read(find(compare.data, 3).filter(|_| is_it)?)? {
             Value::Bytes(bytes) => bytes.first().copied(),
             Value::Verdict(..) => None,
         }
@@ -287,40 +289,45 @@ impl ListedRule {
 
     /// Whether it looks at nothing: it counts, and decides.
     pub(crate) fn decides_alone(&self) -> bool {
-        let decides = |part: &ListedExpression| ["counter", "immediate"].contains(&&*part.name);
-        self.0.iter().all(decides)
+        let mut expressions = self.expressions();
+        expressions.all(|part| ["counter", "immediate"].contains(&part.name))
     }
 
     /// Whether it accepts what it matches.
     pub(crate) fn accepts(&self) -> bool {
         const ACCEPT: i32 = 1;
-        let last = self.0.last().filter(|part| part.name == "immediate");
-        let value = last.and_then(|part| Value::read(find(&part.data, 2)?));
+        let last = self.expressions().last();
+        let last = last.filter(|part| part.name == "immediate");
+        let value = last.and_then(|part| Value::read(find(part.data, 2)?));
         value == Some(Value::Verdict(ACCEPT, None))
     }
 
     /// Whether it is the same rule as one that we would write. What the kernel says beside that are its defaults.
     pub(crate) fn is_as(&self, written: &Self) -> bool {
-        let (own, written) = (&self.0, &written.0);
-        own.len() == written.len()
-            && own
-                .iter()
-                .zip(written)
-                .all(|(own, written)| own.is_as(written))
+        let (mut own, mut written) = (self.expressions(), written.expressions());
+        loop {
+            match (own.next(), written.next()) {
+                (None, None) => return true,
+                (Some(own), Some(written)) if own.is_as(written) => {}
+                _ => return false,
+            }
+        }
     }
 }
 
-impl ListedExpression {
-    fn is_as(&self, written: &Self) -> bool {
+impl ListedExpression<'_> {
+    fn is_as(self, written: ListedExpression<'_>) -> bool {
         self.name == written.name
-            && Attributes(&written.data).all(|(kind, value)| {
-                find(&self.data, kind).is_some_and(|own| self.is_same(kind, own, value))
+            && Attributes(written.data).all(|(kind, value)| {
+                let own = find(self.data, kind);
+                own.is_some_and(|own| own == value || self.is_same(kind, own, value))
             })
     }
 
-    fn is_same(&self, kind: u16, own: &[u8], written: &[u8]) -> bool {
+    /// Whether two values that are written in different ways are the same.
+    fn is_same(self, kind: u16, own: &[u8], written: &[u8]) -> bool {
         let number = |value: &[u8]| Some(u32::from_be_bytes(value.try_into().ok()?));
-        match (self.name.as_str(), kind) {
+        match (self.name, kind) {
             ("meta", 1 | 3)
             | ("payload" | "ct" | "cmp" | "range" | "immediate" | "fib", 1)
             | ("bitwise", 1 | 2)
@@ -331,7 +338,7 @@ impl ListedExpression {
             ("cmp", 3) | ("immediate", 2) | ("bitwise", 4 | 5) | ("range", 3 | 4) => {
                 Value::read(own) == Value::read(written)
             }
-            _ => own == written,
+            _ => false,
         }
     }
 }

@@ -89,9 +89,14 @@ impl Rules {
 
     /// Writes both tables into a batch.
     pub(crate) fn write(&self, batch: &mut Batch, kind: TableKind) {
+        self.write_tables(batch, kind);
+        batch.append(&self.contents);
+    }
+
+    /// Writes the tables alone. Their comments say what is in them.
+    pub(crate) fn write_tables(&self, batch: &mut Batch, kind: TableKind) {
         batch.add_table(INET_TABLE, &self.version, kind);
         batch.add_table(BRIDGE_TABLE, &self.version, kind);
-        batch.append(&self.contents);
     }
 }
 
