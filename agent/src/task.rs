@@ -304,6 +304,35 @@ impl Task {
     }
 }
 
+#[cfg(test)]
+impl Task {
+    /// A task of that definition which runs, and has no interface.
+    pub fn running(id: &str, definition: TaskDefinition) -> Self {
+        let containers = definition.container_definitions.iter();
+        Self {
+            id: id.to_owned(),
+            cluster: "default".into(),
+            containers: containers
+                .map(|container| Container::planned(id, &container.name))
+                .collect(),
+            definition,
+            overrides: json!({}),
+            launch_type: LaunchType::Ec2,
+            group: String::new(),
+            started_by: None,
+            tags: Vec::new(),
+            desired_stopped: false,
+            last_status: LastStatus::Running,
+            version: 1,
+            stop: None,
+            moments: Moments::default(),
+            interfaces: Vec::new(),
+            boot_id: "boot".into(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// Sets a member where there is a value: the API leaves out what isn't known.
 fn set(object: &mut Value, name: &str, value: Option<impl Into<Value>>) {
     if let (Some(map), Some(value)) = (object.as_object_mut(), value) {

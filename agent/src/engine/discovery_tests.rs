@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::super::Refused;
 use super::*;
 use crate::dns::{Zones, absolute};
-use crate::task::{Container, LastStatus, Moments, NetworkBinding, StopCode};
-use crate::task_definition::{LaunchType, PortRange, Protocol, TaskDefinition};
+use crate::task::{NetworkBinding, StopCode};
+use crate::task_definition::{PortRange, Protocol, TaskDefinition};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -19,31 +19,13 @@ fn task(id: &str, family: &str) -> Arc<Handle> {
         "family": family, "networkMode": "host", "memory": "64",
         "containerDefinitions": [{"name": "c", "image": "i", "portMappings": [{"containerPort": 80}]}],
     }));
-    let mut container = Container::planned(id, "c");
-    container.bindings = vec![NetworkBinding {
+    let mut task = Task::running(id, definition.unwrap());
+    task.containers[0].bindings = vec![NetworkBinding {
         container: PortRange::one(80),
         host: PortRange::one(80),
         protocol: Protocol::Tcp,
     }];
-    Handle::new(Task {
-        id: id.into(),
-        cluster: "default".into(),
-        definition: definition.unwrap(),
-        overrides: Value::Null,
-        launch_type: LaunchType::Ec2,
-        group: String::new(),
-        started_by: None,
-        tags: Vec::new(),
-        desired_stopped: false,
-        last_status: LastStatus::Running,
-        version: 1,
-        stop: None,
-        moments: Moments::default(),
-        interfaces: Vec::new(),
-        containers: vec![container],
-        boot_id: "boot".into(),
-        warnings: Vec::new(),
-    })
+    Handle::new(task)
 }
 
 fn stop(handle: &Handle) {

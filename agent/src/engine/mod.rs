@@ -423,8 +423,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::task::{LastStatus, Moments};
-    use crate::task_definition::{LaunchType, TaskDefinition};
+    use crate::task::LastStatus;
+    use crate::task_definition::TaskDefinition;
 
     fn handle() -> Arc<Handle> {
         let definition = TaskDefinition::from_request(json!({
@@ -432,23 +432,8 @@ mod tests {
             "containerDefinitions": [{"name": "c", "image": "i"}]
         }));
         Handle::new(Task {
-            id: id::random_128(),
-            cluster: "default".into(),
-            definition: definition.unwrap(),
-            overrides: json!({}),
-            launch_type: LaunchType::Ec2,
-            group: String::new(),
-            started_by: None,
-            tags: Vec::new(),
-            desired_stopped: false,
             last_status: LastStatus::Activating,
-            version: 1,
-            stop: None,
-            moments: Moments::default(),
-            interfaces: Vec::new(),
-            containers: Vec::new(),
-            boot_id: String::new(),
-            warnings: Vec::new(),
+            ..Task::running("t", definition.unwrap())
         })
     }
 

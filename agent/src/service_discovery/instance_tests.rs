@@ -1,10 +1,10 @@
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::dns::absolute;
 use crate::service_discovery::{RoutingPolicy, Srv};
-use crate::task::{AttachedEni, AttachedIpv6, Container, Eni, Moments, NetworkBinding};
-use crate::task_definition::{LaunchType, PortRange, Protocol, TaskDefinition};
+use crate::task::{AttachedEni, AttachedIpv6, Eni, NetworkBinding};
+use crate::task_definition::{PortRange, Protocol, TaskDefinition};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const ID: &str = "70420620aaaabbbbccccddddeeeeffff";
@@ -22,31 +22,16 @@ fn task(mode: &str, ipv6: Option<&str>) -> Task {
     for eni in &mut interfaces {
         eni.attached = Some(attached(ipv6));
     }
-    let mut containers = ["db", "web"].map(|name| Container::planned(ID, name));
-    containers[0].bindings = vec![NetworkBinding {
+    let mut task = Task {
+        interfaces,
+        ..Task::running(ID, definition.unwrap())
+    };
+    task.containers[0].bindings = vec![NetworkBinding {
         container: PortRange::one(5432),
         host: PortRange::one(61_000),
         protocol: Protocol::Tcp,
     }];
-    Task {
-        id: ID.into(),
-        cluster: "default".into(),
-        definition: definition.unwrap(),
-        overrides: Value::Null,
-        launch_type: LaunchType::Ec2,
-        group: String::new(),
-        started_by: None,
-        tags: Vec::new(),
-        desired_stopped: false,
-        last_status: LastStatus::Running,
-        version: 1,
-        stop: None,
-        moments: Moments::default(),
-        interfaces,
-        containers: containers.to_vec(),
-        boot_id: "boot".into(),
-        warnings: Vec::new(),
-    }
+    task
 }
 
 fn attached(ipv6: Option<&str>) -> AttachedEni {

@@ -207,8 +207,6 @@ pub(super) fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{LastStatus, Moments};
-    use crate::task_definition::LaunchType;
 
     #[derive(Deserialize)]
     struct Record {
@@ -237,22 +235,7 @@ mod tests {
         let definition = definition.unwrap();
         Task {
             interfaces: Eni::planned(&definition, "subnet-1", &[]),
-            containers: ["one", "two"].map(|c| Container::planned("t", c)).into(),
-            id: "t".into(),
-            cluster: "default".into(),
-            definition,
-            overrides: json!({}),
-            launch_type: LaunchType::Ec2,
-            group: String::new(),
-            started_by: None,
-            tags: Vec::new(),
-            desired_stopped: false,
-            last_status: LastStatus::Running,
-            version: 1,
-            stop: None,
-            moments: Moments::default(),
-            boot_id: String::new(),
-            warnings: Vec::new(),
+            ..Task::running("t", definition)
         }
     }
 

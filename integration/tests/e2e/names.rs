@@ -144,7 +144,9 @@ impl Drop for Answering {
 }
 
 /// One on the host's loopback, and the file that has the host ask it; until it is dropped.
-struct HostsResolver(#[allow(dead_code, reason = "it answers while it is there")] Answering);
+struct HostsResolver {
+    _answering: Answering,
+}
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -159,7 +161,9 @@ impl HostsResolver {
         }
         let none = None::<&str>;
         mount(Some(&file), RESOLV_CONF, none, MsFlags::MS_BIND, none).unwrap();
-        Self(answering)
+        Self {
+            _answering: answering,
+        }
     }
 }
 
