@@ -1,34 +1,38 @@
-//! Network namespaces: made or joined by a thread of their own, and kept by a bind mount.
+//! Network namespaces: made or visited, and kept by a bind mount.
 //!
 //! No process is in a namespace yet when its network is built, so a mount holds it. Threads that
-//! serve others never change their namespace: a new thread does, and ends.
+//! serve others never change their namespace: what is opened inside is brought out by a visitor.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::SockProtocol;
 
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{LOOPBACK, RouteSocket, bring_up};
 use crate::subordinate_ids::IdRange;
+use crate::sys::{self, Visit};
 use crate::sysctls::SysctlTree;
 use crate::user_namespace;
 
+/// What a sysctl of a namespace is set to; its path begins at an instance of procfs.
+type Setting = (&'static CStr, &'static str);
+
 /// What is set in a new namespace before there is an interface in it.
-const SYSCTLS: &[(&str, &str)] = &[
+const SETTINGS: &[Setting] = &[
     // As Docker has it: a port below 1024 and ping need no privilege in a namespace of one's own.
-    ("net/ipv4/ip_unprivileged_port_start", "0"),
-    ("net/ipv4/ping_group_range", "0 2147483647"),
+    (c"sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    (c"sys/net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
 /// Lets new links have IPv6, where the host has it off for them and namespaces inherit that.
-const IPV6_FOR_NEW_LINKS: (&str, &str) = ("net/ipv6/conf/default/disable_ipv6", "0");
+const IPV6_FOR_NEW_LINKS: Setting = (c"sys/net/ipv6/conf/default/disable_ipv6", "0");
 
 /// A network namespace with nothing but a loopback link, which is up.
 #[derive(Debug)]
@@ -50,11 +54,7 @@ impl Namespace {
             let made = user_namespace::make(range)?;
             return Self::join(made.as_fd(), sysctls, allow_ipv6);
         }
-        on_own_thread("make a network namespace", || {
-            unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| Error::io("unshare a network namespace", errno))?;
-            prepare(sysctls, allow_ipv6)
-        })
+        Self::visit(None, sysctls, allow_ipv6)
     }
 
     /// Takes one that somebody else has made, and prepares it in the same way.
@@ -63,11 +63,45 @@ impl Namespace {
         sysctls: &SysctlTree,
         allow_ipv6: bool,
     ) -> Result<Self> {
-        on_own_thread("join a network namespace", || {
-            setns(given, CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| Error::io("enter the network namespace that was given", errno))?;
-            prepare(sysctls, allow_ipv6)
-        })
+        Self::visit(Some(given), sysctls, allow_ipv6)
+    }
+
+    /// Makes a namespace ready for a task's interface: a new one, or the one that is given.
+    fn visit(
+        given: Option<BorrowedFd<'_>>,
+        sysctls: &SysctlTree,
+        allow_ipv6: bool,
+    ) -> Result<Self> {
+        let ipv6 = allow_ipv6.then_some(&IPV6_FOR_NEW_LINKS);
+        let settings: Vec<&Setting> = SETTINGS.iter().chain(ipv6).collect();
+        let paths: Vec<&CStr> = settings.iter().map(|(path, _)| *path).collect();
+        let visit = Visit {
+            namespace: given,
+            socket: SockProtocol::NetlinkRoute,
+            directory: sysctls.procfs(),
+            files: &paths,
+        };
+        let visited = visit
+            .make()
+            .map_err(|error| Error::io("make a thread that visits a network namespace", error))?;
+        let enter = match given {
+            Some(_) => "enter the network namespace that was given",
+            None => "unshare a network namespace",
+        };
+        visited.entered.map_err(|errno| Error::io(enter, errno))?;
+        for (setting, file) in settings.into_iter().zip(visited.files) {
+            set(setting, file)?;
+        }
+        let socket = visited.socket.map_err(Into::into);
+        let mut inside = socket
+            .and_then(RouteSocket::take)
+            .doing(|| "open a netlink socket in the namespace".into())?;
+        inside
+            .send(&[bring_up(LOOPBACK)])
+            .doing(|| "bring up the loopback link".into())?;
+        let fd = sys::namespace_of(inside.as_fd())
+            .map_err(|error| Error::io("ask for a socket's network namespace", error))?;
+        Ok(Self { fd, inside })
     }
 
     /// Mounts it at `path`, which must not exist. [`remove`] is the undo.
@@ -86,38 +120,13 @@ impl AsFd for Namespace {
     }
 }
 
-/// Runs on a thread that ends with it: the namespace that it enters is not left again.
-fn on_own_thread(
-    doing: &'static str,
-    work: impl FnOnce() -> Result<Namespace> + Send,
-) -> Result<Namespace> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name("netns".into());
-        let thread = thread
-            .spawn_scoped(scope, work)
-            .map_err(|error| Error::io(doing, error))?;
-        let panicked = |_| Err(Error::io(doing, io::Error::other("its thread panicked")));
-        thread.join().unwrap_or_else(panicked)
-    })
-}
-
-/// The calling thread's namespace, made ready for a task's interface.
-fn prepare(sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Namespace> {
-    const OWN: &str = "/proc/thread-self/ns/net";
-    let fd = File::open(OWN).map_err(|error| Error::io(format!("open {OWN}"), error))?;
-    let ipv6 = allow_ipv6.then_some(&IPV6_FOR_NEW_LINKS);
-    for (key, value) in SYSCTLS.iter().chain(ipv6) {
-        sysctls.write(key, value)?;
-    }
-    let mut inside =
-        RouteSocket::open().doing(|| "open a netlink socket in the namespace".into())?;
-    inside
-        .send(&[bring_up(LOOPBACK)])
-        .doing(|| "bring up the loopback link".into())?;
-    Ok(Namespace {
-        fd: fd.into(),
-        inside,
-    })
+fn set((path, value): &Setting, file: std::result::Result<OwnedFd, Errno>) -> Result<()> {
+    let written = file
+        .map_err(io::Error::from)
+        .and_then(|file| File::from(file).write_all(value.as_bytes()));
+    let path = path.to_string_lossy();
+    let key = path.trim_start_matches("sys/");
+    written.map_err(|error| Error::io(format!("set {key} to {value}"), error))
 }
 
 /// Lets go of a namespace. It ends when no process is in it and no descriptor refers to it, and its

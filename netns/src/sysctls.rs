@@ -6,13 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 
 use crate::error::{Error, Problems, Result};
 
@@ -73,14 +70,9 @@ impl SysctlTree {
         Ok(Self { procfs })
     }
 
-    /// Sets a sysctl in the calling thread's network namespace.
-    pub(crate) fn write(&self, key: &str, value: &str) -> Result<()> {
-        let path = format!("sys/{key}");
-        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let written = openat(&self.procfs, path.as_str(), flags, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|file| File::from(file).write_all(value.as_bytes()));
-        written.map_err(|error| Error::io(format!("set {key} to {value}"), error))
+    /// Where paths like `sys/net/ipv4/ip_forward` begin.
+    pub(crate) fn procfs(&self) -> BorrowedFd<'_> {
+        self.procfs.as_fd()
     }
 }
 

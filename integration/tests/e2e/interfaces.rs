@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::process::Command;
 
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::crash::supervisor_of;
 use super::host::{Host, run_task, script};
 use super::{Case, Needs};
 
@@ -14,6 +16,11 @@ pub const CASES: &[Case] = &[
         "the_next_task_gets_an_interface_that_was_prepared",
         Needs::Kernel,
         prepared,
+    ),
+    Case(
+        "a_tasks_processes_have_nothing_of_what_the_agent_has_open",
+        Needs::Kernel,
+        nothing_is_handed_on,
     ),
     Case(
         "a_subnet_without_a_free_address_is_told_as_ecs_does",
@@ -41,6 +48,39 @@ fn detail<'a>(task: &'a Value, name: &str) -> &'a str {
     let details = task["attachments"][0]["details"].as_array().unwrap();
     let found = details.iter().find(|detail| detail["name"] == name);
     found.unwrap()["value"].as_str().unwrap()
+}
+
+/// A socket into a prepared interface's namespace, above all: it would lead into another task's.
+fn nothing_is_handed_on(host: &Host) {
+    host.image();
+    host.agent();
+    let agent = host.agent_pid();
+    let one = host.start_task(&script("exec sleep 3000"));
+    host.wait_status(&one, "RUNNING");
+    let is_namespace = |target: &String| target.starts_with("net:");
+    host.until("an interface is prepared", || {
+        open_in(agent).iter().any(is_namespace)
+    });
+    let another = host.start_task(&script("exec sleep 3000"));
+    host.wait_status(&another, "RUNNING");
+    let shared: Vec<String> = open_in(supervisor_of(&another))
+        .intersection(&open_in(agent))
+        .filter(|target| target.starts_with("socket:") || is_namespace(target))
+        .cloned()
+        .collect();
+    assert!(shared.is_empty(), "{shared:?}");
+    for arn in [one, another] {
+        host.succeed(&["stop", &arn]);
+    }
+}
+
+/// What a process has open, by the kernel's names of it.
+fn open_in(process: Pid) -> BTreeSet<String> {
+    let listing = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let targets = listing
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.map(|target| target.display().to_string()).collect()
 }
 
 fn prepared(host: &Host) {

@@ -6,6 +6,8 @@
 //! not know how to read, on a link of somebody else's, would fail the whole list.
 #![forbid(unsafe_code)]
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::sys::socket::SockProtocol;
@@ -62,6 +64,13 @@ impl RouteSocket {
         })
     }
 
+    /// Makes one of a netlink socket of this family that has just been opened, in whatever namespace.
+    pub(crate) fn take(fd: OwnedFd) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            socket: Socket::take(fd)?,
+        })
+    }
+
     /// Carries out requests in order, in one system call. Not a transaction: what comes before a
     /// refusal stays.
     pub fn send(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
@@ -77,5 +86,11 @@ impl RouteSocket {
     pub(super) fn ask(&mut self, request: &Request) -> Result<Vec<Vec<u8>>, NetlinkError> {
         let messages = self.socket.request(&[request.frame()])?;
         Ok(messages.into_iter().map(|(_, payload)| payload).collect())
+    }
+}
+
+impl AsFd for RouteSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

@@ -55,6 +55,15 @@ impl Socket {
             SockFlag::SOCK_CLOEXEC,
             family,
         )?;
+        Self::prepare(fd, groups)
+    }
+
+    /// Makes a socket for requests of one that has just been opened, in whatever namespace.
+    pub(crate) fn take(fd: OwnedFd) -> Result<Self, NetlinkError> {
+        Self::prepare(fd, 0)
+    }
+
+    fn prepare(fd: OwnedFd, groups: u32) -> Result<Self, NetlinkError> {
         crate::sys::enable_extended_acks(fd.as_fd())?;
         setsockopt(&fd, ReceiveTimeout, &ANSWER_TIMEOUT)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
