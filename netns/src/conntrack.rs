@@ -47,7 +47,7 @@ impl Conntrack {
         &mut self,
         is_gone: impl Fn(IpAddr) -> bool,
     ) -> Result<(), NetlinkError> {
-        let everything = frame(0, Writer::default());
+        let everything = list(of_family(0));
         for connection in self.ask(everything)? {
             let ends = [ORIGINAL, REPLY].map(|direction| source(&connection, direction));
             if ends.into_iter().flatten().any(&is_gone) {
@@ -59,7 +59,7 @@ impl Conntrack {
 
     /// Forgets the connections that were opened to an address, whoever it led to.
     pub(crate) fn forget_opened_to(&mut self, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        for connection in self.ask(frame(IPV4, Writer::default()))? {
+        for connection in self.ask(list(of_family(IPV4)))? {
             if destination(&connection) == Some(address) {
                 self.delete(&connection)?;
             }
@@ -70,7 +70,7 @@ impl Conntrack {
     /// Forgets the connections of UDP that were opened to a port.
     pub(crate) fn forget_udp_port(&mut self, port: u16) -> Result<(), NetlinkError> {
         for family in [IPV4, IPV6] {
-            for connection in self.ask(frame(family, of_udp_to(port)))? {
+            for connection in self.ask(list(of_udp_to(family, port)))? {
                 self.delete(&connection)?;
             }
         }
@@ -86,7 +86,7 @@ impl Conntrack {
         const COUNT: u16 = 1;
         const LIMIT: u16 = 2;
         let doing = || "ask how many connections the host tracks".into();
-        let mut request = frame(0, Writer::default());
+        let mut request = list(of_family(0));
         (request.kind, request.flags) = (GET_STATISTICS, flags::REQUEST | flags::ACK);
         let answers = self.ask(request).doing(doing)?;
         let answer = answers
@@ -119,7 +119,7 @@ impl Conntrack {
         ) else {
             return Err(NetlinkError::malformed("a connection is cut short"));
         };
-        let mut which = Writer::default();
+        let mut which = Writer::after(header);
         for (kind, value) in Attributes(attributes) {
             which = match kind {
                 ORIGINAL => which.nested_bytes(ORIGINAL, value),
@@ -127,12 +127,10 @@ impl Conntrack {
                 _ => which,
             };
         }
-        let mut payload = header.to_vec();
-        payload.extend(which.finish());
         let request = Frame {
             kind: DELETE,
             flags: flags::REQUEST | flags::ACK,
-            payload,
+            payload: which.finish(),
         };
         match self.0.request(&[request]) {
             // It has ended in between.
@@ -159,29 +157,29 @@ fn destination(connection: &[u8]) -> Option<Ipv4Addr> {
 }
 
 /// What lists only the connections of UDP to a port: the kernel compares what the flags say.
-fn of_udp_to(port: u16) -> Writer {
+fn of_udp_to(family: u8, port: u16) -> Writer {
     const PROTOCOL: u16 = 2;
     const UDP: u8 = 17;
     const PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
-    let protocol = Writer::default()
-        .bytes(1, &[UDP])
-        .bytes(3, &port.to_be_bytes());
-    let tuple = Writer::default().nested(PROTOCOL, protocol);
+    let protocol = |list: Writer| list.bytes(1, &[UDP]).bytes(3, &port.to_be_bytes());
     // As the processor has them: these two are not big-endian.
-    let filter = Writer::default()
-        .bytes(1, &PROTOCOL_AND_PORT.to_ne_bytes())
-        .bytes(2, &0u32.to_ne_bytes());
-    Writer::default()
-        .nested(ORIGINAL, tuple)
+    let filter = |list: Writer| {
+        list.bytes(1, &PROTOCOL_AND_PORT.to_ne_bytes())
+            .bytes(2, &0u32.to_ne_bytes())
+    };
+    of_family(family)
+        .nested(ORIGINAL, |tuple| tuple.nested(PROTOCOL, protocol))
         .nested(FILTER, filter)
 }
 
-fn frame(family: u8, attributes: Writer) -> Frame {
-    let mut payload = vec![family, 0, 0, 0];
-    payload.extend(attributes.finish());
+fn of_family(family: u8) -> Writer {
+    Writer::after(&[family, 0, 0, 0])
+}
+
+fn list(which: Writer) -> Frame {
     Frame {
         kind: GET,
         flags: flags::REQUEST | flags::DUMP,
-        payload,
+        payload: which.finish(),
     }
 }

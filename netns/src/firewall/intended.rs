@@ -5,7 +5,7 @@ use super::{eni_elements, pool_elements, subnet_elements, write_policies};
 use crate::config::NetworkConfig;
 use crate::eni::Eni;
 use crate::error::Result;
-use crate::nftables::{Batch, Ruleset, TableKind};
+use crate::nftables::{Batch, Ruleset};
 use crate::policy::Policies;
 use crate::ruleset::Rules;
 
@@ -24,14 +24,28 @@ pub(super) fn write_contents<'a>(
     elements.for_each(|element| batch.add_element(&element));
 }
 
+/// What the kernel lists of tables that are as they should be.
+pub(super) fn ruleset<'a>(
+    rules: &Rules,
+    config: &NetworkConfig,
+    policies: &Policies,
+    enis: impl Iterator<Item = &'a Eni>,
+) -> Ruleset {
+    let mut contents = Batch::default();
+    write_contents(&mut contents, config, policies, enis);
+    let mut ruleset = Ruleset::default();
+    ruleset.read(rules.messages().chain(contents.messages()));
+    ruleset
+}
+
 /// The tables as they are to be with these interfaces.
 pub(crate) fn intended(config: &NetworkConfig, enis: &[Eni]) -> Result<Ruleset> {
     let mut policies = Policies::new(&config.security_groups)?;
     policies.keep_only(enis);
-    let mut batch = Batch::default();
-    Rules::new(config.metadata_port).write(&mut batch, TableKind::Plain);
-    write_contents(&mut batch, config, &policies, enis.iter());
-    let mut ruleset = Ruleset::default();
-    ruleset.read(batch.messages());
-    Ok(ruleset)
+    Ok(ruleset(
+        &Rules::new(config.metadata_port),
+        config,
+        &policies,
+        enis.iter(),
+    ))
 }

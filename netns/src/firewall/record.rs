@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Firewall;
-use super::intended::write_contents;
+use super::intended::{self, write_contents};
 use super::tables::{Found, TABLES, is_unknown_kind};
 use crate::allocation::boot_id;
 use crate::config::NetworkConfig;
 use crate::error::{Doing, Error, Result};
-use crate::hash::fnv1a;
+use crate::hash;
 use crate::nftables::{Batch, Generation, Ruleset, TableKind};
 
 /// What is in the file.
@@ -78,10 +78,8 @@ impl Firewall {
 
     /// Whether the tables are there with all that they should have, and nothing else.
     fn is_as_intended(&mut self, config: &NetworkConfig) -> Result<bool> {
-        let mut batch = Batch::default();
-        self.write_whole(&mut batch, config, TableKind::Plain);
-        let mut intended = Ruleset::default();
-        intended.read(batch.messages());
+        let enis = self.admitted.values();
+        let intended = intended::ruleset(&self.rules, config, &self.policies, enis);
         let mut own = Ruleset::default();
         for table in TABLES {
             let read = self.socket.contents(table, &mut own);
@@ -128,7 +126,7 @@ impl Firewall {
         let mut batch = Batch::default();
         self.rules.write_tables(&mut batch, kind);
         write_contents(&mut batch, config, &self.policies, self.admitted.values());
-        fnv1a(batch.payloads().flatten().copied())
+        hash::of_parts(batch.payloads())
     }
 }
 

@@ -16,7 +16,8 @@ use nix::sys::time::TimeVal;
 use super::NetlinkError;
 use super::frame::{Content, Frame, next_answer};
 
-/// The kernel never sends more than this at once.
+/// The kernel sends lists in parts of half as much, unless one link alone takes more: for one with hundreds of alternative
+/// names, a few hundred bytes more.
 const LARGEST_DATAGRAM: usize = 64 * 1024;
 
 /// The kernel answers while a request is sent; this is only so that a mistake can't hang a caller.
@@ -38,6 +39,7 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     port: u32,
     sequence: u32,
+    /// Room for what the kernel sends, from the first time that something is read.
     buffer: Vec<u8>,
 }
 
@@ -72,7 +74,7 @@ impl Socket {
             fd,
             port,
             sequence: 0,
-            buffer: vec![0; LARGEST_DATAGRAM],
+            buffer: Vec::new(),
         })
     }
 
@@ -130,8 +132,7 @@ impl Socket {
     fn read_answers(&mut self, frames: &[Frame], first: u32) -> Result<Vec<Message>, NetlinkError> {
         let mut answers = Answers::new(frames, first);
         while !answers.complete() {
-            let length = receive(&self.fd, &mut self.buffer)?;
-            let mut datagram = self.buffer.get(..length).unwrap_or_default();
+            let mut datagram = receive(&self.fd, &mut self.buffer)?;
             while let Some(answer) = next_answer(&mut datagram)? {
                 answers.take(answer);
             }
@@ -154,8 +155,7 @@ impl Socket {
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let length = receive(&self.fd, &mut self.buffer)?;
-        let mut datagram = self.buffer.get(..length).unwrap_or_default();
+        let mut datagram = receive(&self.fd, &mut self.buffer)?;
         let mut messages = Vec::new();
         while let Some(answer) = next_answer(&mut datagram)? {
             if let Content::Data(payload) = answer.content {
@@ -172,13 +172,22 @@ impl AsFd for Socket {
     }
 }
 
-fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, NetlinkError> {
-    loop {
-        match recv(fd.as_raw_fd(), buffer, MsgFlags::empty()) {
-            Err(Errno::EINTR) => {}
-            outcome => return outcome.map_err(NetlinkError::from),
-        }
+fn receive<'a>(fd: &OwnedFd, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], NetlinkError> {
+    if buffer.is_empty() {
+        *buffer = vec![0; LARGEST_DATAGRAM];
     }
+    let length = loop {
+        // The length that it has, also of what is cut off.
+        match recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            outcome => break outcome?,
+        }
+    };
+    let too_long = || {
+        let answer = format!("an answer has {length} bytes, more than {LARGEST_DATAGRAM}");
+        NetlinkError::malformed(answer)
+    };
+    buffer.get(..length).ok_or_else(too_long)
 }
 
 fn interrupted() -> NetlinkError {

@@ -8,14 +8,21 @@ const NESTED: u16 = 0x8000;
 
 const HEADER: usize = 4;
 
-/// How long most lists are, at most: room that grows with each attribute is asked for again and again.
-const USUAL: usize = 64;
+/// How long most messages are, at most: room that grows with each attribute is asked for again and again.
+const USUAL: usize = 128;
 
 /// A list of attributes that is being written.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
+    /// A list that follows these bytes.
+    pub(crate) fn after(header: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(USUAL);
+        bytes.extend_from_slice(header);
+        Self(bytes)
+    }
+
     pub(crate) fn bytes(self, kind: u16, value: &[u8]) -> Self {
         self.parts(kind, &[value])
     }
@@ -29,8 +36,15 @@ impl Writer {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    pub(crate) fn nested(self, kind: u16, inner: Self) -> Self {
-        self.bytes(kind | NESTED, &inner.0)
+    /// An attribute that holds the list that `write` appends to what it is given.
+    pub(crate) fn nested(self, kind: u16, write: impl FnOnce(Self) -> Self) -> Self {
+        let start = self.0.len();
+        let Self(mut list) = write(self.parts(kind | NESTED, &[]));
+        let length = length(list.len() - start);
+        if let Some(of_header) = list.get_mut(start..start + length.len()) {
+            of_header.copy_from_slice(&length);
+        }
+        Self(list)
     }
 
     pub(crate) fn nested_bytes(self, kind: u16, inner: &[u8]) -> Self {
@@ -41,18 +55,20 @@ impl Writer {
         self.0
     }
 
-    fn parts(mut self, kind: u16, value: &[&[u8]]) -> Self {
-        let length = HEADER + value.iter().map(|part| part.len()).sum::<usize>();
-        if self.0.capacity() == 0 {
-            self.0.reserve(length.max(USUAL));
-        }
-        let length = u16::try_from(length).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&length.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        value.iter().for_each(|part| self.0.extend_from_slice(part));
-        self.0.resize(align(self.0.len()), 0);
-        self
+    fn parts(self, kind: u16, value: &[&[u8]]) -> Self {
+        let Self(mut list) = self;
+        let whole = HEADER + value.iter().map(|part| part.len()).sum::<usize>();
+        list.extend_from_slice(&length(whole));
+        list.extend_from_slice(&kind.to_ne_bytes());
+        value.iter().for_each(|part| list.extend_from_slice(part));
+        list.resize(align(list.len()), 0);
+        Self(list)
     }
+}
+
+/// What the header of an attribute of that many bytes says. There are none that are too long to say it.
+fn length(bytes: usize) -> [u8; 2] {
+    u16::try_from(bytes).unwrap_or(u16::MAX).to_ne_bytes()
 }
 
 #[cfg(test)]
@@ -61,7 +77,7 @@ mod tests {
 
     #[test]
     fn attributes_are_padded_and_nest() {
-        let inner = Writer::default().text(1, "ab").number(2, 258);
+        let inner = |list: Writer| list.text(1, "ab").number(2, 258);
         let bytes = Writer::default().nested(4, inner).finish();
         let golden = [
             20, 0, 4, 0x80, // nested

@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::attributes::Writer;
-use super::{Expression, Family, Generation, Name, Table, TableKind, expression_list};
+use super::expression::write_expressions;
+use super::{Expression, Generation, Name, Table, TableKind};
 use crate::netlink::{Frame, flags};
 
 const SUBSYSTEM: u16 = 10;
@@ -109,8 +110,7 @@ impl Set {
         const MAP: u32 = 8;
         let flags = if self.values.is_some() { MAP } else { 0 }
             | if self.has_ranges { INTERVAL } else { 0 };
-        let mut attributes = Writer::default()
-            .text(1, table.name)
+        let mut attributes = message(table)
             .text(2, &self.name)
             .number(3, flags)
             .number(4, kind(&self.fields))
@@ -156,37 +156,25 @@ impl Batch {
         let mut userdata = vec![0, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
         userdata.extend_from_slice(comment.as_bytes());
         userdata.push(0);
-        let attributes = Writer::default()
-            .text(1, table.name)
-            .number(2, kind.flags())
-            .bytes(6, &userdata);
-        self.push(NEW_TABLE, flags::CREATE, table.family, attributes);
+        let change = message(table).number(2, kind.flags()).bytes(6, &userdata);
+        self.push(NEW_TABLE, flags::CREATE, change);
     }
 
     /// Removes a table with all that is in it. It must exist.
     pub(crate) fn delete_table(&mut self, table: Table) {
-        self.push(
-            DELETE_TABLE,
-            0,
-            table.family,
-            Writer::default().text(1, table.name),
-        );
+        self.push(DELETE_TABLE, 0, message(table));
     }
 
     pub(crate) fn add_chain(&mut self, table: Table, chain: &Chain) {
-        let mut attributes = Writer::default().text(1, table.name).text(3, &chain.name);
+        let mut change = message(table).text(3, &chain.name);
         if let Some((kind, hook, priority)) = chain.base {
-            let place = Writer::default()
-                .number(1, hook as u32)
-                .number(2, priority.cast_unsigned());
-            attributes = attributes.nested(4, place).number(5, 1).text(7, kind);
+            let place = |list: Writer| {
+                list.number(1, hook as u32)
+                    .number(2, priority.cast_unsigned())
+            };
+            change = change.nested(4, place).number(5, 1).text(7, kind);
         }
-        self.push(
-            NEW_CHAIN,
-            flags::CREATE | flags::EXCL,
-            table.family,
-            attributes,
-        );
+        self.push(NEW_CHAIN, flags::CREATE | flags::EXCL, change);
     }
 
     /// Appends a rule to a chain.
@@ -200,70 +188,55 @@ impl Batch {
     }
 
     fn new_rule(&mut self, table: Table, chain: &str, rule: &[Expression], place: u16) {
-        let attributes = Writer::default()
-            .text(1, table.name)
+        let change = message(table)
             .text(2, chain)
-            .nested_bytes(4, &expression_list(rule));
-        self.push(NEW_RULE, flags::CREATE | place, table.family, attributes);
+            .nested(4, |list| write_expressions(list, rule));
+        self.push(NEW_RULE, flags::CREATE | place, change);
     }
 
     /// Removes a rule, which must be there.
     pub(crate) fn delete_rule(&mut self, table: Table, chain: &str, handle: u64) {
-        let attributes = Writer::default()
-            .text(1, table.name)
+        let change = message(table)
             .text(2, chain)
             .bytes(3, &handle.to_be_bytes());
-        self.push(DELETE_RULE, 0, table.family, attributes);
+        self.push(DELETE_RULE, 0, change);
     }
 
     pub(crate) fn add_set(&mut self, table: Table, set: &Set, id: u32) {
-        self.push(
-            NEW_SET,
-            flags::CREATE | flags::EXCL,
-            table.family,
-            set.write(table, id),
-        );
+        self.push(NEW_SET, flags::CREATE | flags::EXCL, set.write(table, id));
     }
 
     /// Makes a set unless it is there. Its number is one that no other in the batch has.
     pub(crate) fn ensure_set(&mut self, table: Table, set: &Set, id: u32) {
-        self.push(NEW_SET, flags::CREATE, table.family, set.write(table, id));
+        self.push(NEW_SET, flags::CREATE, set.write(table, id));
     }
 
     /// Removes a set, with what is in it. No rule may look at it any more.
     pub(crate) fn delete_set(&mut self, table: Table, name: &str) {
-        let set = Writer::default().text(1, table.name).text(2, name);
-        self.push(DELETE_SET, 0, table.family, set);
+        self.push(DELETE_SET, 0, message(table).text(2, name));
     }
 
     /// Makes a chain that others go to, unless it is there, and leaves it without rules.
     pub(crate) fn ensure_empty_chain(&mut self, table: Table, name: &Name) {
-        let chain = Writer::default().text(1, table.name).text(3, name);
-        self.push(NEW_CHAIN, flags::CREATE, table.family, chain);
-        let rules = Writer::default().text(1, table.name).text(2, name);
-        self.push(DELETE_RULE, 0, table.family, rules);
+        self.push(NEW_CHAIN, flags::CREATE, message(table).text(3, name));
+        // Those of the chain, all.
+        self.push(DELETE_RULE, 0, message(table).text(2, name));
     }
 
     /// Removes a chain that has no rules, and to which nothing goes any more.
     pub(crate) fn delete_chain(&mut self, table: Table, name: &str) {
-        let chain = Writer::default().text(1, table.name).text(3, name);
-        self.push(DELETE_CHAIN, 0, table.family, chain);
+        self.push(DELETE_CHAIN, 0, message(table).text(3, name));
     }
 
     /// Adds an element. Nothing happens if it is there.
     pub(crate) fn add_element(&mut self, element: &Element) {
-        self.push(
-            NEW_ELEMENT,
-            flags::CREATE,
-            element.table.family,
-            element.write(),
-        );
+        self.push(NEW_ELEMENT, flags::CREATE, element.write());
     }
 
     /// Removes an element that is there, or the batch fails: not to, can only kernels from 6.3 on be told. Of a
     /// map's, the key is enough.
     pub(crate) fn remove_element(&mut self, element: &Element) {
-        self.push(DELETE_ELEMENT, 0, element.table.family, element.write());
+        self.push(DELETE_ELEMENT, 0, element.write());
     }
 
     /// Has the changes of another one follow.
@@ -287,8 +260,12 @@ impl Batch {
             .map(|frame| (frame.kind, frame.payload.as_slice()))
     }
 
-    fn push(&mut self, kind: u16, flags: u16, family: Family, attributes: Writer) {
-        self.0.push(frame(kind, flags, family, attributes.finish()));
+    fn push(&mut self, kind: u16, flags: u16, change: Writer) {
+        self.0.push(Frame {
+            kind,
+            flags: flags::REQUEST | flags,
+            payload: change.finish(),
+        });
     }
 
     /// The batch as it is sent. Its last change is answered; those before it only if they fail. With a generation, the
@@ -305,8 +282,8 @@ impl Batch {
         };
         let mut begin = envelope(BATCH_BEGIN);
         if let Some(Generation(number)) = generation {
-            let attribute = Writer::default().number(GENERATION, number);
-            begin.payload.extend(attribute.finish());
+            let list = Writer::after(&begin.payload);
+            begin.payload = list.number(GENERATION, number).finish();
         }
         let mut frames = vec![begin];
         frames.extend(self.0.iter().cloned());
@@ -349,34 +326,35 @@ impl Element {
 
     fn write(&self) -> Writer {
         const INTERVAL_END: u32 = 1;
-        let mut element = Writer::default().nested(1, Writer::default().bytes(1, &self.key));
-        if let Some(value) = &self.value {
-            element = element.nested(2, Writer::default().bytes(1, value));
-        }
-        if self.ends_range {
-            element = element.number(3, INTERVAL_END);
-        }
-        let list = Writer::default().nested(1, element);
-        Writer::default()
-            .text(1, self.table.name)
+        let element = |list: Writer| {
+            let mut list = list.nested(1, |key| key.bytes(1, &self.key));
+            if let Some(value) = &self.value {
+                list = list.nested(2, |data| data.bytes(1, value));
+            }
+            match self.ends_range {
+                true => list.number(3, INTERVAL_END),
+                false => list,
+            }
+        };
+        message(self.table)
             .text(2, &self.set)
-            .nested(3, list)
+            .nested(3, |list| list.nested(1, element))
     }
 }
 
-/// A message of nftables: its family, a version, and attributes.
-pub(super) fn frame(kind: u16, flags: u16, family: Family, attributes: Vec<u8>) -> Frame {
-    let mut payload = vec![family as u8, 0, 0, 0];
-    payload.extend(attributes);
-    Frame {
-        kind,
-        flags: flags::REQUEST | flags,
-        payload,
-    }
+/// What each message begins with: its family, a version, and no number.
+pub(super) fn header(family: u8) -> Writer {
+    Writer::after(&[family, 0, 0, 0])
+}
+
+/// A message about a table, or something in it.
+pub(super) fn message(table: Table) -> Writer {
+    header(table.family as u8).text(1, table.name)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Family;
     use super::*;
 
     const TABLE: Table = Table {

@@ -172,64 +172,61 @@ impl Expression {
         }
     }
 
-    fn write(&self) -> Writer {
-        let empty = Writer::default();
+    /// Appends what it consists of, but for its name.
+    fn write(&self, list: Writer) -> Writer {
         match self {
-            Self::Meta { key, into } => empty.number(1, into.number()).number(2, *key as u32),
-            Self::SetMeta { key, from } => empty.number(2, *key as u32).number(3, from.number()),
+            Self::Meta { key, into } => list.number(1, into.number()).number(2, *key as u32),
+            Self::SetMeta { key, from } => list.number(2, *key as u32).number(3, from.number()),
             Self::Payload {
                 base,
                 offset,
                 length,
                 into,
-            } => empty
+            } => list
                 .number(1, into.number())
                 .number(2, *base as u32)
                 .number(3, *offset)
                 .number(4, *length),
-            Self::ConnectionState { into } => connection(*into, 0),
-            Self::ConnectionStatus { into } => connection(*into, 2),
+            Self::ConnectionState { into } => connection(list, *into, 0),
+            Self::ConnectionStatus { into } => connection(list, *into, 2),
             // Of the direction in which it was opened.
-            Self::OriginalPort { into } => connection(*into, 12).bytes(3, &[0]),
-            Self::OriginalAddress { into } => connection(*into, 20).bytes(3, &[0]),
+            Self::OriginalPort { into } => connection(list, *into, 12).bytes(3, &[0]),
+            Self::OriginalAddress { into } => connection(list, *into, 20).bytes(3, &[0]),
             Self::KindOfDestination { into } => {
                 const ADDRESS_TYPE: u32 = 3;
                 const DESTINATION: u32 = 2;
-                let fib = empty.number(1, into.number());
+                let fib = list.number(1, into.number());
                 fib.number(2, ADDRESS_TYPE).number(3, DESTINATION)
             }
-            Self::Mask { register, mask } => bitwise(*register, mask, &vec![0; mask.len()]),
+            Self::Mask { register, mask } => bitwise(list, *register, mask, &vec![0; mask.len()]),
             Self::SetBits { register, bits } => {
                 let others: Vec<u8> = bits.iter().map(|byte| !byte).collect();
-                bitwise(*register, &others, bits)
+                bitwise(list, *register, &others, bits)
             }
             Self::Compare {
                 register,
                 comparison,
                 value,
-            } => compare(*register, *comparison as u32, value),
-            Self::NotZero { register } => compare(*register, 1, &[0; 4]),
-            Self::InSet { set, key, inverted } => empty
+            } => compare(list, *register, *comparison as u32, value),
+            Self::NotZero { register } => compare(list, *register, 1, &[0; 4]),
+            Self::InSet { set, key, inverted } => list
                 .text(1, set)
                 .number(2, key.number())
                 .number(5, u32::from(*inverted)),
             Self::ValueOf { map, key, into } => {
-                let lookup = empty.text(1, map).number(2, key.number());
+                let lookup = list.text(1, map).number(2, key.number());
                 lookup.number(3, into.number())
             }
-            Self::Range { register, from, to } => range(*register, from, to),
-            Self::Counter => empty,
-            Self::Immediate { into, value } => {
-                empty.number(1, into.number()).nested(2, data(value))
-            }
-            Self::Verdict(verdict) => empty.number(1, 0).nested(2, verdict.write()),
+            Self::Range { register, from, to } => range(list, *register, from, to),
+            Self::Counter | Self::Masquerade => list,
+            Self::Immediate { into, value } => list.number(1, into.number()).nested(2, data(value)),
+            Self::Verdict(verdict) => list.number(1, 0).nested(2, |value| verdict.write(value)),
             Self::DestinationNat {
                 is_ipv6,
                 address,
                 port,
-            } => destination_nat(*is_ipv6, *address, *port),
-            Self::SourceNat { address } => nat(0, false, *address),
-            Self::Masquerade => empty,
+            } => destination_nat(list, *is_ipv6, *address, *port),
+            Self::SourceNat { address } => nat(list, 0, false, *address),
         }
     }
 }
@@ -245,59 +242,64 @@ impl Verdict {
         }
     }
 
-    /// The verdict as a value.
-    pub(super) fn write(&self) -> Writer {
+    /// Appends the verdict, as a value.
+    pub(super) fn write(&self, list: Writer) -> Writer {
         let (code, chain) = match self {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
             Self::Goto(chain) => (-4, Some(chain)),
             Self::Return => (-5, None),
         };
-        let mut verdict = Writer::default().number(1, i32::cast_unsigned(code));
-        if let Some(chain) = chain {
-            verdict = verdict.text(2, chain);
-        }
-        Writer::default().nested(2, verdict)
+        list.nested(2, |verdict| {
+            let verdict = verdict.number(1, i32::cast_unsigned(code));
+            match chain {
+                Some(chain) => verdict.text(2, chain),
+                None => verdict,
+            }
+        })
     }
 }
 
-fn connection(into: Register, key: u32) -> Writer {
-    Writer::default().number(1, into.number()).number(2, key)
+fn connection(list: Writer, into: Register, key: u32) -> Writer {
+    list.number(1, into.number()).number(2, key)
 }
 
-fn data(value: &[u8]) -> Writer {
-    Writer::default().bytes(1, value)
+/// What appends a value.
+fn data(value: &[u8]) -> impl FnOnce(Writer) -> Writer {
+    |list| list.bytes(1, value)
 }
 
-fn compare(register: Register, comparison: u32, value: &[u8]) -> Writer {
-    Writer::default()
-        .number(1, register.number())
+fn compare(list: Writer, register: Register, comparison: u32, value: &[u8]) -> Writer {
+    list.number(1, register.number())
         .number(2, comparison)
         .nested(3, data(value))
 }
 
 /// Keeps the bits of the mask, then turns over the others.
-fn bitwise(register: Register, mask: &[u8], turned: &[u8]) -> Writer {
+fn bitwise(list: Writer, register: Register, mask: &[u8], turned: &[u8]) -> Writer {
     let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
-    Writer::default()
-        .number(1, register.number())
+    list.number(1, register.number())
         .number(2, register.number())
         .number(3, length)
         .nested(4, data(mask))
         .nested(5, data(turned))
 }
 
-fn range(register: Register, from: &[u8], to: &[u8]) -> Writer {
+fn range(list: Writer, register: Register, from: &[u8], to: &[u8]) -> Writer {
     const WITHIN: u32 = 0;
-    Writer::default()
-        .number(1, register.number())
+    list.number(1, register.number())
         .number(2, WITHIN)
         .nested(3, data(from))
         .nested(4, data(to))
 }
 
-fn destination_nat(is_ipv6: bool, address: Register, port: Option<Register>) -> Writer {
-    let nat = nat(1, is_ipv6, address);
+fn destination_nat(
+    list: Writer,
+    is_ipv6: bool,
+    address: Register,
+    port: Option<Register>,
+) -> Writer {
+    let nat = nat(list, 1, is_ipv6, address);
     match port {
         Some(port) => nat.number(5, port.number()),
         None => nat,
@@ -305,26 +307,28 @@ fn destination_nat(is_ipv6: bool, address: Register, port: Option<Register>) -> 
 }
 
 /// Translation of the source (0) or the destination (1).
-fn nat(kind: u32, is_ipv6: bool, address: Register) -> Writer {
+fn nat(list: Writer, kind: u32, is_ipv6: bool, address: Register) -> Writer {
     const IPV4: u32 = 2;
     const IPV6: u32 = 10;
-    Writer::default()
-        .number(1, kind)
+    list.number(1, kind)
         .number(2, if is_ipv6 { IPV6 } else { IPV4 })
         .number(3, address.number())
 }
 
-/// A rule's instructions, as the list that the kernel takes.
-pub(crate) fn expression_list(expressions: &[Expression]) -> Vec<u8> {
-    let list = expressions
-        .iter()
-        .fold(Writer::default(), |list, expression| {
-            let element = Writer::default()
+/// Appends a rule's instructions, as the list that the kernel takes.
+pub(super) fn write_expressions(list: Writer, expressions: &[Expression]) -> Writer {
+    expressions.iter().fold(list, |list, expression| {
+        list.nested(1, |element| {
+            element
                 .text(1, expression.name())
-                .nested(2, expression.write());
-            list.nested(1, element)
-        });
-    list.finish()
+                .nested(2, |data| expression.write(data))
+        })
+    })
+}
+
+/// The same list alone.
+pub(crate) fn expression_list(expressions: &[Expression]) -> Vec<u8> {
+    write_expressions(Writer::default(), expressions).finish()
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ pub(crate) struct ListedSet {
     pub(crate) has_ranges: bool,
     is_map: bool,
     has_ends: bool,
+    is_sorted: bool,
     /// In the order of their keys.
     pub(crate) elements: Vec<ListedElement>,
 }
@@ -107,10 +108,11 @@ impl Ruleset {
                 _ => None,
             };
         }
-        for set in self.sets.values_mut() {
+        for set in self.sets.values_mut().filter(|set| !set.is_sorted) {
             set.elements.sort();
             // An element that is added again is one.
             set.elements.dedup();
+            set.is_sorted = true;
         }
     }
 
@@ -185,6 +187,7 @@ impl Ruleset {
             })
         };
         set.elements.extend(list().filter_map(read));
+        set.is_sorted = false;
         Some(())
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attributes::Writer;
 use super::batch::{
-    Batch, GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, frame,
+    Batch, GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, header, message,
 };
 use super::{Family, LinkRule, Place, Ruleset, Table, TableState};
 use crate::netlink::{Attributes, Frame, NetlinkError, Socket, flags};
@@ -104,7 +104,7 @@ impl NftSocket {
     /// The generation of the ruleset as it is.
     pub(crate) fn generation(&mut self) -> Result<Generation, NetlinkError> {
         const NUMBER: u16 = 1;
-        let request = frame(GET_GENERATION, flags::ACK, Family::Any, Vec::new());
+        let request = question(GET_GENERATION, flags::ACK, header(Family::Any as u8));
         let messages = self.socket.request(&[request])?;
         let number = messages.first().and_then(|(_, payload)| {
             let attributes = payload.get(FAMILY_HEADER..)?;
@@ -116,8 +116,7 @@ impl NftSocket {
 
     /// A table, if it is there.
     pub(crate) fn table(&mut self, table: Table) -> Result<Option<TableState>, NetlinkError> {
-        let attributes = Writer::default().text(1, table.name).finish();
-        let request = frame(GET_TABLE, flags::ACK, table.family, attributes);
+        let request = question(GET_TABLE, flags::ACK, message(table));
         let messages = match self.socket.request(&[request]) {
             Err(error) if error.errno == Errno::ENOENT => return Ok(None),
             outcome => outcome?,
@@ -140,7 +139,7 @@ impl NftSocket {
 
     /// The names of a table's chains.
     pub(crate) fn chains(&mut self, table: Table) -> Result<Vec<String>, NetlinkError> {
-        let request = frame(GET_CHAIN, flags::DUMP, table.family, Vec::new());
+        let request = list(GET_CHAIN, header(table.family as u8));
         let messages = self.socket.request(&[request])?;
         let name = |payload: &[u8]| {
             let attributes = payload.get(FAMILY_HEADER..)?;
@@ -159,8 +158,7 @@ impl NftSocket {
     ) -> Result<Vec<(u64, Option<LinkRule>)>, NetlinkError> {
         const HANDLE: u16 = 3;
         const EXPRESSIONS: u16 = 4;
-        let attributes = Writer::default().text(1, table.name).text(2, chain);
-        let request = frame(GET_RULE, flags::DUMP, table.family, attributes.finish());
+        let request = list(GET_RULE, message(table).text(2, chain));
         let messages = self.socket.request(&[request])?;
         let read = |payload: &[u8]| {
             let attributes = payload.get(FAMILY_HEADER..)?;
@@ -177,7 +175,7 @@ impl NftSocket {
         const ALL_FAMILIES: u8 = 0;
         let mut ruleset = Ruleset::default();
         for kind in [GET_CHAIN, GET_RULE, GET_SET] {
-            self.read_into(&mut ruleset, list(kind, ALL_FAMILIES, Vec::new()))?;
+            self.read_into(&mut ruleset, list(kind, header(ALL_FAMILIES)))?;
         }
         let is_ours = |place: &Place| {
             let mut ours = ours.iter();
@@ -189,9 +187,7 @@ impl NftSocket {
             .retain(|place, set| is_ours(place) || set.is_anonymous);
         let places: Vec<Place> = ruleset.sets.keys().cloned().collect();
         for place in places {
-            let attributes = Writer::default().text(1, &place.table).text(2, &place.name);
-            let request = list(GET_ELEMENT, place.family, attributes.finish());
-            self.read_into(&mut ruleset, request)?;
+            self.read_into(&mut ruleset, elements_of(&place))?;
         }
         ruleset.sets.retain(|_, set| set.is_understood());
         Ok(ruleset)
@@ -203,19 +199,16 @@ impl NftSocket {
         table: Table,
         into: &mut Ruleset,
     ) -> Result<(), NetlinkError> {
-        let family = table.family as u8;
         let mut all = Ruleset::default();
         for kind in [GET_CHAIN, GET_RULE, GET_SET] {
-            let of_table = Writer::default().text(1, table.name).finish();
-            self.read_into(&mut all, list(kind, family, of_table))?;
+            self.read_into(&mut all, list(kind, message(table)))?;
         }
         // Not every kernel lists the chains of one table alone.
         all.chains.retain(|place, _| place.table == table.name);
         all.sets.retain(|place, _| place.table == table.name);
         let places: Vec<Place> = all.sets.keys().cloned().collect();
         for place in places {
-            let attributes = Writer::default().text(1, &place.table).text(2, &place.name);
-            self.read_into(&mut all, list(GET_ELEMENT, family, attributes.finish()))?;
+            self.read_into(&mut all, elements_of(&place))?;
         }
         into.chains.append(&mut all.chains);
         into.sets.append(&mut all.sets);
@@ -238,14 +231,21 @@ impl NftSocket {
     }
 }
 
-fn list(kind: u16, family: u8, attributes: Vec<u8>) -> Frame {
-    let mut payload = vec![family, 0, 0, 0];
-    payload.extend(attributes);
+fn question(kind: u16, flags: u16, content: Writer) -> Frame {
     Frame {
         kind,
-        flags: flags::REQUEST | flags::DUMP,
-        payload,
+        flags: flags::REQUEST | flags,
+        payload: content.finish(),
     }
+}
+
+fn list(kind: u16, which: Writer) -> Frame {
+    question(kind, flags::DUMP, which)
+}
+
+fn elements_of(set: &Place) -> Frame {
+    let which = header(set.family).text(1, &set.table).text(2, &set.name);
+    list(GET_ELEMENT, which)
 }
 
 /// A text without the zero at its end.

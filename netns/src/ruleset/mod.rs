@@ -75,7 +75,7 @@ pub(crate) struct Rules {
 impl Rules {
     pub(crate) fn new(metadata_port: u16) -> Self {
         let contents = contents(metadata_port);
-        let hash = hash::fnv1a(contents.payloads().flatten().copied());
+        let hash = hash::of_parts(contents.payloads());
         Self {
             contents,
             version: format!("Berth's rules, {hash:016x}"),
@@ -85,6 +85,11 @@ impl Rules {
     /// What the tables are recognised by: a hash of all they consist of.
     pub(crate) fn version(&self) -> &str {
         &self.version
+    }
+
+    /// What makes all but the tables, message by message.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        self.contents.messages()
     }
 
     /// Writes both tables into a batch.
