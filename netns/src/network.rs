@@ -24,8 +24,7 @@ use crate::firewalld;
 use crate::isolated::{self, IsolatedNamespaces};
 use crate::namespace;
 use crate::netlink::{
-    Link, LinkWatch, NewBridge, RouteSocket, add_address, add_local_route, bring_up,
-    set_no_link_local,
+    Link, LinkWatch, NewBridge, RouteSocket, add_address, add_local_route, bring_up, set_bridge,
 };
 use crate::pool::Pool;
 use crate::routing_policy;
@@ -424,17 +423,15 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet, link: Link) -> Re
         .ipv6_router()
         .map(|router| Ipv6Net::new_assert(router, 64));
     requests.insert(0, bring_up(link.index));
-    if ipv6.is_some() {
-        // Before it has IPv6, and comes up: it would make itself an address.
-        routes
-            .send(&[set_no_link_local(link.index)])
-            .doing(|| format!("prepare the bridge {name}"))?;
-    }
+    // Before it has IPv6, and comes up: it would make itself an address.
+    routes
+        .send(&[set_bridge(link.index, ipv6.is_some())])
+        .doing(|| format!("prepare the bridge {name}"))?;
     if let Some(router) = ipv6 {
         requests.push(add_address(link.index, router, true));
         requests.push(add_local_route(link.index, router.addr()));
     }
-    set_sysctls(subnet)?;
+    set_ipv6_sysctls(subnet)?;
     routes
         .send(&requests)
         .doing(|| format!("give the bridge {name} its addresses"))?;
@@ -444,23 +441,19 @@ fn configure_bridge(routes: &mut RouteSocket, subnet: &Subnet, link: Link) -> Re
     })
 }
 
-/// A source that another way leads to is dropped, or one to which, without the mark, none does
-/// ([`routing_policy`]); nobody beyond the bridge is believed a router, or told of the host's addresses elsewhere; and what has no
-/// range of IPv6 has no IPv6.
-fn set_sysctls(subnet: &Subnet) -> Result<()> {
-    let key = |version, key| format!("net/{version}/conf/{}/{key}", subnet.bridge());
-    for name in ["rp_filter", "src_valid_mark", "arp_ignore"] {
-        sysctls::ensure(&key("ipv4", name), "1")?;
-    }
-    let is_off = key("ipv6", "disable_ipv6");
-    if sysctls::exists(&is_off) {
-        sysctls::ensure(&key("ipv6", "accept_ra"), "0")?;
-        let value = if subnet.ipv6_cidr().is_some() {
-            "0"
-        } else {
-            "1"
-        };
-        sysctls::ensure(&is_off, value)?;
+/// Nobody beyond the bridge is believed a router, and what has no range of IPv6 has no IPv6.
+fn set_ipv6_sysctls(subnet: &Subnet) -> Result<()> {
+    let is_off = if subnet.ipv6_cidr().is_some() {
+        "0"
+    } else {
+        "1"
+    };
+    for (name, value) in [("accept_ra", "0"), ("disable_ipv6", is_off)] {
+        let key = format!("net/ipv6/conf/{}/{name}", subnet.bridge());
+        // For some, the kernel locks out all who configure links.
+        if sysctls::find(&key)?.is_some_and(|found| found != value) {
+            sysctls::write(&key, value)?;
+        }
     }
     Ok(())
 }

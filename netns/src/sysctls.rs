@@ -176,7 +176,7 @@ fn links_that_take_advertisements() -> Result<Vec<String>> {
 }
 
 /// Whether the kernel has a sysctl, in the calling thread's network namespace.
-pub(crate) fn exists(key: &str) -> bool {
+fn exists(key: &str) -> bool {
     path(key).exists()
 }
 
@@ -185,22 +185,24 @@ pub(crate) fn write(key: &str, value: &str) -> Result<()> {
     fs::write(path(key), value).map_err(|error| Error::io(format!("set {key} to {value}"), error))
 }
 
-/// Sets it unless it is so already: for some, the kernel locks out all who configure links.
-pub(crate) fn ensure(key: &str, value: &str) -> Result<()> {
-    match read(key)? == value {
-        true => Ok(()),
-        false => write(key, value),
+/// What a sysctl is, in the calling thread's network namespace.
+pub(crate) fn read(key: &str) -> Result<String> {
+    value(key).map_err(|error| Error::file("read", &path(key), error))
+}
+
+/// The same of one that not every kernel has.
+pub(crate) fn find(key: &str) -> Result<Option<String>> {
+    match value(key) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("read", &path(key), error)),
+        Ok(value) => Ok(Some(value)),
     }
 }
 
-/// What a sysctl is, in the calling thread's network namespace.
-///
 /// Those that are read here are short, and the kernel gives them as a whole: one call is enough.
-pub(crate) fn read(key: &str) -> Result<String> {
+fn value(key: &str) -> io::Result<String> {
     let mut buffer = [0; 64];
-    let length = File::open(path(key))
-        .and_then(|mut file| file.read(&mut buffer))
-        .map_err(|error| Error::file("read", &path(key), error))?;
+    let length = File::open(path(key))?.read(&mut buffer)?;
     let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
     Ok(text.trim().to_owned())
 }

@@ -25,8 +25,8 @@ pub(crate) fn mtu(socket: &mut RouteSocket) -> Result<u32> {
     let Some(route) = route else {
         return Ok(DEFAULT_MTU);
     };
-    let links = socket.links().doing(|| "list the host's links".into())?;
-    let uplink = links.iter().find(|link| link.index == route.link);
+    let uplink = socket.link_at(route.link);
+    let uplink = uplink.doing(|| "look for the link of the default route".into())?;
     Ok(uplink.map_or(DEFAULT_MTU, |link| link.mtu))
 }
 
@@ -41,12 +41,10 @@ pub(crate) struct HostIpv6 {
 
 impl HostIpv6 {
     pub(crate) fn look() -> Result<Self> {
-        let off = "net/ipv6/conf/default/disable_ipv6";
-        let is_there = sysctls::exists(off);
-        let is_off_for_new_links = is_there && sysctls::read(off)? != "0";
+        let off = sysctls::find("net/ipv6/conf/default/disable_ipv6")?;
         Ok(Self {
-            is_there,
-            is_off_for_new_links,
+            is_there: off.is_some(),
+            is_off_for_new_links: off.is_some_and(|value| value != "0"),
         })
     }
 }
@@ -55,8 +53,8 @@ impl HostIpv6 {
 /// (RFC 8200, section 5).
 pub(crate) fn has_ipv6(mtu: u32) -> bool {
     const MINIMUM_MTU: u32 = 1280;
-    let off = "net/ipv6/conf/all/disable_ipv6";
-    mtu >= MINIMUM_MTU && sysctls::exists(off) && sysctls::read(off).is_ok_and(|value| value == "0")
+    let off = sysctls::find("net/ipv6/conf/all/disable_ipv6");
+    mtu >= MINIMUM_MTU && off.is_ok_and(|off| off.is_some_and(|value| value == "0"))
 }
 
 /// Refuses public addresses that the host itself is known by. One that a link has by itself, as a /32, is there for

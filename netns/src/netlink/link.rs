@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InetDevConf, InfoBridge,
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -151,7 +151,7 @@ impl NewVeth<'_> {
 impl RouteSocket {
     /// All links of the namespace.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let request = Request::list(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        let request = Request::list(RouteNetlinkMessage::GetLink(question()));
         let payloads = self.ask(&request)?;
         Ok(payloads
             .iter()
@@ -161,11 +161,22 @@ impl RouteSocket {
 
     /// The link of this name, if there is one.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let mut message = LinkMessage::default();
+        let mut message = question();
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
-        match self.ask(&Request::change(RouteNetlinkMessage::GetLink(message), 0)) {
+        self.look(message)
+    }
+
+    /// The link with this index, if there is one.
+    pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let mut message = question();
+        message.header.index = index;
+        self.look(message)
+    }
+
+    fn look(&mut self, which: LinkMessage) -> Result<Option<Link>, NetlinkError> {
+        match self.ask(&Request::change(RouteNetlinkMessage::GetLink(which), 0)) {
             Ok(payloads) => Ok(payloads.first().and_then(|payload| Link::read(payload))),
             Err(error) if error.errno == Errno::ENODEV => Ok(None),
             Err(error) => Err(error),
@@ -242,6 +253,14 @@ impl RouteSocket {
     }
 }
 
+/// What asks for links, without what IPv6 has counted on them: the kernel adds that up over all processors.
+fn question() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    message.attributes.push(without);
+    message
+}
+
 /// Brings a link up.
 pub fn bring_up(index: u32) -> Request {
     let mut message = up(LinkMessage::default());
@@ -255,19 +274,33 @@ pub(crate) fn set_no_link_local(index: u32) -> Request {
     set(index, vec![no_link_local()])
 }
 
+/// Has a subnet's bridge drop sources as [`set_routed`] says, and tell nobody of the host's addresses elsewhere; with
+/// IPv6, it makes itself no address.
+pub(crate) fn set_bridge(index: u32, with_ipv6: bool) -> Request {
+    let mut sysctls = strict_sources();
+    sysctls.arp_ignore = 1;
+    set_sysctls(index, sysctls, with_ipv6)
+}
+
 /// Prepares a link that is a task's own way to the host.
 ///
 /// A source that another way leads to is dropped, or one to which, without the firewall's mark, none does
 /// ([`crate::routing_policy`]). These are sysctls of the link, set where they cost nothing.
 pub(crate) fn set_routed(index: u32, with_ipv6: bool) -> Request {
+    set_sysctls(index, strict_sources(), with_ipv6)
+}
+
+fn strict_sources() -> InetDevConf {
     let mut sysctls = InetDevConf::default();
     (sysctls.rp_filter, sysctls.src_vmark) = (1, 1);
-    let mut settings = vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(
-        sysctls,
-    )])];
-    if with_ipv6 {
-        settings.push(no_link_local());
-    }
+    sysctls
+}
+
+/// Sets those that are not zero.
+fn set_sysctls(index: u32, sysctls: InetDevConf, with_ipv6: bool) -> Request {
+    let sysctls = AfSpecInet::DevConfRequest(sysctls);
+    let mut settings = vec![AfSpecUnspec::Inet(vec![sysctls])];
+    settings.extend(with_ipv6.then(no_link_local));
     set(index, settings)
 }
 

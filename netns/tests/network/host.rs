@@ -43,6 +43,10 @@ pub fn cases() -> Vec<Case> {
             advertisements_are_still_taken,
         ),
         (
+            "a_bridge_that_somebody_has_loosened_is_strict_again",
+            a_loosened_bridge_is_strict_again,
+        ),
+        (
             "a_host_without_ipv6_has_tasks_without_it",
             a_host_without_ipv6,
         ),
@@ -155,6 +159,26 @@ fn advertisements_are_still_taken(world: &World) {
     assert_eq!(sysctl("ipv6/conf/berth0/accept_ra"), "0");
     Network::undo(&world.config()).expect("undone");
     assert_eq!((sysctl(UPLINK), sysctl(OTHER)), ("1".into(), "0".into()));
+}
+
+fn a_loosened_bridge_is_strict_again(world: &World) {
+    const STRICT: [(&str, &str); 5] = [
+        ("ipv4/conf/berth0/rp_filter", "1"),
+        ("ipv4/conf/berth0/src_valid_mark", "1"),
+        ("ipv4/conf/berth0/arp_ignore", "1"),
+        ("ipv6/conf/berth0/accept_ra", "0"),
+        ("ipv6/conf/berth0/disable_ipv6", "0"),
+    ];
+    let is_strict = || STRICT.iter().all(|(key, value)| sysctl(key) == *value);
+    drop(world.network());
+    assert!(is_strict());
+    for (key, value) in STRICT {
+        let other = if value == "1" { "0" } else { "1" };
+        fs::write(format!("/proc/sys/net/{key}"), other).expect("root may write");
+        assert!(!is_strict());
+        drop(world.network());
+        assert!(is_strict(), "{key}");
+    }
 }
 
 fn a_host_without_ipv6(world: &World) {
