@@ -253,10 +253,12 @@ fn under_bridge(host: &Host) {
 /// As many signals as this can wait for the processes of a user, where the agent has this limit.
 const SIGNALS: u64 = 64;
 
-/// A container that sends itself so many signals, of which each one waits.
+/// A container that sends itself so many signals, of which each one waits: a process that has not stopped yet would be
+/// killed by the first.
 fn sending(name: &str, user: &str, times: u32) -> Value {
     let send = format!(
-        "sleep 300 & kill -STOP $!; for i in $(seq {times}); do kill -40 $!; done; trap exit TERM; sleep 300 & wait"
+        "sleep 300 & kill -STOP $!; until grep -q 'T (stopped)' /proc/$!/status; do :; done; \
+         for i in $(seq {times}); do kill -40 $!; done; trap exit TERM; sleep 300 & wait"
     );
     json!({
         "name": name, "image": "box", "user": user, "stopTimeout": 2, "command": ["sh", "-c", send],
