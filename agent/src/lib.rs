@@ -33,6 +33,7 @@ pub mod image;
 mod kernel;
 pub mod members;
 pub mod metadata;
+mod open_files;
 mod removal;
 pub mod service_discovery;
 mod shares;

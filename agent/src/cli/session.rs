@@ -20,7 +20,7 @@ use crate::api::{Api, server};
 use crate::config::Config;
 use crate::dns::Sockets;
 use crate::engine::Engine;
-use crate::metadata;
+use crate::{metadata, open_files};
 
 /// The engine in this process, with what it serves.
 pub struct Host {
@@ -65,14 +65,12 @@ fn serve(what: &'static str, server: impl Future<Output = anyhow::Result<()>> + 
 /// The engine's lock, held to the end of the process.
 static HELD: OnceLock<(Flock<File>, OwnedFd)> = OnceLock::new();
 
-/// A descriptor's number above those of whatever else is opened.
-const LAST: i32 = 512;
-
 /// Takes the engine's lock, to the end of this process. `false` where somebody else has it.
 ///
 /// It must be the last thing that an ending process lets go of: whoever gets it opens the database
-/// and the network, which have locks of their own. The kernel closes descriptors from the lowest
-/// on, so a duplicate of a high number holds it.
+/// and the network, which have locks of their own, and listens on the engine's ports. The kernel
+/// closes descriptors from the lowest on, so a duplicate of a high number holds it: above those of
+/// some two thousand tasks, and no higher, since each process that is made has a table as long.
 fn lock(config: &Config) -> anyhow::Result<bool> {
     let path = config.run.join("engine.lock");
     let file = open_lock(&path, &config.run)?;
@@ -83,8 +81,9 @@ fn lock(config: &Config) -> anyhow::Result<bool> {
             return Err(error).with_context(|| format!("locking {}", path.display()));
         }
     };
+    let last = i32::try_from(open_files::raise().min(4096)).unwrap_or(i32::MAX) - 1;
     let last =
-        rustix::io::fcntl_dupfd_cloexec(&*lock, LAST).context("keeping the engine's lock")?;
+        rustix::io::fcntl_dupfd_cloexec(&*lock, last).context("keeping the engine's lock")?;
     // A second engine in one process would have found the lock taken.
     HELD.set((lock, last))
         .map_err(|_| anyhow!("the engine's lock is held already"))?;

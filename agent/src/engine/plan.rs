@@ -9,6 +9,7 @@ use super::lifecycle::{isolated_name, namespace_name};
 use super::publish::publish_to;
 use crate::config::Config;
 use crate::image::Image;
+use crate::open_files::{self, NOFILE};
 use crate::supervisor::protocol::{
     ContainerNetwork, NetworkNamespace, PROTOCOL, Plan, PlannedContainer, PublishedPorts,
 };
@@ -123,11 +124,7 @@ fn planned(
             .clone()
             .or_else(|| of_image.user().clone())
             .unwrap_or_default(),
-        ulimits: definition
-            .ulimits
-            .iter()
-            .map(|u| (u.name.clone(), u.soft_limit, u.hard_limit))
-            .collect(),
+        ulimits: ulimits(definition),
         readonly: definition.readonly_root_filesystem == Some(true),
         cpu_shares: definition.cpu,
         memory: definition.memory.map(mebibytes),
@@ -137,6 +134,19 @@ fn planned(
             .clone()
             .unwrap_or_else(|| "SIGTERM".into()),
     })
+}
+
+/// The definition's limits, and one of open files in any case.
+fn ulimits(definition: &ContainerDefinition) -> Vec<(String, i64, i64)> {
+    let own = definition.ulimits.iter();
+    let mut all: Vec<_> = own
+        .map(|own| (own.name.clone(), own.soft_limit, own.hard_limit))
+        .collect();
+    if all.iter().all(|(name, ..)| name != NOFILE) {
+        let files = open_files::of_container().cast_signed();
+        all.push((NOFILE.to_owned(), files, files));
+    }
+    all
 }
 
 /// Docker's rule: an entry point of the definition also sets the image's command aside.

@@ -1,5 +1,11 @@
 //! Limits, as the kernel has them.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::host::{Host, definition, script};
@@ -27,6 +33,11 @@ pub const CASES: &[Case] = &[
         raised,
     ),
     Case(
+        "open_files_are_limited_as_on_fargate_and_not_as_the_agent_is_started",
+        Needs::Kernel,
+        open_files,
+    ),
+    Case(
         "a_limit_that_can_not_be_applied_fails_the_task",
         Needs::NoControllers,
         not_applicable,
@@ -52,6 +63,58 @@ fn raised(host: &Host) {
     });
     assert!(host.succeed(&["logs", &arn]).contains("1000000"));
     host.succeed(&["stop", &arn]);
+}
+
+/// A service is started with a low soft limit, which holds for no task, nor for an engine that has many of them.
+fn open_files(host: &Host) {
+    const ON_FARGATE: u64 = 65_535;
+    host.image();
+    let (_, own) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let file = host.definition_file(&script(
+        "trap exit TERM; ulimit -n; ulimit -Hn; while true; do sleep 0.1; done",
+    ));
+    let run = host.berth(&["run", file.to_str().unwrap()]);
+    let mut run = after("ulimit -Sn 256", &run);
+    run.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = run.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said: Vec<u64> = lines
+        .take(2)
+        .map(|line| line.unwrap().parse().unwrap())
+        .collect();
+    let expected = own.min(ON_FARGATE);
+    assert_eq!(said, [expected, expected]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let engines = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let engines: Vec<&str> = engines.unwrap().split_whitespace().collect();
+    assert_eq!(engines[3..5], [own.to_string(), own.to_string()]);
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    child.wait().unwrap();
+
+    let file = host.definition_file(&script("true"));
+    let run = host.berth(&["run", file.to_str().unwrap()]);
+    let output = after("ulimit -n 600", &run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let expected = "no more than 600 files may be open here, which is enough for some 300 tasks";
+    assert!(said.contains(expected), "{said}");
+}
+
+/// A command that a shell runs after a line of its own.
+fn after(line: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("{line} && exec \"$0\" \"$@\"")])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 fn as_defined(host: &Host) {
