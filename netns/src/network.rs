@@ -200,6 +200,11 @@ impl Network {
         self.firewall().restore(&self.config)
     }
 
+    /// Puts back the rules of the routing policy; whether any were missing.
+    pub(crate) fn restore_routing_policy(&self) -> Result<bool> {
+        routing_policy::ensure(&mut self.routes(), &self.config.subnets)
+    }
+
     /// Makes our rules in Docker's chain for the rules of others, if that is there; whether any were missing.
     pub(crate) fn pass_docker(&self) -> Result<bool> {
         self.firewall().pass_docker(&self.config)

@@ -33,20 +33,22 @@ const MARKED: u32 = 72;
 const CLOSED: u32 = 73;
 const END: u32 = 74;
 
-/// Makes the rules what they should be. The firewall's must be there.
-pub(crate) fn ensure(routes: &mut RouteSocket, subnets: &[Subnet]) -> Result<()> {
+/// Makes the rules what they should be; whether any were missing. The firewall's must be there.
+pub(crate) fn ensure(routes: &mut RouteSocket, subnets: &[Subnet]) -> Result<bool> {
     let wanted = wanted(subnets);
     let there = list(routes)?;
     for rule in there.iter().filter(|rule| !wanted.contains(rule)) {
         delete(routes, rule)?;
     }
+    let mut missing = wanted.iter().filter(|rule| !there.contains(rule));
+    let is_any_missing = missing.clone().next().is_some();
     // What closes comes last, so that nothing is closed that the others let pass.
-    for rule in wanted.iter().filter(|rule| !there.contains(rule)) {
+    missing.try_for_each(|rule| {
         routes
             .add_rule(rule)
-            .doing(|| format!("make the routing policy's rule {rule:?}"))?;
-    }
-    Ok(())
+            .doing(|| format!("make the routing policy's rule {rule:?}"))
+    })?;
+    Ok(is_any_missing)
 }
 
 /// Removes them all.

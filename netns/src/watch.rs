@@ -1,7 +1,8 @@
-//! The watch over the firewall's rules: what somebody else changes in them is put back.
+//! The watch over the firewall's rules, and those of the routing policy: what somebody else changes in them is put back.
 //!
 //! Of tables that we own there is nothing to put back: the kernel lets nobody change them. Of others it tells, in the
-//! same moment, that they were changed and who did it.
+//! same moment, that they were changed and who did it. Rules of the routing policy can always be removed: systemd-networkd
+//! does, when it starts, with those that it doesn't know.
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::error::{Doing, Error, Result};
 use crate::firewall::is_dockers;
-use crate::netlink::NetlinkError;
+use crate::netlink::{NetlinkError, PolicyWatch};
 use crate::network::Network;
 use crate::nftables::{Notice, Notices, Process};
 use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
@@ -31,6 +32,9 @@ pub enum WatchEvent {
         /// Who changed them, if that is known.
         by: Option<Process>,
     },
+    /// Rules of the routing policy were removed, and are back. Without them nothing closes the subnets when the
+    /// firewall's rules are gone.
+    RestoredRoutingPolicy,
     /// Docker has come, and what its rules would drop of tasks' traffic passes now.
     PassesDocker,
     /// The rules can't be put back, or what happens to them can't be heard. The watch goes on trying, once a second,
@@ -42,6 +46,7 @@ pub enum WatchEvent {
 #[derive(Debug)]
 pub struct FirewallWatch {
     notices: Notices,
+    policy: PolicyWatch,
     stop: Arc<EventFd>,
 }
 
@@ -69,12 +74,15 @@ enum Woken {
 struct Change {
     /// Whether our tables were, and not only Docker's chain.
     ours: bool,
+    /// Whether our rules of the routing policy were.
+    policy: bool,
     by: Option<Process>,
 }
 
 /// What may have been changed when it is not known.
 const ANYTHING: Change = Change {
     ours: true,
+    policy: true,
     by: None,
 };
 
@@ -83,9 +91,11 @@ impl FirewallWatch {
     pub fn open(network: &Network) -> Result<Self> {
         let doing = || "watch the rules of nftables".to_owned();
         let notices = Notices::open(network.firewall().port()).doing(doing)?;
+        let policy = PolicyWatch::open().doing(|| "watch the routing policy".into())?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         Ok(Self {
             notices,
+            policy,
             stop: Arc::new(stop.map_err(|errno| Error::io(doing(), errno))?),
         })
     }
@@ -102,7 +112,11 @@ impl FirewallWatch {
         let mut turns = Turns::default();
         // It listens before it looks, so that nothing falls in between.
         let looked = network.firewall_is_whole().and_then(|is_whole| {
-            put_right(network, Change::default(), &mut tell).map(|()| is_whole)
+            let policy = Change {
+                policy: true,
+                ..Change::default()
+            };
+            put_right(network, policy, &mut tell).map(|()| is_whole)
         });
         let patience = match looked {
             Ok(true) => None,
@@ -139,13 +153,14 @@ impl FirewallWatch {
                 Ok(Heard::Stop) => return Woken::Stopped,
                 Ok(Heard::Nothing) => return Woken::Changed(ANYTHING),
                 Ok(Heard::Notices) => self.change(),
+                Ok(Heard::OfPolicy) => self.change_of_policy(),
                 Err(errno) => Err(errno.into()),
             };
             match heard {
                 Ok(None) => {}
                 Ok(Some(change)) => return Woken::Changed(change),
                 Err(error) => {
-                    let error = Err::<(), _>(error).doing(|| "listen to nftables".into());
+                    let error = Err::<(), _>(error).doing(|| "listen to the kernel".into());
                     error.unwrap_or_else(|error| turns.failed(error, tell));
                     return Woken::Changed(ANYTHING);
                 }
@@ -192,6 +207,18 @@ impl FirewallWatch {
         }
     }
 
+    /// Reads what has been told of the routing policy.
+    fn change_of_policy(&mut self) -> Result<Option<Change>, NetlinkError> {
+        let is_removed = match self.policy.has_heard() {
+            Err(error) if error.errno == Errno::ENOBUFS => true,
+            outcome => outcome?,
+        };
+        Ok(is_removed.then(|| Change {
+            policy: true,
+            ..Change::default()
+        }))
+    }
+
     /// Waits before it is our turn, and forgets what was told until then: it is all put back now. Whether the watch
     /// was stopped.
     fn pause(&mut self, pause: Duration) -> bool {
@@ -208,18 +235,21 @@ impl FirewallWatch {
     fn poll(&self, patience: Option<Duration>) -> Result<Heard, Errno> {
         let timeout = patience.map_or(PollTimeout::NONE, rounded_up);
         let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
-        let mut both = [stop, PollFd::new(self.notices.as_fd(), PollFlags::POLLIN)];
+        let notices = PollFd::new(self.notices.as_fd(), PollFlags::POLLIN);
+        let policy = PollFd::new(self.policy.as_fd(), PollFlags::POLLIN);
+        let mut all = [stop, notices, policy];
         let ready = loop {
-            match poll(&mut both, timeout) {
+            match poll(&mut all, timeout) {
                 Err(Errno::EINTR) => {}
                 outcome => break outcome?,
             }
         };
-        let [stop, _] = both;
+        let [stop, notices, _] = all;
         Ok(match ready {
             0 => Heard::Nothing,
             _ if stop.any().unwrap_or(true) => Heard::Stop,
-            _ => Heard::Notices,
+            _ if notices.any().unwrap_or(true) => Heard::Notices,
+            _ => Heard::OfPolicy,
         })
     }
 }
@@ -228,6 +258,9 @@ impl FirewallWatch {
 fn put_right(network: &Network, change: Change, tell: &mut impl FnMut(WatchEvent)) -> Result<()> {
     if change.ours && network.restore_firewall()? {
         tell(WatchEvent::Restored { by: change.by });
+    }
+    if change.policy && network.restore_routing_policy()? {
+        tell(WatchEvent::RestoredRoutingPolicy);
     }
     if network.pass_docker()? {
         tell(WatchEvent::PassesDocker);
@@ -238,6 +271,7 @@ fn put_right(network: &Network, change: Change, tell: &mut impl FnMut(WatchEvent
 enum Heard {
     Stop,
     Notices,
+    OfPolicy,
     /// In all that time.
     Nothing,
 }

@@ -55,6 +55,9 @@ fn tell(event: WatchEvent) {
         WatchEvent::Restored { by: None } => {
             tracing::warn!("the firewall's rules were changed or removed; they are back");
         }
+        WatchEvent::RestoredRoutingPolicy => {
+            tracing::warn!("somebody removed rules of the routing policy; they are back");
+        }
         WatchEvent::PassesDocker => {
             tracing::info!("Docker's chain DOCKER-USER lets the traffic of tasks pass");
         }

@@ -32,6 +32,7 @@ pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
 pub(crate) use link::{LinkWatch, bring_port_up, set_bridge, set_no_link_local, set_routed};
 pub(crate) use lookup::{RouteAnswer, RouteQuestion};
 pub use route::{Request, RouteSocket};
+pub(crate) use rule::PolicyWatch;
 pub use rule::{PolicyAction, PolicyFamily, PolicyRule};
 pub(crate) use socket::Socket;
 

@@ -2,16 +2,19 @@
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
 
-use super::NetlinkError;
 use super::frame::{Attributes, flags};
 use super::route::{Request, RouteSocket};
+use super::{NetlinkError, Socket};
 
 /// What our rules say of who made them: a number that no routing daemon has.
 const OURS: u8 = 190;
@@ -27,6 +30,8 @@ mod uapi {
     pub(super) const FRA_PROTOCOL: u16 = 21;
     pub(super) const FR_ACT_GOTO: u8 = 2;
     pub(super) const FR_ACT_NOP: u8 = 3;
+    /// The groups RTNLGRP_IPV4_RULE and RTNLGRP_IPV6_RULE, of `linux/rtnetlink.h`.
+    pub(super) const GROUPS: u32 = 1 << 7 | 1 << 18;
 }
 
 /// A family of IP, each of which has rules of its own.
@@ -188,7 +193,7 @@ impl RouteSocket {
     }
 
     /// Removes a rule; it may be gone already.
-    pub(crate) fn delete_rule(&mut self, rule: &PolicyRule) -> Result<(), NetlinkError> {
+    pub fn delete_rule(&mut self, rule: &PolicyRule) -> Result<(), NetlinkError> {
         match self.send(&[rule.delete()]) {
             Err(error) if error.errno == Errno::ENOENT => Ok(()),
             outcome => outcome,
@@ -203,6 +208,38 @@ impl RouteSocket {
             .iter()
             .filter_map(|payload| PolicyRule::read(payload));
         Ok(rules.collect())
+    }
+}
+
+/// Hears when rules of ours are removed.
+#[derive(Debug)]
+pub(crate) struct PolicyWatch(Socket);
+
+impl PolicyWatch {
+    /// From now on, in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        let socket = Socket::subscribe(SockProtocol::NetlinkRoute, uapi::GROUPS)?;
+        Ok(Self(socket))
+    }
+
+    /// Whether any was, as far as has been told.
+    pub(crate) fn has_heard(&mut self) -> Result<bool, NetlinkError> {
+        let mut any = false;
+        loop {
+            let told = self.0.listen(Instant::now())?;
+            if told.is_empty() {
+                return Ok(any);
+            }
+            any |= told.iter().any(|(kind, payload)| {
+                *kind == libc::RTM_DELRULE && PolicyRule::read(payload).is_some()
+            });
+        }
+    }
+}
+
+impl AsFd for PolicyWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -171,7 +171,7 @@ fn sources_are_checked_on_the_uplink(world: &World) {
     task.detach(&network);
 }
 
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status();
     assert!(status.expect("ip runs").success(), "ip {arguments}");
 }

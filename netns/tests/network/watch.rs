@@ -5,9 +5,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use berth_netns::netlink::{PolicyRule, RouteSocket};
 use berth_netns::{FirewallWatch, Network, NetworkConfig, WatchEvent, WatchStop};
 
 use crate::Case;
+use crate::closed::ip;
 use crate::firewall::plain;
 use crate::leaks::nft;
 use crate::world::{OUTSIDE, Reached, Task, World, connect, inside};
@@ -29,6 +31,10 @@ pub fn cases() -> Vec<Case> {
         (
             "rules_that_were_removed_before_the_watch_began_are_put_back",
             removed_before,
+        ),
+        (
+            "rules_of_the_routing_policy_that_someone_removes_are_back",
+            removed_policy_is_back,
         ),
         (
             "more_than_could_be_told_counts_as_a_change",
@@ -163,6 +169,51 @@ fn nothing_is_done_without_need(world: &World) {
         nft(&["delete", "table", "ip", "berth"]);
         nft(&["delete", "table", "inet", "other"]);
         task.detach(&network);
+        assert!(told.recv_timeout(BRIEFLY).is_err(), "something was done");
+    });
+}
+
+fn removed_policy_is_back(world: &World) {
+    let network = world.network();
+    let mut socket = RouteSocket::open().expect("a socket");
+    let before = socket.policy_rules().expect("readable");
+    let back = |told: &Receiver<WatchEvent>| {
+        let event = told.recv_timeout(PATIENCE).expect("rules are back");
+        assert!(
+            matches!(event, WatchEvent::RestoredRoutingPolicy),
+            "{event:?}"
+        );
+    };
+    let sorted = |mut rules: Vec<PolicyRule>| {
+        rules.sort_by_key(|rule| format!("{rule:?}"));
+        rules
+    };
+    let before = sorted(before);
+    watched(&network, |told| {
+        for rule in &before {
+            socket.delete_rule(rule).expect("removed");
+            back(told);
+            let now = socket.policy_rules().expect("readable");
+            assert_eq!(sorted(now), before, "{rule:?}");
+        }
+        for rule in &before {
+            socket.delete_rule(rule).expect("removed");
+        }
+        back(told);
+        // It may have begun before the last was gone.
+        let end = Instant::now() + PATIENCE;
+        while sorted(socket.policy_rules().expect("readable")) != before {
+            assert!(Instant::now() < end, "rules are missing");
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    // Before a watch begins.
+    socket.delete_rule(&before[0]).expect("removed");
+    watched(&network, |told| {
+        back(told);
+        // What is another's is nothing to it.
+        ip("rule add pref 5210 to 192.0.2.77 blackhole");
+        ip("rule del pref 5210");
         assert!(told.recv_timeout(BRIEFLY).is_err(), "something was done");
     });
 }
