@@ -1,7 +1,7 @@
 //! Links: bridges, veth pairs, and the ports that veth pairs have on bridges.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Instant;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -185,8 +185,7 @@ impl RouteSocket {
 
     /// The index of a link that is expected to be there.
     pub fn index_of(&mut self, name: &str) -> Result<u32, NetlinkError> {
-        let link = self.link(name)?;
-        Ok(link.ok_or_else(|| NetlinkError::new(Errno::ENODEV))?.index)
+        Ok(crate::sys::link_index(self.as_fd(), name)?)
     }
 
     /// Makes a bridge. It is down.

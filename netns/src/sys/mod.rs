@@ -60,6 +60,32 @@ pub(crate) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     owned(outcome.into())
 }
 
+/// The index of a link in a socket's network namespace (netdevice(7)): it takes none of the locks that links are configured
+/// under, nor a description of the link, which takes the longer the more namespaces there are. For one that is not there,
+/// the kernel looks for a module of its name.
+pub(crate) fn link_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 },
+    };
+    // With a zero at its end.
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    // SAFETY: the descriptor is open for the duration of the borrow; the pointer is to `request`, which outlives the call,
+    // and has the layout that the kernel reads and writes for this request.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) };
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: this part of the union was initialised above, and any bytes are a number.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
+}
+
 /// Makes an instance of procfs that is mounted nowhere. Names are looked up from its descriptor (fsopen(2),
 /// Linux 5.8 for an instance of one's own).
 pub(crate) fn new_procfs() -> io::Result<OwnedFd> {
