@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Problems, Result};
 use crate::firewall::is_dockers;
 use crate::netlink::{NetlinkError, PolicyWatch};
 use crate::network::Network;
@@ -22,6 +22,10 @@ use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
 
 /// How long the end of a transaction may take whose beginning has been told.
 const UNTIL_COMMIT: Duration = Duration::from_millis(500);
+
+/// How much of what has been told is read before something is done. Whoever changes things faster than that has changed
+/// ours, too, for all that is known.
+const MOST_AT_ONCE: u32 = 1000;
 
 /// What the watch did.
 #[derive(Debug)]
@@ -66,16 +70,19 @@ impl WatchStop {
 enum Woken {
     /// Somebody has changed something that is of interest, or may have.
     Changed(Change),
+    /// Nobody has, in all that time.
+    Nothing,
     Stopped,
 }
 
-/// What somebody has changed.
+/// What somebody has changed, and what is to be put right of it. Docker's chain is looked at in any case.
 #[derive(Default)]
 struct Change {
-    /// Whether our tables were, and not only Docker's chain.
+    /// Whether our tables were.
     ours: bool,
     /// Whether our rules of the routing policy were.
     policy: bool,
+    /// Who changed our tables.
     by: Option<Process>,
 }
 
@@ -85,6 +92,17 @@ const ANYTHING: Change = Change {
     policy: true,
     by: None,
 };
+
+impl Change {
+    /// What was changed besides.
+    fn add(&mut self, more: Self) {
+        if more.ours {
+            self.by = more.by;
+        }
+        self.ours |= more.ours;
+        self.policy |= more.policy;
+    }
+}
 
 impl FirewallWatch {
     /// Opens the watch, in the network namespace of the calling thread, which is the network's.
@@ -111,23 +129,13 @@ impl FirewallWatch {
     pub fn run(mut self, network: &Network, mut tell: impl FnMut(WatchEvent)) {
         let mut turns = Turns::default();
         // It listens before it looks, so that nothing falls in between.
-        let looked = network.firewall_is_whole().and_then(|is_whole| {
-            let policy = Change {
-                policy: true,
-                ..Change::default()
-            };
-            put_right(network, policy, &mut tell).map(|()| is_whole)
-        });
-        let patience = match looked {
-            Ok(true) => None,
-            Ok(false) | Err(_) => Some(Duration::ZERO),
+        let mut pending = Change {
+            ours: !network.firewall_is_whole().unwrap_or(false),
+            policy: true,
+            by: None,
         };
-        let mut woken = self.wait(patience, &mut turns, &mut tell);
-        while let Woken::Changed(change) = woken {
-            if self.pause(turns.next(Instant::now())) {
-                return;
-            }
-            let patience = match put_right(network, change, &mut tell) {
+        loop {
+            let patience = match put_right(network, &mut pending, &mut tell) {
                 Ok(()) => {
                     turns.failing = false;
                     None
@@ -137,7 +145,14 @@ impl FirewallWatch {
                     Some(LONGEST_PAUSE)
                 }
             };
-            woken = self.wait(patience, &mut turns, &mut tell);
+            match self.wait(patience, &mut turns, &mut tell) {
+                Woken::Changed(change) => pending.add(change),
+                Woken::Nothing => {}
+                Woken::Stopped => return,
+            }
+            if self.pause(turns.next(Instant::now()), &mut pending) {
+                return;
+            }
         }
     }
 
@@ -151,7 +166,7 @@ impl FirewallWatch {
         loop {
             let heard = match self.poll(patience) {
                 Ok(Heard::Stop) => return Woken::Stopped,
-                Ok(Heard::Nothing) => return Woken::Changed(ANYTHING),
+                Ok(Heard::Nothing) => return Woken::Nothing,
                 Ok(Heard::Notices) => self.change(),
                 Ok(Heard::OfPolicy) => self.change_of_policy(),
                 Err(errno) => Err(errno.into()),
@@ -209,27 +224,38 @@ impl FirewallWatch {
 
     /// Reads what has been told of the routing policy.
     fn change_of_policy(&mut self) -> Result<Option<Change>, NetlinkError> {
-        let is_removed = match self.policy.has_heard() {
-            Err(error) if error.errno == Errno::ENOBUFS => true,
-            outcome => outcome?,
-        };
-        Ok(is_removed.then(|| Change {
+        let policy = Change {
             policy: true,
             ..Change::default()
-        }))
+        };
+        Ok(self.policy.has_heard()?.then_some(policy))
     }
 
-    /// Waits before it is our turn, and forgets what was told until then: it is all put back now. Whether the watch
-    /// was stopped.
-    fn pause(&mut self, pause: Duration) -> bool {
+    /// Waits before it is our turn. What is told until then is put right in the same turn. Whether the watch was stopped.
+    fn pause(&mut self, pause: Duration, pending: &mut Change) -> bool {
         let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
         // A signal only shortens it.
         if poll(&mut stop, rounded_up(pause)).is_ok_and(|ready| ready > 0) {
             return true;
         }
-        let more = |told: Vec<Notice>| !told.is_empty();
-        while self.notices.read(Instant::now()).is_ok_and(more) {}
+        pending.ours |= self.has_heard_of_ours();
+        // What can't be heard is told of when it is waited for.
+        pending.policy |= self.policy.has_heard().unwrap_or(true);
         false
+    }
+
+    /// Whether our tables were changed, as far as has been told.
+    fn has_heard_of_ours(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..MOST_AT_ONCE {
+            match self.notices.read(Instant::now()) {
+                Ok(told) if told.is_empty() => return any,
+                Ok(told) => any |= told.iter().any(Notice::is_of_ours),
+                Err(error) if error.errno == Errno::ENOBUFS => any = true,
+                Err(_) => return true,
+            }
+        }
+        true
     }
 
     fn poll(&self, patience: Option<Duration>) -> Result<Heard, Errno> {
@@ -244,28 +270,45 @@ impl FirewallWatch {
                 outcome => break outcome?,
             }
         };
-        let [stop, notices, _] = all;
+        let [stop, _, policy] = all;
         Ok(match ready {
             0 => Heard::Nothing,
             _ if stop.any().unwrap_or(true) => Heard::Stop,
-            _ if notices.any().unwrap_or(true) => Heard::Notices,
-            _ => Heard::OfPolicy,
+            // The quieter one first.
+            _ if policy.any().unwrap_or(true) => Heard::OfPolicy,
+            _ => Heard::Notices,
         })
     }
 }
 
-/// Puts right what was changed.
-fn put_right(network: &Network, change: Change, tell: &mut impl FnMut(WatchEvent)) -> Result<()> {
-    if change.ours && network.restore_firewall()? {
-        tell(WatchEvent::Restored { by: change.by });
+/// Puts right what was changed, each part whatever becomes of the others. What could not be is still pending.
+fn put_right(
+    network: &Network,
+    pending: &mut Change,
+    tell: &mut impl FnMut(WatchEvent),
+) -> Result<()> {
+    let mut problems = Problems::default();
+    if pending.ours
+        && let Some(was_needed) = problems.note(network.restore_firewall())
+    {
+        pending.ours = false;
+        let by = pending.by.take();
+        if was_needed {
+            tell(WatchEvent::Restored { by });
+        }
     }
-    if change.policy && network.restore_routing_policy()? {
-        tell(WatchEvent::RestoredRoutingPolicy);
+    if pending.policy
+        && let Some(was_needed) = problems.note(network.restore_routing_policy())
+    {
+        pending.policy = false;
+        if was_needed {
+            tell(WatchEvent::RestoredRoutingPolicy);
+        }
     }
-    if network.pass_docker()? {
+    if problems.note(network.pass_docker()) == Some(true) {
         tell(WatchEvent::PassesDocker);
     }
-    Ok(())
+    problems.finish("put rules back that somebody has changed")
 }
 
 enum Heard {
@@ -274,6 +317,12 @@ enum Heard {
     OfPolicy,
     /// In all that time.
     Nothing,
+}
+
+impl Notice {
+    fn is_of_ours(&self) -> bool {
+        matches!(self, Self::Change { family, table, .. } if is_of_ours(*family, table))
+    }
 }
 
 fn is_of_ours(family: u8, table: &str) -> bool {

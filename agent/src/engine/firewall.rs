@@ -63,7 +63,7 @@ fn tell(event: WatchEvent) {
         }
         WatchEvent::Failed(error) => {
             tracing::error!(
-                "the firewall's rules may be missing, and with them tasks' network: {error}"
+                "rules may be missing, and with them tasks' network or what closes it: {error}"
             );
         }
         other => tracing::info!(?other, "the watch over the firewall's rules"),

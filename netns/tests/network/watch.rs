@@ -37,6 +37,10 @@ pub fn cases() -> Vec<Case> {
             removed_policy_is_back,
         ),
         (
+            "what_someone_else_changes_while_it_waits_for_its_turn_is_put_back",
+            changed_during_a_pause,
+        ),
+        (
             "more_than_could_be_told_counts_as_a_change",
             an_overrun_is_a_change,
         ),
@@ -173,17 +177,38 @@ fn nothing_is_done_without_need(world: &World) {
     });
 }
 
+fn policy_is_back(told: &Receiver<WatchEvent>) {
+    let event = told.recv_timeout(PATIENCE).expect("rules are back");
+    assert!(
+        matches!(event, WatchEvent::RestoredRoutingPolicy),
+        "{event:?}"
+    );
+}
+
+/// It waits for what it was woken by, and is told of something else meanwhile.
+fn changed_during_a_pause(world: &World) {
+    let network = Network::open(plain(world)).expect("opened");
+    let before = ruleset();
+    let mut socket = RouteSocket::open().expect("a socket");
+    let rules = socket.policy_rules().expect("readable");
+    watched(&network, |told| {
+        for _ in 0..6 {
+            socket.delete_rule(&rules[0]).expect("removed");
+            policy_is_back(told);
+        }
+        // The next turn is a third of a second away.
+        socket.delete_rule(&rules[0]).expect("removed");
+        nft(&["flush", "ruleset"]);
+        assert_eq!(restored(told), None);
+        assert_eq!(ruleset(), before);
+    });
+}
+
 fn removed_policy_is_back(world: &World) {
     let network = world.network();
     let mut socket = RouteSocket::open().expect("a socket");
     let before = socket.policy_rules().expect("readable");
-    let back = |told: &Receiver<WatchEvent>| {
-        let event = told.recv_timeout(PATIENCE).expect("rules are back");
-        assert!(
-            matches!(event, WatchEvent::RestoredRoutingPolicy),
-            "{event:?}"
-        );
-    };
+    let back = policy_is_back;
     let sorted = |mut rules: Vec<PolicyRule>| {
         rules.sort_by_key(|rule| format!("{rule:?}"));
         rules
@@ -291,6 +316,11 @@ fn failures_are_retried(world: &World) {
             told.recv_timeout(2 * A_SECOND).is_err(),
             "it is told but once"
         );
+        // What closes the subnets is put back all the same.
+        let mut socket = RouteSocket::open().expect("a socket");
+        let rules = socket.policy_rules().expect("readable");
+        socket.delete_rule(&rules[0]).expect("removed");
+        policy_is_back(told);
         drop(other);
         let back = told.recv_timeout(2 * A_SECOND).expect("told");
         assert!(matches!(back, WatchEvent::Restored { .. }), "{back:?}");
