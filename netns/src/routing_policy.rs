@@ -40,15 +40,15 @@ pub(crate) fn ensure(routes: &mut RouteSocket, subnets: &[Subnet]) -> Result<boo
     for rule in there.iter().filter(|rule| !wanted.contains(rule)) {
         delete(routes, rule)?;
     }
-    let mut missing = wanted.iter().filter(|rule| !there.contains(rule));
-    let is_any_missing = missing.clone().next().is_some();
+    let missing = wanted.iter().filter(|rule| !there.contains(rule));
+    let missing: Vec<&PolicyRule> = missing.collect();
     // What closes comes last, so that nothing is closed that the others let pass.
-    missing.try_for_each(|rule| {
+    for rule in &missing {
         routes
             .add_rule(rule)
-            .doing(|| format!("make the routing policy's rule {rule:?}"))
-    })?;
-    Ok(is_any_missing)
+            .doing(|| format!("make the routing policy's rule {rule:?}"))?;
+    }
+    Ok(!missing.is_empty())
 }
 
 /// Removes them all.

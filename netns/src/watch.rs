@@ -23,10 +23,6 @@ use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
 /// How long the end of a transaction may take whose beginning has been told.
 const UNTIL_COMMIT: Duration = Duration::from_millis(500);
 
-/// How much of what has been told is read before something is done. Whoever changes things faster than that has changed
-/// ours, too, for all that is known.
-const MOST_AT_ONCE: u32 = 1000;
-
 /// What the watch did.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -238,24 +234,11 @@ impl FirewallWatch {
         if poll(&mut stop, rounded_up(pause)).is_ok_and(|ready| ready > 0) {
             return true;
         }
-        pending.ours |= self.has_heard_of_ours();
         // What can't be heard is told of when it is waited for.
+        let ours = self.notices.has_heard(Notice::is_of_ours);
+        pending.ours |= ours.unwrap_or(true);
         pending.policy |= self.policy.has_heard().unwrap_or(true);
         false
-    }
-
-    /// Whether our tables were changed, as far as has been told.
-    fn has_heard_of_ours(&mut self) -> bool {
-        let mut any = false;
-        for _ in 0..MOST_AT_ONCE {
-            match self.notices.read(Instant::now()) {
-                Ok(told) if told.is_empty() => return any,
-                Ok(told) => any |= told.iter().any(Notice::is_of_ours),
-                Err(error) if error.errno == Errno::ENOBUFS => any = true,
-                Err(_) => return true,
-            }
-        }
-        true
     }
 
     fn poll(&self, patience: Option<Duration>) -> Result<Heard, Errno> {

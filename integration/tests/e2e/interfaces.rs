@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
         prepared,
     ),
     Case(
-        "a_tasks_processes_have_nothing_of_what_the_agent_has_open",
+        "a_supervisor_has_no_socket_and_no_namespace_of_the_agents",
         Needs::Kernel,
         nothing_is_handed_on,
     ),

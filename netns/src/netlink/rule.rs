@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
 
 use ipnet::IpNet;
 use netlink_packet_route::route::RouteProtocol;
@@ -14,7 +13,6 @@ use nix::sys::socket::SockProtocol;
 
 use super::frame::{Attributes, flags};
 use super::route::{Request, RouteSocket};
-use super::socket::Message;
 use super::{NetlinkError, Socket};
 
 /// What our rules say of who made them: a number that no routing daemon has.
@@ -223,25 +221,12 @@ impl PolicyWatch {
         Ok(Self(socket))
     }
 
-    /// Whether any was, as far as has been told; or may have been, where more was than there is room for.
+    /// Whether any was, or may have been, as far as has been told.
     pub(crate) fn has_heard(&mut self) -> Result<bool, NetlinkError> {
-        const MOST_AT_ONCE: u32 = 1000;
-        let mut any = false;
-        for _ in 0..MOST_AT_ONCE {
-            match self.0.listen(Instant::now()) {
-                Ok(told) if told.is_empty() => return Ok(any),
-                Ok(told) => any |= told.iter().any(is_removal_of_ours),
-                // The kernel says so again only when all that it had room for is read.
-                Err(error) if error.errno == Errno::ENOBUFS => any = true,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
+        self.0.has_heard(|(kind, payload)| {
+            *kind == libc::RTM_DELRULE && PolicyRule::read(payload).is_some()
+        })
     }
-}
-
-fn is_removal_of_ours((kind, payload): &Message) -> bool {
-    *kind == libc::RTM_DELRULE && PolicyRule::read(payload).is_some()
 }
 
 impl AsFd for PolicyWatch {

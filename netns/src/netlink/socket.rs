@@ -143,6 +143,27 @@ impl Socket {
         }
     }
 
+    /// Reads all that the kernel has sent of its own accord: whether anything is such, or may have been, where more was sent
+    /// than there is room for.
+    pub(crate) fn has_heard(
+        &mut self,
+        is_such: impl Fn(&Message) -> bool,
+    ) -> Result<bool, NetlinkError> {
+        /// Who sends faster than that has sent such, too, for all that is known.
+        const MOST_AT_ONCE: u32 = 1000;
+        let mut any = false;
+        for _ in 0..MOST_AT_ONCE {
+            match self.listen(Instant::now()) {
+                Ok(messages) if messages.is_empty() => return Ok(any),
+                Ok(messages) => any |= messages.iter().any(&is_such),
+                // The kernel says so again only when all that it had room for is read.
+                Err(error) if error.errno == Errno::ENOBUFS => any = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
     /// The next messages that the kernel sends of its own accord, or nothing when the time is up.
     pub(crate) fn listen(&mut self, deadline: Instant) -> Result<Vec<Message>, NetlinkError> {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -82,6 +82,16 @@ impl Notices {
             .filter_map(|(kind, payload)| Notice::read(*kind, payload));
         Ok(notices.collect())
     }
+
+    /// Whether anything such has been told, or may have been.
+    pub(crate) fn has_heard(
+        &mut self,
+        is_such: impl Fn(&Notice) -> bool,
+    ) -> Result<bool, NetlinkError> {
+        self.0.has_heard(|(kind, payload)| {
+            Notice::read(*kind, payload).is_some_and(|notice| is_such(&notice))
+        })
+    }
 }
 
 impl AsFd for Notices {
