@@ -6,11 +6,11 @@
 //! | attach | detach |
 //! |---|---|
 //! | the address is reserved, on disk | … released, last |
-//! | the namespace and the veth pair are made, or taken from those prepared | … end with the namespace's mount |
+//! | the namespace and the veth pair are made and come up, or are taken from those prepared | … end with the namespace's mount |
 //! | the namespace is mounted | … unmounted |
-//! | the interface inside gets its addresses | with the namespace |
 //! | the firewall admits link, MAC and addresses | … expels them, first |
-//! | the link comes up, with its neighbours, or its routes too | … which are removed |
+//! | the host gets its neighbours, or its routes too | … which are removed |
+//! | the interface inside gets its addresses | with the namespace |
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use crate::failpoint::{self, reached};
 use crate::namespace::{self, Namespace};
 use crate::netlink::{Request, add_address, add_link_route, add_local_route, add_neighbour};
 use crate::network::{Bridge, Network};
-use crate::prepared::{INTERFACE, Prepared};
+use crate::prepared::Prepared;
 use crate::published::{PortProtocol, PublishedPort};
 use crate::security_group::SecurityGroupId;
 use crate::subnet::{AttachmentMode, SubnetId};
@@ -190,14 +190,16 @@ impl Network {
         }
         prepared.namespace.mount(&self.netns_path(&eni.netns))?;
         reached(failpoint::ATTACH_MOUNT)?;
-        add_addresses(eni, bridge, &mut prepared)?;
-        reached(failpoint::ATTACH_INTERFACE)?;
         self.firewall().admit(eni, &self.config)?;
         self.forget_datagrams(eni)?;
         reached(failpoint::ATTACH_FIREWALL)?;
         let ways = ways(eni, eni.addresses(), bridge.index, prepared.link);
-        self.bring_link_up(&mut prepared, bridge, ways)?;
-        reached(failpoint::ATTACH_PORT)
+        let sent = self.routes().send(&ways);
+        sent.doing(|| format!("make the host's ways to {}", eni.id))?;
+        reached(failpoint::ATTACH_NEIGHBOUR)?;
+        let addresses = addresses(eni, bridge, prepared.interface);
+        self.finish(&mut prepared, bridge, addresses)?;
+        reached(failpoint::ATTACH_INTERFACE)
     }
 
     /// Undoes what was built before a failure. A namespace that the caller has keeps the link.
@@ -324,16 +326,15 @@ pub(crate) fn ways(
     }
 }
 
-/// Gives an interface its addresses.
-fn add_addresses(eni: &Eni, bridge: &Bridge, prepared: &mut Prepared) -> Result<()> {
+/// What gives an interface its addresses.
+fn addresses(eni: &Eni, bridge: &Bridge, interface: u32) -> Vec<Request> {
     let ipv4 = Ipv4Net::new(eni.address, bridge.subnet.cidr().prefix_len());
     let ipv4 = ipv4.unwrap_or_else(|_| Ipv4Net::from(eni.address));
-    let mut requests = vec![add_address(prepared.interface, ipv4, false)];
+    let mut requests = vec![add_address(interface, ipv4, false)];
     if let Some(address) = eni.ipv6_address {
         let range = Ipv6Net::new_assert(address, 64);
-        requests.push(add_address(prepared.interface, range, false));
-        requests.push(add_local_route(prepared.interface, address));
+        requests.push(add_address(interface, range, false));
+        requests.push(add_local_route(interface, address));
     }
-    let given = prepared.namespace.inside.send(&requests);
-    given.doing(|| format!("give {INTERFACE} of {} its addresses", eni.id))
+    requests
 }

@@ -20,10 +20,11 @@ pub const FAILPOINTS: &[&str] = &[
     ATTACH_ADDRESS,
     ATTACH_NAMESPACE,
     ATTACH_VETH,
-    ATTACH_MOUNT,
-    ATTACH_INTERFACE,
-    ATTACH_FIREWALL,
     ATTACH_PORT,
+    ATTACH_MOUNT,
+    ATTACH_FIREWALL,
+    ATTACH_NEIGHBOUR,
+    ATTACH_INTERFACE,
     DETACH_FIREWALL,
     DETACH_NEIGHBOUR,
     DETACH_NAMESPACE,
@@ -42,10 +43,11 @@ pub(crate) const OPEN_SYSCTLS: &str = "open:sysctls";
 pub(crate) const ATTACH_ADDRESS: &str = "attach:address";
 pub(crate) const ATTACH_NAMESPACE: &str = "attach:namespace";
 pub(crate) const ATTACH_VETH: &str = "attach:veth";
-pub(crate) const ATTACH_MOUNT: &str = "attach:mount";
-pub(crate) const ATTACH_INTERFACE: &str = "attach:interface";
-pub(crate) const ATTACH_FIREWALL: &str = "attach:firewall";
 pub(crate) const ATTACH_PORT: &str = "attach:port";
+pub(crate) const ATTACH_MOUNT: &str = "attach:mount";
+pub(crate) const ATTACH_FIREWALL: &str = "attach:firewall";
+pub(crate) const ATTACH_NEIGHBOUR: &str = "attach:neighbour";
+pub(crate) const ATTACH_INTERFACE: &str = "attach:interface";
 pub(crate) const DETACH_FIREWALL: &str = "detach:firewall";
 pub(crate) const DETACH_NEIGHBOUR: &str = "detach:neighbour";
 pub(crate) const DETACH_NAMESPACE: &str = "detach:namespace";

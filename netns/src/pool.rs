@@ -72,7 +72,7 @@ impl Network {
             let namespace = self.new_namespace(&bridge.subnet, owner)?;
             let mut prepared = self.prepare(&id, bridge, namespace)?;
             prepared.id_range = range;
-            self.bring_link_up(&mut prepared, bridge, Vec::new())?;
+            self.finish(&mut prepared, bridge, Vec::new())?;
             self.pool().add(prepared);
             made += 1;
         }

@@ -44,8 +44,10 @@ pub(crate) struct Prepared {
     pub(crate) interface: u32,
     /// The index of its end on the host.
     pub(crate) link: u32,
-    /// Whether the link is up, and has been seen to carry packets.
-    pub(crate) is_up: bool,
+    /// What is left to do inside.
+    left: Vec<Request>,
+    /// Whether the link has been seen to carry packets.
+    is_operational: bool,
 }
 
 impl Network {
@@ -63,7 +65,9 @@ impl Network {
         subnet.ipv6_cidr().is_some() && self.ipv6.is_off_for_new_links
     }
 
-    /// Joins a namespace to a subnet, without an address: the firewall drops what it sends.
+    /// Joins a namespace to a subnet, without an address: the firewall drops what it sends. [`Network::finish`] does the
+    /// rest. What needs no link is best done in between: a thread of the kernel has work then with those that have come up,
+    /// and locks out who configures any.
     pub(crate) fn prepare(
         &self,
         id: &EniId,
@@ -73,10 +77,14 @@ impl Network {
         reached(failpoint::ATTACH_NAMESPACE)?;
         self.make_veth(id, bridge, &namespace)?;
         reached(failpoint::ATTACH_VETH)?;
-        let interface = self.configure_interface(id, bridge, &mut namespace)?;
+        // The kernel chooses the indexes: it takes a wish for one end only with a wish for the other.
+        let interface = namespace.inside.index_of(INTERFACE);
+        let interface = interface.doing(|| format!("look for {INTERFACE} of {id}"))?;
         let name = id.host_link();
         let link = self.routes().index_of(&name);
         let link = link.doing(|| format!("look for the link {name}"))?;
+        self.bring_up(id, bridge, &mut namespace, [link, interface])?;
+        reached(failpoint::ATTACH_PORT)?;
         Ok(Prepared {
             id: id.clone(),
             subnet: bridge.subnet.id().clone(),
@@ -84,7 +92,8 @@ impl Network {
             id_range: None,
             interface,
             link,
-            is_up: false,
+            left: routes_inside(interface, bridge),
+            is_operational: false,
         })
     }
 
@@ -115,37 +124,6 @@ impl Network {
         }
     }
 
-    /// Configures the interface from inside, and returns its index: everything but itself is behind the router, also
-    /// what is in the same subnet.
-    fn configure_interface(
-        &self,
-        id: &EniId,
-        bridge: &Bridge,
-        namespace: &mut Namespace,
-    ) -> Result<u32> {
-        let doing = || format!("configure {INTERFACE} of {id}");
-        // The kernel chooses the index: it takes a wish for one end only with a wish for the other.
-        let index = namespace.inside.index_of(INTERFACE).doing(doing)?;
-        let (router, mac) = (bridge.subnet.router(), bridge.subnet.router_mac());
-        let mut requests = self.no_link_local(index);
-        requests.extend([
-            bring_up(index),
-            add_neighbour(index, router, mac),
-            add_route(index, Ipv4Net::default(), router),
-            add_route(index, Ipv4Net::from(METADATA_ADDRESS), router),
-            add_blackhole(Ipv4Net::from(INSTANCE_METADATA_ADDRESS)),
-        ]);
-        if let Some(router) = bridge.subnet.ipv6_router() {
-            requests.extend([
-                add_neighbour(index, router, mac),
-                add_route(index, Ipv6Net::default(), router),
-                add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
-            ]);
-        }
-        namespace.inside.send(&requests).doing(doing)?;
-        Ok(index)
-    }
-
     /// What keeps a link from addresses of its own making, where there is IPv6.
     fn no_link_local(&self, link: u32) -> Vec<Request> {
         match self.ipv6.is_there {
@@ -154,47 +132,57 @@ impl Network {
         }
     }
 
-    /// Brings the link's end on the host up, does the rest of what the host has to, and waits until the link carries
-    /// packets. Threads of the kernel have work with a link that comes up, for which they lock out who configures
-    /// others: so it is the last that is done.
-    pub(crate) fn bring_link_up(
+    /// Brings up both ends of the link: that on the host, and the interface.
+    ///
+    /// IPv6 goes through all routes of the host when one of its links comes up with a carrier, and once more when a thread
+    /// of the kernel has noticed the carrier. So the host's end is the first, which has no carrier until the other is up,
+    /// too: then only that thread does it, once.
+    fn bring_up(
+        &self,
+        id: &EniId,
+        bridge: &Bridge,
+        namespace: &mut Namespace,
+        [link, interface]: [u32; 2],
+    ) -> Result<()> {
+        let name = id.host_link();
+        let mut on_host = Vec::new();
+        match bridge.subnet.mode() {
+            AttachmentMode::Bridged => {
+                on_host.extend(self.no_link_local(link));
+                on_host.extend([bring_port_up(link), add_forwarding_entry(link, id.mac())]);
+            }
+            AttachmentMode::Routed => {
+                if self.has_to_allow_ipv6(&bridge.subnet) {
+                    sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+                }
+                on_host.extend([set_routed(link, self.ipv6.is_there), bring_up(link)]);
+            }
+        }
+        let sent = self.routes().send(&on_host);
+        sent.doing(|| format!("bring up the link {name} of {}", bridge.subnet.id()))?;
+        let mut inside = self.no_link_local(interface);
+        inside.push(bring_up(interface));
+        let sent = namespace.inside.send(&inside);
+        sent.doing(|| format!("bring up {INTERFACE} of {id}"))
+    }
+
+    /// Does what is left to do inside, and this after it, and waits until the link carries packets.
+    pub(crate) fn finish(
         &self,
         prepared: &mut Prepared,
         bridge: &Bridge,
         rest: Vec<Request>,
     ) -> Result<()> {
-        let name = prepared.id.host_link();
-        let mut requests = match prepared.is_up {
-            true => Vec::new(),
-            false => self.link_up(prepared, bridge)?,
-        };
+        let mut requests = std::mem::take(&mut prepared.left);
         requests.extend(rest);
-        let sent = self.routes().send(&requests);
-        sent.doing(|| format!("bring up the link {name} of {}", bridge.subnet.id()))?;
-        if !prepared.is_up {
-            self.wait_until_operational(prepared, bridge)?;
-            prepared.is_up = true;
+        let sent = prepared.namespace.inside.send(&requests);
+        sent.doing(|| format!("configure {INTERFACE} of {}", prepared.id))?;
+        if prepared.is_operational {
+            return Ok(());
         }
+        self.wait_until_operational(prepared, bridge)?;
+        prepared.is_operational = true;
         Ok(())
-    }
-
-    fn link_up(&self, prepared: &Prepared, bridge: &Bridge) -> Result<Vec<Request>> {
-        let link = prepared.link;
-        let mac = prepared.id.mac();
-        match bridge.subnet.mode() {
-            AttachmentMode::Bridged => {
-                let mut requests = self.no_link_local(link);
-                requests.extend([bring_port_up(link), add_forwarding_entry(link, mac)]);
-                Ok(requests)
-            }
-            AttachmentMode::Routed => {
-                if self.has_to_allow_ipv6(&bridge.subnet) {
-                    let name = prepared.id.host_link();
-                    sysctls::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
-                }
-                Ok(vec![set_routed(link, self.ipv6.is_there), bring_up(link)])
-            }
-        }
     }
 
     /// The kernel notices a little after links have come up that they have, and drops what is sent
@@ -226,4 +214,23 @@ impl Network {
         prepared.namespace.inside.link(INTERFACE).doing(doing)?;
         Ok(())
     }
+}
+
+/// What an interface has beside its addresses: everything but itself is behind the router, also what is in the same subnet.
+fn routes_inside(interface: u32, bridge: &Bridge) -> Vec<Request> {
+    let (router, mac) = (bridge.subnet.router(), bridge.subnet.router_mac());
+    let mut requests = vec![
+        add_neighbour(interface, router, mac),
+        add_route(interface, Ipv4Net::default(), router),
+        add_route(interface, Ipv4Net::from(METADATA_ADDRESS), router),
+        add_blackhole(Ipv4Net::from(INSTANCE_METADATA_ADDRESS)),
+    ];
+    if let Some(router) = bridge.subnet.ipv6_router() {
+        requests.extend([
+            add_neighbour(interface, router, mac),
+            add_route(interface, Ipv6Net::default(), router),
+            add_blackhole(Ipv6Net::from(INSTANCE_METADATA_IPV6_ADDRESS)),
+        ]);
+    }
+    requests
 }
