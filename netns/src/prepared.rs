@@ -181,6 +181,11 @@ impl Network {
             return Ok(());
         }
         self.wait_until_operational(prepared, bridge)?;
+        if self.ipv6.is_there {
+            let deleted = self.routes().delete_group_route(prepared.link);
+            let name = prepared.id.host_link();
+            deleted.doing(|| format!("remove the route of {name} for IPv6's groups"))?;
+        }
         prepared.is_operational = true;
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -209,7 +209,23 @@ impl RouteSocket {
         // Whichever it has.
         message.header.scope = RouteScope::NoWhere;
         message.attributes.push(RouteAttribute::Oif(link));
-        match self.send(&[Request::change(RouteNetlinkMessage::DelRoute(message), 0)]) {
+        self.delete(message)
+    }
+
+    /// Removes the route by which a link hears IPv6 groups, ff00::/8, that the kernel gives each link which becomes
+    /// ready; nothing there is fine too.
+    pub(crate) fn delete_group_route(&mut self, link: u32) -> Result<(), NetlinkError> {
+        let groups = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+        let mut message = route(groups.into(), RouteType::Multicast);
+        message.header.table = libc::RT_TABLE_LOCAL;
+        // Whoever the kernel says it is of: that was its user once.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.attributes.push(RouteAttribute::Oif(link));
+        self.delete(message)
+    }
+
+    fn delete(&mut self, route: RouteMessage) -> Result<(), NetlinkError> {
+        match self.send(&[Request::change(RouteNetlinkMessage::DelRoute(route), 0)]) {
             Err(error) if [Errno::ESRCH, Errno::ENOENT, Errno::ENODEV].contains(&error.errno) => {
                 Ok(())
             }

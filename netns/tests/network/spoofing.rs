@@ -49,6 +49,10 @@ pub fn cases() -> Vec<Case> {
             "a_link_local_group_frame_does_not_reach_the_host",
             a_group_frame_does_not_reach_the_host,
         ),
+        (
+            "a_link_has_no_route_for_groups_of_ipv6",
+            no_route_for_groups,
+        ),
     ]
 }
 
@@ -310,4 +314,23 @@ fn a_group_frame_does_not_reach_the_host(world: &World) {
         }
     }
     stage.end();
+}
+
+/// Without that none is heard on it, not even the kernel's own, of all nodes.
+fn no_route_for_groups(world: &World) {
+    let network = world.network();
+    let task = Task::attach(&network, 1);
+    let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("readable");
+    let of_groups = |line: &&str| line.starts_with("ff");
+    let links: Vec<&str> = routes
+        .lines()
+        .filter(of_groups)
+        .filter_map(|line| line.split_whitespace().last())
+        .collect();
+    assert!(links.contains(&"uplink"), "{routes}");
+    assert!(
+        !links.iter().any(|link| link.starts_with("eni-")),
+        "{links:?}"
+    );
+    task.detach(&network);
 }
