@@ -17,9 +17,8 @@ use nix::sys::socket::SockProtocol;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::{LOOPBACK, RouteSocket, bring_up};
 use crate::subordinate_ids::IdRange;
-use crate::sys::{self, Visit};
+use crate::sys::{self, Destination, NewOwner, Visit};
 use crate::sysctls::SysctlTree;
-use crate::user_namespace;
 
 /// What a sysctl of a namespace is set to; its path begins at an instance of procfs.
 type Setting = (&'static CStr, &'static str);
@@ -50,11 +49,12 @@ impl Namespace {
         sysctls: &SysctlTree,
         allow_ipv6: bool,
     ) -> Result<Self> {
-        if let Some(range) = owner {
-            let made = user_namespace::make(range)?;
-            return Self::join(made.as_fd(), sysctls, allow_ipv6);
-        }
-        Self::visit(None, sysctls, allow_ipv6)
+        let map = owner.map(IdRange::map);
+        let destination = match (owner, &map) {
+            (Some(range), Some(map)) => Destination::Owned(NewOwner::new(range.first, map)),
+            _ => Destination::New,
+        };
+        Self::visit(destination, sysctls, allow_ipv6)
     }
 
     /// Takes one that somebody else has made, and prepares it in the same way.
@@ -63,32 +63,28 @@ impl Namespace {
         sysctls: &SysctlTree,
         allow_ipv6: bool,
     ) -> Result<Self> {
-        Self::visit(Some(given), sysctls, allow_ipv6)
+        Self::visit(Destination::Given(given), sysctls, allow_ipv6)
     }
 
     /// Makes a namespace ready for a task's interface: a new one, or the one that is given.
-    fn visit(
-        given: Option<BorrowedFd<'_>>,
-        sysctls: &SysctlTree,
-        allow_ipv6: bool,
-    ) -> Result<Self> {
+    fn visit(destination: Destination<'_>, sysctls: &SysctlTree, allow_ipv6: bool) -> Result<Self> {
         let ipv6 = allow_ipv6.then_some(&IPV6_FOR_NEW_LINKS);
         let settings: Vec<&Setting> = SETTINGS.iter().chain(ipv6).collect();
         let paths: Vec<&CStr> = settings.iter().map(|(path, _)| *path).collect();
         let visit = Visit {
-            namespace: given,
+            destination,
             socket: SockProtocol::NetlinkRoute,
-            directory: sysctls.procfs(),
+            procfs: sysctls.procfs(),
             files: &paths,
         };
         let visited = visit
             .make()
-            .map_err(|error| Error::io("make a thread that visits a network namespace", error))?;
-        let enter = match given {
-            Some(_) => "enter the network namespace that was given",
-            None => "unshare a network namespace",
-        };
-        visited.entered.map_err(|errno| Error::io(enter, errno))?;
+            .map_err(|error| Error::io("send a visitor to a network namespace", error))?;
+        // And with it what kept others from this process's memory.
+        drop(visit);
+        visited
+            .entered
+            .map_err(|refusal| Error::io(refusal.doing, refusal.errno))?;
         for (setting, file) in settings.into_iter().zip(visited.files) {
             set(setting, file)?;
         }
@@ -111,6 +107,12 @@ impl Namespace {
         let none = None::<&str>;
         mount(Some(own.as_str()), path, none, MsFlags::MS_BIND, none)
             .map_err(|errno| Error::file("mount the network namespace at", path, errno))
+    }
+}
+
+impl From<Namespace> for OwnedFd {
+    fn from(namespace: Namespace) -> Self {
+        namespace.fd
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct SysctlTree {
 
 impl SysctlTree {
     /// A new one. Where none can be made, that of everyone.
-    fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let everyones = || File::open("/proc").map(OwnedFd::from);
         let procfs = crate::sys::new_procfs().or_else(|_| everyones());
         let procfs = procfs.map_err(|error| Error::io("open /proc", error))?;

@@ -1,13 +1,13 @@
 //! The one door to what has no safe wrapper: every `unsafe` of this crate is in this module.
 
-mod holder;
+mod owner;
 mod visit;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-pub(crate) use holder::hold_namespaces;
-pub(crate) use visit::Visit;
+pub(crate) use owner::NewOwner;
+pub(crate) use visit::{Destination, Visit};
 
 /// Asks the kernel for its own words on why it refuses a netlink request.
 pub(crate) fn enable_extended_acks(socket: BorrowedFd<'_>) -> io::Result<()> {

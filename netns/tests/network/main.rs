@@ -49,6 +49,13 @@ fn main() -> ExitCode {
         return match action.as_str() {
             "own-user-namespace" => prepared::own_user_namespace(),
             "make-without-ptrace" => user_namespaces::make_without_ptrace(),
+            "make-and-stay-dumpable" => user_namespaces::make_and_stay_dumpable(),
+            "make-while-its-owner-looks" => user_namespaces::make_while_its_owner_looks(),
+            "look-at-memory" => match rest {
+                [of, owner] => user_namespaces::look_at_memory(of, owner),
+                _ => ExitCode::from(2),
+            },
+            "make-with-wrong-ids" => user_namespaces::make_with_wrong_ids(),
             "root-of-task" => match rest {
                 [path, link] => user_namespaces::root_of_task(path, link),
                 _ => ExitCode::from(2),

@@ -1,16 +1,19 @@
 //! Network namespaces that user namespaces of the tasks' own own: what root of one can do in it, and whose the ids are.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use berth_netns::{Attachment, Error, IdRange, Network, NetworkConfig, Subnet};
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::Case;
@@ -37,6 +40,18 @@ pub fn cases() -> Vec<Case> {
         (
             "who_may_not_look_at_others_processes_makes_them_too",
             without_ptrace,
+        ),
+        (
+            "making_one_leaves_the_callers_core_dumps_as_they_were",
+            dumps_stay_as_they_were,
+        ),
+        (
+            "its_owner_looks_at_nobodys_memory_while_it_is_made",
+            nobody_looks_at_the_memory,
+        ),
+        (
+            "one_that_can_not_be_made_leaves_nothing",
+            a_refused_one_leaves_nothing,
         ),
         (
             "without_subordinate_ids_the_host_owns_the_network",
@@ -122,9 +137,7 @@ pub fn root_of_task(path: &str, link: &str) -> ExitCode {
 
 /// What another does: it makes a user namespace without CAP_SYS_PTRACE.
 pub fn make_without_ptrace() -> ExitCode {
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::drop(None, set, Capability::CAP_SYS_PTRACE).expect("dropped");
-    }
+    drop_ptrace();
     match berth_netns::make_user_namespace(IdRange { first: 3_000_000 }) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
@@ -134,10 +147,132 @@ pub fn make_without_ptrace() -> ExitCode {
     }
 }
 
+fn drop_ptrace() {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::drop(None, set, Capability::CAP_SYS_PTRACE).expect("dropped");
+    }
+}
+
 fn without_ptrace(_: &World) {
+    assert!(child_succeeds("make-without-ptrace"));
+}
+
+fn dumps_stay_as_they_were(_: &World) {
+    assert!(child_succeeds("make-and-stay-dumpable"));
+}
+
+fn nobody_looks_at_the_memory(_: &World) {
+    assert!(child_succeeds("make-while-its-owner-looks"));
+}
+
+fn a_refused_one_leaves_nothing(_: &World) {
+    assert!(child_succeeds("make-with-wrong-ids"));
+}
+
+fn child_succeeds(action: &str) -> bool {
     let mut child = Command::new("/proc/self/exe");
-    child.args(["--child", "make-without-ptrace"]);
-    assert!(child.status().expect("it runs").success());
+    let child = child.args(["--child", action]);
+    child.status().expect("it runs").success()
+}
+
+/// What a child does: it makes many at once, with core dumps and without.
+pub fn make_and_stay_dumpable() -> ExitCode {
+    for dumpable in [false, true] {
+        prctl::set_dumpable(dumpable).expect("set");
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let range = IdRange {
+                    first: 3_000_000 + number * IdRange::SIZE,
+                };
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        berth_netns::make_user_namespace(range).expect("made");
+                    }
+                });
+            }
+        });
+        if prctl::get_dumpable() != Ok(dumpable) {
+            eprintln!("core dumps were {dumpable}, and aren't any more");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// What another does: it makes them until their owner has looked often enough, with CAP_SYS_PTRACE and without.
+pub fn make_while_its_owner_looks() -> ExitCode {
+    let seen = is_looked_at();
+    drop_ptrace();
+    match seen || is_looked_at() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn is_looked_at() -> bool {
+    let range = IdRange { first: 3_000_000 };
+    let mut owner = Command::new("/proc/self/exe");
+    let own = std::process::id().to_string();
+    let owner = owner.args(["--child", "look-at-memory", &own, &range.first.to_string()]);
+    let mut owner = owner.spawn().expect("it runs");
+    loop {
+        if let Some(ended) = owner.try_wait().expect("it is a child") {
+            return !ended.success();
+        }
+        berth_netns::make_user_namespace(range).expect("made");
+    }
+}
+
+/// What the owner does: it looks at the memory of whoever a child of that process has as a child.
+pub fn look_at_memory(of: &str, owner: &str) -> ExitCode {
+    const OFTEN: usize = 20;
+    let id: u32 = owner.parse().expect("a number");
+    setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id)).expect("root may");
+    setresuid(Uid::from_raw(1000), Uid::from_raw(id), Uid::from_raw(id)).expect("root may");
+    let children = |process: &str| {
+        let read = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+        let children = read.unwrap_or_default();
+        let children = children.split_whitespace().map(str::to_owned);
+        children.collect::<Vec<String>>()
+    };
+    let (mut refused, deadline) = (0, Instant::now() + Duration::from_secs(60));
+    while refused < OFTEN {
+        for holder in children(of).iter().flat_map(|child| children(child)) {
+            match File::open(format!("/proc/{holder}/mem")) {
+                Ok(_) => {
+                    eprintln!("the owner of a new user namespace looks at its maker's memory");
+                    return ExitCode::FAILURE;
+                }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => refused += 1,
+                Err(_) => {}
+            }
+        }
+        if Instant::now() > deadline {
+            eprintln!("only {refused} processes were seen in a minute");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// What another does: it asks for ids that there are not.
+pub fn make_with_wrong_ids() -> ExitCode {
+    // Whoever is left without a parent becomes a child of this one.
+    prctl::set_child_subreaper(true).expect("set");
+    let descriptors = || fs::read_dir("/proc/self/fd").expect("there").count();
+    let children = || fs::read_to_string("/proc/thread-self/children").expect("there");
+    let before = descriptors();
+    let beyond = IdRange {
+        first: u32::MAX - 1,
+    };
+    let made = berth_netns::make_user_namespace(beyond);
+    let error = made.expect_err("no such ids").to_string();
+    assert!(
+        error.starts_with("give a new user namespace its ids"),
+        "{error}"
+    );
+    assert_eq!((descriptors(), children()), (before, String::new()));
+    ExitCode::SUCCESS
 }
 
 /// Whether root of a task can do in a network namespace with this link what it should, and no more.
