@@ -47,7 +47,8 @@ pub(crate) struct Addresses {
     directory: PathBuf,
     boot_id: String,
     enis: BTreeMap<EniId, Eni>,
-    taken: BTreeSet<Ipv4Addr>,
+    /// In both families.
+    taken: BTreeSet<IpAddr>,
     namespaces: BTreeSet<NetnsName>,
     ports: BTreeMap<HostPort, EniId>,
     id_ranges: BTreeMap<EniId, HeldRange>,
@@ -106,7 +107,7 @@ impl Addresses {
         let candidates = candidates.filter_map(|index| subnet.task_address(index));
         let fresh = candidates.clone().map(|address| (address, false));
         for (address, may_be_spent) in fresh.chain(candidates.map(|address| (address, true))) {
-            if self.taken.contains(&address) || self.is_spent(address) != may_be_spent {
+            if self.is_attached(address.into()) || self.is_spent(address) != may_be_spent {
                 continue;
             }
             // A range of IPv6 may have been another subnet's before, and have interfaces of that one.
@@ -200,7 +201,9 @@ impl Addresses {
             _ => self.spent.insert(eni.address, spent),
         };
         self.enis.remove(&eni.id);
-        self.taken.remove(&eni.address);
+        for address in eni.addresses() {
+            self.taken.remove(&address);
+        }
         self.namespaces.remove(&eni.netns);
         self.id_ranges.remove(&eni.id);
         for published in &eni.published {
@@ -234,13 +237,7 @@ impl Addresses {
 
     /// Whether an interface has this address.
     pub(crate) fn is_attached(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.taken.contains(&address),
-            IpAddr::V6(address) => {
-                let mut enis = self.enis.values();
-                enis.any(|eni| eni.ipv6_address == Some(address))
-            }
-        }
+        self.taken.contains(&address)
     }
 
     /// The interface with this id, if it has an address.
@@ -256,7 +253,7 @@ impl Addresses {
     fn enter(&mut self, eni: Eni, range: Option<HeldRange>) {
         self.id_ranges
             .extend(range.map(|range| (eni.id.clone(), range)));
-        self.taken.insert(eni.address);
+        self.taken.extend(eni.addresses());
         self.namespaces.insert(eni.netns.clone());
         let ports = eni.published.iter();
         let ports = ports.map(|published| (published.host, eni.id.clone()));
