@@ -1,6 +1,6 @@
 //! A visit to a network namespace: somebody enters it for the caller, opens what is asked for, and ends.
 //!
-//! The visitor is a thread to the kernel, and nothing to the C library. It has a stack, and for all else the caller's
+//! The visitor is a thread or a process to the kernel, and nothing to the C library. It has a stack, and for all else the caller's
 //! memory: the caller waits until it has let go of that, as after vfork(2). A thread that can do all that threads can, and
 //! that has to be woken and to wake, takes as long again as everything that is done there; and a process with a copy of
 //! the memory takes the longer the more of it the caller has.
@@ -54,7 +54,7 @@ pub(crate) struct Visited {
 }
 
 /// Why a visitor could not come to the namespace.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Refusal {
     /// What it was about to do.
     pub(crate) doing: &'static str,
@@ -145,7 +145,8 @@ fn send_visitor(errand: &mut Errand<'_>, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: `top` is the upper end of a stack that nobody else has, with room for some system calls and for a smaller
     // stack. It and what `pointer` points to are there until the visitor has let go of its memory: with CLONE_VFORK this
     // returns then. Meanwhile this thread stands still: what is local to it (errno), and what the errand borrows, is the
-    // visitor's alone, of whose own process `owner::hold` says the same. No signal's handler runs there. `visitor` takes the pointer for what it is.
+    // visitor's alone; of a process that it makes, `owner::hold` says why. No signal's handler runs there. `visitor` takes
+    // the pointer for what it is.
     let cloned = unsafe {
         let flags = kind | libc::CLONE_VFORK;
         libc::clone(visitor, top, flags, pointer.cast())
