@@ -77,6 +77,28 @@ fn a_released_address_rests_while_others_are_free() {
 }
 
 #[test]
+fn an_address_of_ipv6_is_one_interfaces_alone_whatever_its_subnet_until_it_is_released() {
+    let folder = Folder::new("ipv6");
+    let range = "fd00:9::/64".parse().expect("a network");
+    let id = "subnet-00000000000000003".parse().expect("valid");
+    let other = Subnet::new(id, "10.9.9.0/28".parse().expect("a network"), "berth2");
+    let [one, other] = [small_subnet(), other.expect("valid")]
+        .map(|subnet| subnet.with_ipv6(range).expect("valid"));
+    let first = reserve(&mut load(&folder, "boot"), &one, 1).expect("free");
+    // As far from the beginning it would be the same.
+    let mut addresses = load(&folder, "boot");
+    let second = reserve(&mut addresses, &other, 2).expect("free");
+    assert_eq!(second.address, Ipv4Addr::new(10, 9, 9, 5));
+    for address in first.addresses() {
+        assert!(addresses.is_attached(address), "{address}");
+    }
+    addresses.release(&first).expect("released");
+    for address in first.addresses() {
+        assert!(!addresses.is_attached(address), "{address}");
+    }
+}
+
+#[test]
 fn spent_addresses_are_given_last_and_known_to_the_next_process() {
     let folder = Folder::new("spent");
     let subnet = small_subnet();
