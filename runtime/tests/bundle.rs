@@ -16,6 +16,7 @@ const APPLETS: [&str; 34] = [
     "kill", "ps", "rm", "ln", "test", "tty", "stty", "chroot", "cp", "find", "cut",
 ];
 
+/// Of bundles and of commands, for their names.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A directory with a root filesystem, a configuration and the runtime's state; gone when dropped.
@@ -165,9 +166,11 @@ impl Bundle {
     }
 
     /// Runs a command in the bundle's directory. Its output goes to files: a container that stays would
-    /// keep a pipe open.
+    /// keep a pipe open. They are this command's alone: such a container writes on while others run.
     pub(crate) fn said(&self, command: &mut Command) -> Said {
-        let (out, err) = (self.host("out"), self.host("err"));
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = |stream| self.host(&format!("{stream}-{number}"));
+        let (out, err) = (file("out"), file("err"));
         command
             .current_dir(&self.directory)
             .stdin(Stdio::null())

@@ -14,6 +14,7 @@ crate::tests! {
     run_gives_the_containers_output_and_exit_code;
     a_container_killed_by_a_signal_gives_128_and_its_number;
     a_created_container_waits_to_be_started;
+    what_a_detached_container_says_is_not_what_other_commands_say;
     options_may_come_after_the_id;
     a_missing_command_is_said_when_it_is_created;
     a_missing_interpreter_is_said_when_it_is_started;
@@ -94,6 +95,14 @@ fn a_created_container_waits_to_be_started() {
             .failure()
             .contains("does not exist")
     );
+}
+
+fn what_a_detached_container_says_is_not_what_other_commands_say() {
+    let bundle = Bundle::new("while :; do echo beside; sleep 0.001; done");
+    bundle.run_detached();
+    for _ in 0..30 {
+        assert_eq!(bundle.status(), "running");
+    }
 }
 
 fn options_may_come_after_the_id() {
