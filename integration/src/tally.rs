@@ -18,6 +18,9 @@ pub enum Outcome {
 #[derive(Default)]
 pub struct Tally {
     outcomes: BTreeMap<String, Outcome>,
+    /// The test whose outcome is still to come, on a line of its own: what the test wrote itself, a
+    /// panic's message for one, comes before.
+    running: Option<String>,
 }
 
 impl Tally {
@@ -33,21 +36,24 @@ impl Tally {
 
     /// Notes what a line of libtest's (or libtest-mimic's) output says, if it says something.
     pub fn read(&mut self, suite: &str, line: &str) {
-        let Some(rest) = line.strip_prefix("test ") else {
-            return;
-        };
-        let Some((name, outcome)) = rest.rsplit_once(" ... ") else {
-            return;
-        };
-        let outcome = match outcome.split([' ', ',']).next() {
-            Some("ok") => Outcome::Passed,
-            Some("FAILED") => Outcome::Failed,
-            Some("ignored") => Outcome::Skipped,
+        let mut said = line;
+        if let Some((name, rest)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.rsplit_once(" ... "))
+        {
+            // A marker such as `[needs cgroup controllers]` may stand behind the name.
+            self.running = Some(format!("{suite}::{}", name.trim_end()));
+            said = rest.split([' ', ',']).next().unwrap_or(rest);
+        }
+        let outcome = match said {
+            "ok" => Outcome::Passed,
+            "FAILED" => Outcome::Failed,
+            "ignored" => Outcome::Skipped,
             _ => return,
         };
-        // A marker such as `[needs cgroup controllers]` may stand behind the name.
-        let name = name.trim_end();
-        self.note(format!("{suite}::{name}"), outcome);
+        if let Some(name) = self.running.take() {
+            self.note(name, outcome);
+        }
     }
 
     /// Shows what failed and what was skipped, then the line that counts. Whether nothing failed.
@@ -83,6 +89,27 @@ impl Tally {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outcome_may_come_after_what_the_test_wrote() {
+        let mut tally = Tally::default();
+        tally.read("s", "test a ... ignored");
+        tally.read("s", "test a          ... ");
+        tally.read("s", "thread 'main' panicked");
+        tally.read("s", "FAILED");
+        tally.read("s", "test b          ... started");
+        tally.read("s", "ok so far");
+        tally.read("s", "ok");
+        // Nobody's.
+        tally.read("s", "FAILED");
+        let all: Vec<_> = tally.outcomes.into_iter().collect();
+        let named = |name: &str, outcome| (name.to_owned(), outcome);
+        let expected = [
+            named("s::a", Outcome::Failed),
+            named("s::b", Outcome::Passed),
+        ];
+        assert_eq!(all, expected);
+    }
 
     #[test]
     fn a_test_counts_once_however_often_it_ran() {
