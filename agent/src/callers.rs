@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(answer(&mut held[0]).await, "HTTP/1.1 200");
         held.clear();
         // The server learns of the ends in its own time.
-        for _ in 0..100 {
+        for _ in 0..3_000 {
             let mut next = TcpStream::connect(address).await.unwrap();
             if answer(&mut next).await == "HTTP/1.1 200" {
                 return;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::bundle::Bundle;
 use crate::controllers::Group;
-use crate::machine::busybox;
+use crate::machine::{PATIENCE, busybox, wait_until};
 
 crate::tests! {
     a_frozen_cgroup_stands_still_until_it_is_thawed;
@@ -26,8 +26,6 @@ crate::tests! {
     devices_are_replaced_without_a_window;
     programs_of_others_are_left_alone;
 }
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process in the cgroup.
 fn process(cgroup: &Cgroup, args: &[&str]) -> Child {
@@ -57,13 +55,7 @@ fn a_frozen_cgroup_stands_still_until_it_is_thawed() {
     assert_eq!(usage(), before);
     group.0.thaw().unwrap();
     assert!(!group.0.is_frozen().unwrap());
-    for _ in 0..10_000 {
-        if usage() > before {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(usage() > before);
+    wait_until(|| usage() > before);
     end(&group, child);
 }
 

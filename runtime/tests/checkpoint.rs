@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::bundle::{Bundle, Said};
-use crate::lifecycle::wait_until;
+use crate::machine::wait_until;
 
 /// A container that counts, and that tells how often it was started.
 const COUNTER: &str = "

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::bundle::Bundle;
 use crate::leaks::{Snapshot, reap_all_but};
+use crate::machine::PATIENCE;
 use crate::systemd::{assert_gone, scope};
 
 crate::tests! {
@@ -134,7 +135,7 @@ fn delete(bundle: &Bundle) {
 /// Orphans of a process that was killed end on their own, a moment later.
 #[track_caller]
 fn assert_nothing_is_left(before: &Snapshot, bundle: &Bundle, point: &str) {
-    let patience = Instant::now() + Duration::from_secs(10);
+    let patience = Instant::now() + PATIENCE;
     let mut left = before.what_is_left();
     while !left.is_empty() && Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(2));

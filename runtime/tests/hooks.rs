@@ -72,7 +72,7 @@ fn every_hook_runs_at_its_turn() {
     bundle.create().success();
     assert_eq!(lines(&journal), STAGES[..3]);
     bundle.runtime(&["start", &bundle.id]).success();
-    crate::lifecycle::wait_until(|| bundle.status() == "stopped");
+    crate::machine::wait_until(|| bundle.status() == "stopped");
     let mut seen = lines(&journal);
     // The program runs beside the poststart hook.
     seen[4..].sort();

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, Said};
+use crate::machine::wait_until;
 
 crate::tests! {
     a_paused_container_stands_still_and_says_so;
@@ -64,17 +65,6 @@ fn pausing_needs_a_running_container_and_resuming_a_paused_one() {
     wait_until(|| bundle.status() == "stopped");
     let said = bundle.runtime(&["pause", &bundle.id]).failure();
     assert!(said.contains("container not running"), "{said}");
-}
-
-/// For conditions of another process that tells nobody when they come true.
-fn wait_until(condition: impl Fn() -> bool) {
-    for _ in 0..10_000 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    panic!("it did not happen");
 }
 
 fn a_created_container_can_be_paused() {

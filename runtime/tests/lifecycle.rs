@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::bundle::Bundle;
+use crate::machine::wait_until;
 
 crate::tests! {
     run_gives_the_containers_output_and_exit_code;
@@ -56,17 +57,6 @@ fn a_container_killed_by_a_signal_gives_128_and_its_number() {
     wait_until(|| bundle.runtime(&["state", &bundle.id]).code == 0 && bundle.status() == "running");
     bundle.runtime(&["kill", &bundle.id, "KILL"]).success();
     assert_eq!(running.wait().unwrap().code(), Some(137));
-}
-
-/// For conditions of another process that tells nobody when they come true.
-pub(crate) fn wait_until(condition: impl Fn() -> bool) {
-    for _ in 0..10_000 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    panic!("it did not happen");
 }
 
 fn a_created_container_waits_to_be_started() {

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+/// How long something that must happen may take: an emulated processor may be busy elsewhere.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What the tests may need and a machine may lack: cgroup v2 controllers by their names, `systemd`,
 /// `apparmor`, `criu`, `newuidmap`, `CAP_SYS_RESOURCE`, `user 54321` for a user of that number.
@@ -74,6 +78,16 @@ impl Machine {
 fn has_criu() -> bool {
     let checked = Command::new("criu").arg("check").output();
     checked.is_ok_and(|output| output.status.success())
+}
+
+/// For conditions of another process that tells nobody when they come true.
+#[track_caller]
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "it did not happen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn has_apparmor() -> bool {

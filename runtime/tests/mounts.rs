@@ -211,7 +211,7 @@ fn a_mount_namespace_is_joined_by_path() {
         .args(["-m", "sh", "-c", &script])
         .spawn()
         .unwrap();
-    crate::lifecycle::wait_until(|| bundle.host("ready").exists());
+    crate::machine::wait_until(|| bundle.host("ready").exists());
     let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.retain(|namespace| namespace["type"] != "mount");
     let path = format!("/proc/{}/ns/mnt", holder.id());

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::bundle::{Bundle, Said};
+use crate::machine::wait_until;
 
 crate::tests! {
     a_container_without_a_cgroup_stays_in_its_makers;
@@ -62,11 +63,10 @@ fn its_processes_are_those_of_its_pid_namespace() {
         .success();
     // The second is ours to reap, and until then the first stays.
     let init = bundle.state()["pid"].as_u64().unwrap() as u32;
-    assert!((0..1000).any(|_| {
+    wait_until(|| {
         crate::leaks::reap_all_but(init);
-        std::thread::sleep(std::time::Duration::from_millis(20));
         bundle.status() == "stopped"
-    }));
+    });
     let listed = bundle
         .runtime(&["ps", "--format", "json", &bundle.id])
         .success();

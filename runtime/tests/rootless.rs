@@ -14,7 +14,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, Said};
-use crate::machine::runtime;
+use crate::machine::{runtime, wait_until};
 
 pub(crate) fn tests() -> Vec<crate::Test> {
     let mut all = lives();
@@ -78,12 +78,7 @@ fn state(bundle: &Bundle) -> Value {
 }
 
 fn until_stopped(bundle: &Bundle) {
-    let stopped = || state(bundle)["status"] == "stopped";
-    let pause = std::time::Duration::from_millis(20);
-    assert!((0..1000).any(|_| {
-        std::thread::sleep(pause);
-        stopped()
-    }));
+    wait_until(|| state(bundle)["status"] == "stopped");
 }
 
 /// Nothing is left of a container that wasn't made.

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::bundle::{Bundle, Said};
+use crate::machine::wait_until;
 
 crate::tests! {
     each_driver_refuses_the_others_form_of_path;
@@ -153,9 +154,7 @@ fn a_container_that_ended_leaves_no_unit() {
     create(&bundle).success();
     assert_eq!(property(&scope(&bundle), "ActiveState"), "active");
     bundle.runtime(&["start", &bundle.id]).success();
-    while bundle.status() != "stopped" {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    wait_until(|| bundle.status() == "stopped");
     bundle.runtime(&["delete", &bundle.id]).success();
     assert_gone(&scope(&bundle));
 }

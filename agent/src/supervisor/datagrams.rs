@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Datagrams from a free port of loopback to a server of the test's; the port, and the server.
     fn world() -> (Datagrams, u16, UdpSocket) {

@@ -267,7 +267,7 @@ mod tests {
             panic!("not IPv4")
         };
         let mut client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
-        let patience = Some(Duration::from_secs(10));
+        let patience = Some(Duration::from_secs(60));
         client.set_read_timeout(patience).unwrap();
         let forward = Forward::new(front.accept().unwrap().0, target).unwrap();
         std::thread::spawn(move || serve(forward));

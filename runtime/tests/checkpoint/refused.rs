@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{checkpoint, restore};
 use crate::bundle::{Bundle, Said};
-use crate::lifecycle::wait_until;
+use crate::machine::wait_until;
 
 crate::tests! {
     only_what_runs_can_be_saved;
