@@ -78,13 +78,14 @@ mod uplink;
 mod user_namespace;
 mod vpc;
 mod watch;
+mod watch_stop;
 
 pub use attachment::{AttachRequest, Attachment};
 pub use config::{METADATA_PORT, NetworkConfig};
 pub use eni::{Eni, EniId, MacAddress, NetnsName};
 pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
-pub use firewalld::{BusError, FirewalldEvent, FirewalldStop, FirewalldWatch};
+pub use firewalld::{BusError, FirewalldEvent, FirewalldWatch};
 pub use inspect::{
     CheckError, Endpoint, Explanation, GroupView, InterfaceView, LinkState, Question, RuleView,
     Snapshot, Step, SubnetView, Traffic, Verdict,
@@ -102,4 +103,5 @@ pub use subnet::{
 pub use subordinate_ids::{IdRange, SubordinateIds};
 pub use user_namespace::{make as make_user_namespace, owner};
 pub use vpc::{InvalidVpc, Vpc};
-pub use watch::{FirewallWatch, WatchEvent, WatchStop};
+pub use watch::{FirewallWatch, WatchEvent};
+pub use watch_stop::WatchStop;

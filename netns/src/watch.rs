@@ -6,12 +6,9 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::error::{Doing, Error, Problems, Result};
 use crate::firewall::is_dockers;
@@ -19,6 +16,7 @@ use crate::netlink::{NetlinkError, PolicyWatch};
 use crate::network::Network;
 use crate::nftables::{Notice, Notices, Process};
 use crate::ruleset::{BRIDGE_TABLE, INET_TABLE};
+use crate::watch_stop::{WatchStop, Woken};
 
 /// How long the end of a transaction may take whose beginning has been told.
 const UNTIL_COMMIT: Duration = Duration::from_millis(500);
@@ -47,28 +45,16 @@ pub enum WatchEvent {
 pub struct FirewallWatch {
     notices: Notices,
     policy: PolicyWatch,
-    stop: Arc<EventFd>,
+    stop: WatchStop,
 }
 
-/// What ends a [`FirewallWatch::run`].
-#[derive(Debug, Clone)]
-pub struct WatchStop(Arc<EventFd>);
-
-impl WatchStop {
-    /// Ends it, soon.
-    pub fn stop(&self) -> Result<()> {
-        let told = self.0.write(1).map(drop);
-        told.map_err(|errno| Error::io("stop the watch over the firewall's rules", errno))
-    }
-}
-
-/// Why the watch woke up.
-enum Woken {
+/// What was waited for.
+enum Heard {
     /// Somebody has changed something that is of interest, or may have.
     Changed(Change),
     /// Nobody has, in all that time.
     Nothing,
-    Stopped,
+    Stop,
 }
 
 /// What somebody has changed, and what is to be put right of it. Docker's chain is looked at in any case.
@@ -106,17 +92,16 @@ impl FirewallWatch {
         let doing = || "watch the rules of nftables".to_owned();
         let notices = Notices::open(network.firewall().port()).doing(doing)?;
         let policy = PolicyWatch::open().doing(|| "watch the routing policy".into())?;
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         Ok(Self {
             notices,
             policy,
-            stop: Arc::new(stop.map_err(|errno| Error::io(doing(), errno))?),
+            stop: WatchStop::new()?,
         })
     }
 
-    /// What ends it, from any thread.
+    /// What ends [`Self::run`].
     pub fn stop(&self) -> WatchStop {
-        WatchStop(Arc::clone(&self.stop))
+        self.stop.clone()
     }
 
     /// Puts the rules back whenever somebody else changes them, and tells of it, until it is stopped.
@@ -142,9 +127,9 @@ impl FirewallWatch {
                 }
             };
             match self.wait(patience, &mut turns, &mut tell) {
-                Woken::Changed(change) => pending.add(change),
-                Woken::Nothing => {}
-                Woken::Stopped => return,
+                Heard::Changed(change) => pending.add(change),
+                Heard::Nothing => {}
+                Heard::Stop => return,
             }
             if self.pause(turns.next(Instant::now()), &mut pending) {
                 return;
@@ -158,22 +143,24 @@ impl FirewallWatch {
         patience: Option<Duration>,
         turns: &mut Turns,
         tell: &mut impl FnMut(WatchEvent),
-    ) -> Woken {
+    ) -> Heard {
         loop {
-            let heard = match self.poll(patience) {
-                Ok(Heard::Stop) => return Woken::Stopped,
-                Ok(Heard::Nothing) => return Woken::Nothing,
-                Ok(Heard::Notices) => self.change(),
-                Ok(Heard::OfPolicy) => self.change_of_policy(),
+            // The quieter one first.
+            let sources = [self.policy.as_fd(), self.notices.as_fd()];
+            let heard = match self.stop.wait(sources, patience) {
+                Ok(Woken::Stopped) => return Heard::Stop,
+                Ok(Woken::Nothing) => return Heard::Nothing,
+                Ok(Woken::Ready(0)) => self.change_of_policy(),
+                Ok(Woken::Ready(_)) => self.change(),
                 Err(errno) => Err(errno.into()),
             };
             match heard {
                 Ok(None) => {}
-                Ok(Some(change)) => return Woken::Changed(change),
+                Ok(Some(change)) => return Heard::Changed(change),
                 Err(error) => {
                     let error = Err::<(), _>(error).doing(|| "listen to the kernel".into());
                     error.unwrap_or_else(|error| turns.failed(error, tell));
-                    return Woken::Changed(ANYTHING);
+                    return Heard::Changed(ANYTHING);
                 }
             }
         }
@@ -229,9 +216,7 @@ impl FirewallWatch {
 
     /// Waits before it is our turn. What is told until then is put right in the same turn. Whether the watch was stopped.
     fn pause(&mut self, pause: Duration, pending: &mut Change) -> bool {
-        let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-        // A signal only shortens it.
-        if poll(&mut stop, rounded_up(pause)).is_ok_and(|ready| ready > 0) {
+        if self.stop.comes_within(pause) {
             return true;
         }
         // What can't be heard is told of when it is waited for.
@@ -239,28 +224,6 @@ impl FirewallWatch {
         pending.ours |= ours.unwrap_or(true);
         pending.policy |= self.policy.has_heard().unwrap_or(true);
         false
-    }
-
-    fn poll(&self, patience: Option<Duration>) -> Result<Heard, Errno> {
-        let timeout = patience.map_or(PollTimeout::NONE, rounded_up);
-        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
-        let notices = PollFd::new(self.notices.as_fd(), PollFlags::POLLIN);
-        let policy = PollFd::new(self.policy.as_fd(), PollFlags::POLLIN);
-        let mut all = [stop, notices, policy];
-        let ready = loop {
-            match poll(&mut all, timeout) {
-                Err(Errno::EINTR) => {}
-                outcome => break outcome?,
-            }
-        };
-        let [stop, _, policy] = all;
-        Ok(match ready {
-            0 => Heard::Nothing,
-            _ if stop.any().unwrap_or(true) => Heard::Stop,
-            // The quieter one first.
-            _ if policy.any().unwrap_or(true) => Heard::OfPolicy,
-            _ => Heard::Notices,
-        })
     }
 }
 
@@ -294,14 +257,6 @@ fn put_right(
     problems.finish("put rules back that somebody has changed")
 }
 
-enum Heard {
-    Stop,
-    Notices,
-    OfPolicy,
-    /// In all that time.
-    Nothing,
-}
-
 impl Notice {
     fn is_of_ours(&self) -> bool {
         matches!(self, Self::Change { family, table, .. } if is_of_ours(*family, table))
@@ -311,11 +266,6 @@ impl Notice {
 fn is_of_ours(family: u8, table: &str) -> bool {
     let mut ours = [INET_TABLE, BRIDGE_TABLE].into_iter();
     ours.any(|of_ours| of_ours.family as u8 == family && of_ours.name == table)
-}
-
-fn rounded_up(duration: Duration) -> PollTimeout {
-    let milliseconds = duration.as_micros().div_ceil(1000);
-    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
 }
 
 /// The longest that the rules are missing.

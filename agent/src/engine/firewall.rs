@@ -1,48 +1,20 @@
 //! The engine's watch over the firewall: rules that somebody else removes are put back, and the log says so.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
-use anyhow::Context;
-use berth_netns::{FirewallWatch, Network, WatchEvent, WatchStop};
+use berth_netns::{FirewallWatch, Network, WatchEvent};
 
-/// The watch, on a thread of its own, until this is dropped.
-pub struct Guard {
-    stop: WatchStop,
-    thread: Option<JoinHandle<()>>,
-}
+use super::watch_thread::WatchThread;
 
-impl Guard {
-    /// Starts the watch in the calling thread's network namespace.
-    pub fn start(network: Arc<Network>) -> anyhow::Result<Self> {
-        tracing::debug!(
-            owned = network.firewall_is_owned(),
-            "the firewall's rules are in place"
-        );
-        let watch = FirewallWatch::open(&network)?;
-        let stop = watch.stop();
-        let thread = thread::Builder::new()
-            .name("firewall".into())
-            .spawn(move || watch.run(&network, tell))
-            .context("starting the watch over the firewall's rules")?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // A thread that couldn't be told would never end.
-        if let Err(error) = self.stop.stop() {
-            tracing::error!("{error}");
-        } else if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the watch over the firewall's rules broke off");
-        }
-    }
+/// Starts the watch in the calling thread's network namespace.
+pub fn watch(network: Arc<Network>) -> anyhow::Result<WatchThread> {
+    tracing::debug!(
+        owned = network.firewall_is_owned(),
+        "the firewall's rules are in place"
+    );
+    let watch = FirewallWatch::open(&network)?;
+    let stop = watch.stop();
+    WatchThread::start("firewall", stop, move || watch.run(&network, tell))
 }
 
 fn tell(event: WatchEvent) {

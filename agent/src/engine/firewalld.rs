@@ -4,10 +4,10 @@
 use std::thread;
 
 use anyhow::Context;
-use berth_netns::{FirewalldEvent, FirewalldStop, FirewalldWatch, Network};
+use berth_netns::{FirewalldEvent, FirewalldWatch, Network, WatchStop};
 
 /// The watch, on a thread of its own, until this is dropped.
-pub struct Guard(FirewalldStop);
+pub struct Guard(WatchStop);
 
 impl Guard {
     /// Starts the watch in the calling thread's network namespace. A firewalld that is there lets tasks' traffic pass

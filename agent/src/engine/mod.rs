@@ -19,6 +19,7 @@ mod prepare;
 mod publish;
 mod reload;
 pub mod user_namespaces;
+mod watch_thread;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,7 @@ use host_ports::HostPorts;
 use ipnet::{IpNet, Ipv4Net};
 use lifecycle::Start;
 use tokio::sync::{broadcast, watch};
+use watch_thread::WatchThread;
 
 use crate::config::Config;
 use crate::dns::{self, Names};
@@ -62,7 +64,7 @@ struct Inner {
     subnets: Vec<Subnet>,
     /// The same.
     public_addresses: Vec<Ipv4Net>,
-    _firewall: firewall::Guard,
+    _firewall: WatchThread,
     _firewalld: firewalld::Guard,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
@@ -295,7 +297,7 @@ impl Inner {
             .context("reading the boot id")?;
         let boot_id = boot_id.trim().to_owned();
         let discovery = Discovery::load(&config, &names, &network, &boot_id)?;
-        let firewall = firewall::Guard::start(Arc::clone(&network))?;
+        let firewall = firewall::watch(Arc::clone(&network))?;
         let firewalld = firewalld::Guard::start(&network)?;
         let instance = store.identity("container-instance", id::random_128)?;
         Ok(Self {

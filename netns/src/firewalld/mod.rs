@@ -16,7 +16,7 @@ mod watch;
 use std::time::{Duration, Instant};
 
 pub use bus::BusError;
-pub use watch::{FirewalldEvent, FirewalldStop, FirewalldWatch};
+pub use watch::{FirewalldEvent, FirewalldWatch};
 
 use bus::Bus;
 use message::Call;

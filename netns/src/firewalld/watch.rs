@@ -5,18 +5,16 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Joined, TABLE, is_here, join, links};
 use crate::error::{Doing, Error, Result};
 use crate::netlink::NetlinkError;
 use crate::network::Network;
 use crate::nftables::{NftSocket, Notice, Notices};
+use crate::watch_stop::{WatchStop, Woken};
 
 /// How long after a failure it is tried again.
 const UNTIL_RETRY: Duration = Duration::from_secs(10);
@@ -53,21 +51,9 @@ pub struct FirewalldWatch {
     notices: Notices,
     socket: NftSocket,
     links: Vec<String>,
-    stop: Arc<EventFd>,
+    stop: WatchStop,
     elsewhere: Vec<(String, String)>,
     failing: bool,
-}
-
-/// What ends a [`FirewalldWatch::run`].
-#[derive(Debug, Clone)]
-pub struct FirewalldStop(Arc<EventFd>);
-
-impl FirewalldStop {
-    /// Ends it, soon: when firewalld was just being asked, after the reply, or five seconds without one.
-    pub fn stop(&self) -> Result<()> {
-        let told = self.0.write(1).map(drop);
-        told.map_err(|errno| Error::io("stop the watch over firewalld", errno))
-    }
 }
 
 impl FirewalldWatch {
@@ -76,20 +62,19 @@ impl FirewalldWatch {
         let doing = || "watch the rules of firewalld".to_owned();
         let notices = Notices::open(network.firewall().port()).doing(doing)?;
         let socket = NftSocket::open().doing(|| "open the socket of nftables".into())?;
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         Ok(Self {
             notices,
             socket,
             links: links(&network.config),
-            stop: Arc::new(stop.map_err(|errno| Error::io(doing(), errno))?),
+            stop: WatchStop::new()?,
             elsewhere: Vec::new(),
             failing: false,
         })
     }
 
-    /// What ends it, from any thread.
-    pub fn stop(&self) -> FirewalldStop {
-        FirewalldStop(Arc::clone(&self.stop))
+    /// What ends [`Self::run`]: when firewalld was just being asked, after the reply, or five seconds without one.
+    pub fn stop(&self) -> WatchStop {
+        self.stop.clone()
     }
 
     /// Has firewalld let tasks' traffic pass, if it is there, and tells what came of it. It takes tens of milliseconds
@@ -149,7 +134,7 @@ impl FirewalldWatch {
                 }
             }
             self.look(&mut tell);
-            if self.stops_within(BETWEEN_LOOKS) {
+            if self.stop.comes_within(BETWEEN_LOOKS) {
                 return;
             }
         }
@@ -160,20 +145,14 @@ impl FirewalldWatch {
         let retry = Instant::now() + UNTIL_RETRY;
         loop {
             let left = retry.saturating_duration_since(Instant::now());
-            let timeout = match self.failing {
-                true if left.is_zero() => return Ok(Heard::Change),
-                true => rounded_up(left),
-                false => PollTimeout::NONE,
-            };
-            let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
-            let mut both = [stop, PollFd::new(self.notices.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut both, timeout) {
-                Ok(0) | Err(Errno::EINTR) => continue,
-                outcome => outcome?,
-            };
-            let [stop, _] = both;
-            if stop.any().unwrap_or(true) {
-                return Ok(Heard::Stop);
+            if self.failing && left.is_zero() {
+                return Ok(Heard::Change);
+            }
+            let patience = self.failing.then_some(left);
+            match self.stop.wait([self.notices.as_fd()], patience)? {
+                Woken::Stopped => return Ok(Heard::Stop),
+                Woken::Nothing => return Ok(Heard::Change),
+                Woken::Ready(_) => {}
             }
             match self.has_changed() {
                 Ok(false) => {}
@@ -196,13 +175,6 @@ impl FirewalldWatch {
             }
         }
     }
-
-    /// Whether it is stopped within that time, which passes otherwise.
-    fn stops_within(&self, time: Duration) -> bool {
-        let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-        // A signal only shortens it.
-        poll(&mut stop, rounded_up(time)).is_ok_and(|ready| ready > 0)
-    }
 }
 
 enum Heard {
@@ -214,9 +186,4 @@ fn is_firewallds(notice: &Notice) -> bool {
     let of_firewalld =
         |family: u8, table: &str| family == TABLE.family as u8 && table == TABLE.name;
     matches!(notice, Notice::Change { family, table, .. } if of_firewalld(*family, table))
-}
-
-fn rounded_up(duration: Duration) -> PollTimeout {
-    let milliseconds = duration.as_micros().div_ceil(1000);
-    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use berth_netns::netlink::{RouteSocket, add_address};
 use berth_netns::{
-    FirewalldEvent, FirewalldStop, FirewalldWatch, HostPort, METADATA_ADDRESS, METADATA_PORT,
-    Network, PortProtocol, PublishedPort,
+    FirewalldEvent, FirewalldWatch, HostPort, METADATA_ADDRESS, METADATA_PORT, Network,
+    PortProtocol, PublishedPort,
 };
 use ipnet::Ipv4Net;
 use nix::mount::{MsFlags, mount};
@@ -28,8 +28,8 @@ use crate::public::{self, PUBLIC};
 use crate::published;
 use crate::security_groups;
 use crate::world::{
-    HOST, HOST6, OUTSIDE, OUTSIDE6, Reached, Task, World, connect, inside, listen_in, receive,
-    request,
+    HOST, HOST6, OUTSIDE, OUTSIDE6, Reached, StopAtEnd, Task, World, connect, inside, listen_in,
+    receive, request,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -66,15 +66,6 @@ fn trusted() -> Vec<String> {
 
 /// The default subnets' bridges, and the links of routed tasks.
 const LINKS: [&str; 4] = ["berth0", "berth1", "berth2", "eni-+"];
-
-/// Stops the watch also when the test panics, which would otherwise wait for it for ever.
-struct StopAtEnd(FirewalldStop);
-
-impl Drop for StopAtEnd {
-    fn drop(&mut self) {
-        self.0.stop().expect("told");
-    }
-}
 
 /// Does something while a watch runs, which has looked before.
 fn watched(network: &Network, work: impl FnOnce(&Receiver<FirewalldEvent>)) {

@@ -6,13 +6,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use berth_netns::netlink::{PolicyRule, RouteSocket};
-use berth_netns::{FirewallWatch, Network, NetworkConfig, WatchEvent, WatchStop};
+use berth_netns::{FirewallWatch, Network, NetworkConfig, WatchEvent};
 
 use crate::Case;
 use crate::closed::ip;
 use crate::firewall::plain;
 use crate::leaks::nft;
-use crate::world::{OUTSIDE, PATIENCE, Reached, Task, World, connect, in_machine, inside};
+use crate::world::{
+    OUTSIDE, PATIENCE, Reached, StopAtEnd, Task, World, connect, in_machine, inside,
+};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -71,15 +73,6 @@ fn within(promised: Duration) -> Duration {
 
 /// How long we wait for something that must not happen.
 const BRIEFLY: Duration = Duration::from_millis(300);
-
-/// Stops the watch also when the test panics, which would otherwise wait for it for ever.
-struct StopAtEnd(WatchStop);
-
-impl Drop for StopAtEnd {
-    fn drop(&mut self) {
-        self.0.stop().expect("told");
-    }
-}
 
 /// Does something while a watch runs that was opened before.
 fn during(watch: FirewallWatch, network: &Network, work: impl FnOnce(&Receiver<WatchEvent>)) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
 use berth_netns::{
     AttachRequest, Attachment, AttachmentMode, EniId, MacAddress, Network, NetworkConfig, Subnet,
-    SubordinateIds,
+    SubordinateIds, WatchStop,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::mount::{MsFlags, mount};
@@ -42,6 +42,15 @@ fn briefly() -> Duration {
 /// Whether the processor is an emulated one, whose time is not that of a real one.
 pub fn in_machine() -> bool {
     std::env::var_os("BERTH_RIG_MACHINE").is_some()
+}
+
+/// Stops a watch also when the test panics, which would otherwise wait for it for ever.
+pub struct StopAtEnd(pub WatchStop);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop().expect("told");
+    }
 }
 
 pub struct World {
