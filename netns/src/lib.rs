@@ -4,8 +4,8 @@
 //! forwarding. [`Network::attach`] makes a network namespace with an [`Eni`], and
 //! [`Network::detach`] takes it away; [`Network::isolate`] makes one without an interface. [`Network::reconcile`] cleans up
 //! after a crash, and [`Network::undo`] leaves the host as it was. A [`FirewallWatch`] puts back rules that somebody else
-//! removes; a [`FirewalldWatch`] has firewalld let tasks' traffic pass. What can reach what, and how, is in
-//! `docs/design.md`.
+//! removes; a [`FirewalldWatch`] has firewalld let tasks' traffic pass; a [`HostAddressWatch`] tells where the host itself
+//! is. What can reach what, and how, is in `docs/design.md`.
 //!
 //! ```no_run
 //! use berth_netns::{AttachRequest, EniId, Network, NetworkConfig};
@@ -54,6 +54,7 @@ mod failpoint;
 mod firewall;
 mod firewalld;
 mod hash;
+mod host_address;
 mod inspect;
 mod isolated;
 mod namespace;
@@ -86,6 +87,7 @@ pub use eni::{Eni, EniId, MacAddress, NetnsName};
 pub use error::{Error, InvalidName, Result};
 pub use failpoint::FAILPOINTS;
 pub use firewalld::{BusError, FirewalldEvent, FirewalldWatch};
+pub use host_address::HostAddressWatch;
 pub use inspect::{
     CheckError, Endpoint, Explanation, GroupView, InterfaceView, LinkState, Question, RuleView,
     Snapshot, Step, SubnetView, Traffic, Verdict,

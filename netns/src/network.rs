@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -225,15 +224,6 @@ impl Network {
     /// The MTU of the tasks' interfaces: the uplink's, when the network was opened.
     pub fn mtu(&self) -> u32 {
         self.mtu
-    }
-
-    /// The IPv4 address that the host sends from to the outside, as the kernel chooses it now; nothing where it has no
-    /// way there.
-    pub fn host_address(&self) -> Result<Option<Ipv4Addr>> {
-        Ok(match uplink::source(&mut self.routes())? {
-            Some(IpAddr::V4(address)) => Some(address),
-            _ => None,
-        })
     }
 
     /// Where a network namespace is mounted.

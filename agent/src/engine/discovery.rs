@@ -1,20 +1,20 @@
 //! Tasks in service discovery: registered when they are RUNNING, and removed before their containers are told to stop.
 //!
-//! Whoever changes what decides about it (a task's driver, a new file) has the task's names made as they should be *now*
-//! by [`Discovery::register`] or [`Discovery::follow`], which look at the record under a lock. So the last one to come is
-//! right, whoever it is.
+//! Whoever changes what decides about it (a task's driver, a new file, the host that has another address) has the task's
+//! names made as they should be *now* by [`Discovery::register`] or [`Discovery::follow`], which look at the record and the
+//! address under a lock. So the last one to come is right, whoever it is.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_netns::Network;
-use hickory_proto::rr::{RData, Record};
+use hickory_proto::rr::Record;
+use tokio::sync::watch;
 
 use super::{Engine, Handle, Inner};
 use crate::config::Config;
-use crate::dns::{Known, Names, Namespaces};
-use crate::service_discovery::{Service, ServiceDiscovery, instance_name, is_healthy, records};
+use crate::dns::{Names, Namespaces};
+use crate::service_discovery::{Service, ServiceDiscovery, is_healthy, records};
 use crate::task::Task;
 
 /// The services as the file has them, and their tasks in what is answered.
@@ -23,18 +23,18 @@ pub struct Discovery {
     current: Mutex<ServiceDiscovery>,
     names: Arc<Names>,
     boot_id: String,
-    host_address: HostAddress,
+    host_address: AddressNow,
 }
 
-/// Tells the host's address, where it has one now.
-type HostAddress = Box<dyn Fn() -> anyhow::Result<Option<Ipv4Addr>> + Send + Sync>;
+/// Tells the host's address, where that is known.
+type AddressNow = Box<dyn Fn() -> Option<Ipv4Addr> + Send + Sync>;
 
 /// Names that are made beside those that are answered.
 struct Draft {
     discovery: ServiceDiscovery,
     namespaces: Namespaces,
-    /// The versions of the tasks' records that they are made from.
-    versions: HashMap<String, u64>,
+    /// What a task's names are made from: the version of its record, and the host's address.
+    sources: HashMap<String, (u64, Option<Ipv4Addr>)>,
 }
 
 impl Engine {
@@ -57,7 +57,7 @@ impl Inner {
         self.discovery.follow(loaded, || self.handles());
     }
 
-    fn handles(&self) -> Vec<Arc<Handle>> {
+    pub(super) fn handles(&self) -> Vec<Arc<Handle>> {
         self.tasks().values().cloned().collect()
     }
 }
@@ -67,16 +67,15 @@ impl Discovery {
     pub fn load(
         config: &Config,
         names: &Arc<Names>,
-        network: &Arc<Network>,
+        host_address: watch::Receiver<Option<Ipv4Addr>>,
         boot_id: &str,
     ) -> anyhow::Result<Self> {
         let current = config.service_discovery(names.zones())?;
-        let network = Arc::clone(network);
         Ok(Self {
             current: Mutex::new(current),
             names: Arc::clone(names),
             boot_id: boot_id.to_owned(),
-            host_address: Box::new(move || Ok(network.host_address()?)),
+            host_address: Box::new(move || *host_address.borrow()),
         })
     }
 
@@ -84,8 +83,9 @@ impl Discovery {
     pub fn register(&self, handle: &Handle) {
         let current = self.current();
         // Read only now, so that nobody enters later what was true before.
-        let task = handle.task();
-        self.names.register(&task.id, self.records(&current, &task));
+        let (host, task) = ((self.host_address)(), handle.task());
+        let records = self.records(&current, &task, host);
+        self.names.register(&task.id, records);
     }
 
     /// Has other services take effect, in one step: a query is answered as they have it or as it was before. `tasks` are
@@ -97,7 +97,7 @@ impl Discovery {
         let mut draft = Draft {
             namespaces: new.namespaces(),
             discovery: new,
-            versions: HashMap::new(),
+            sources: HashMap::new(),
         };
         self.bring_up_to_date(&mut draft, &tasks());
         let mut current = self.current();
@@ -111,28 +111,33 @@ impl Discovery {
         drop(before);
     }
 
-    /// Registers each task whose record is another than the one that it was registered from.
+    /// Registers each task whose record is another than the one that it was registered from, or if the host has moved.
     fn bring_up_to_date(&self, draft: &mut Draft, tasks: &[Arc<Handle>]) {
         for handle in tasks {
-            if draft.is_from(&handle.record.borrow()) {
+            let host = (self.host_address)();
+            if draft.is_from(&handle.record.borrow(), host) {
                 continue;
             }
             let task = handle.task();
-            let records = self.records(&draft.discovery, &task);
+            let records = self.records(&draft.discovery, &task, host);
             draft.namespaces.register(&task.id, records);
-            draft.versions.insert(task.id, task.version);
+            draft.sources.insert(task.id, (task.version, host));
         }
     }
 
     /// A task's records in all its services; none where it isn't RUNNING.
-    fn records(&self, discovery: &ServiceDiscovery, task: &Task) -> Vec<Record> {
+    fn records(
+        &self,
+        discovery: &ServiceDiscovery,
+        task: &Task,
+        host: Option<Ipv4Addr>,
+    ) -> Vec<Record> {
         if !is_healthy(task, &self.boot_id) {
             return Vec::new();
         }
         let services = discovery.services_of(&task.definition.family).iter();
         let of = |service: &Service| {
-            let outcome = records(service, task, || self.host_address(service, task));
-            outcome.unwrap_or_else(|error| {
+            records(service, task, host).unwrap_or_else(|error| {
                 let service = service.name.to_string();
                 tracing::warn!(
                     task = task.id,
@@ -145,32 +150,6 @@ impl Discovery {
         services.flat_map(of).collect()
     }
 
-    /// The host's address; while it has none, the one that the task is registered with in this service. An uplink that is
-    /// down for a moment takes no task out of a service, just as it takes none out of Cloud Map.
-    fn host_address(&self, service: &Service, task: &Task) -> anyhow::Result<Option<Ipv4Addr>> {
-        match (self.host_address)() {
-            Ok(Some(now)) => Ok(Some(now)),
-            none => match self.registered_address(service, task)? {
-                Some(registered) => Ok(Some(registered)),
-                None => none,
-            },
-        }
-    }
-
-    fn registered_address(
-        &self,
-        service: &Service,
-        task: &Task,
-    ) -> anyhow::Result<Option<Ipv4Addr>> {
-        let Known::Records(_, records) = self.names.find(&instance_name(service, task)?) else {
-            return Ok(None);
-        };
-        Ok(records.iter().find_map(|record| match record.data {
-            RData::A(address) => Some(address.0),
-            _ => None,
-        }))
-    }
-
     /// It is replaced as a whole: a thread that died leaves it whole.
     fn current(&self) -> MutexGuard<'_, ServiceDiscovery> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
@@ -178,8 +157,8 @@ impl Discovery {
 }
 
 impl Draft {
-    fn is_from(&self, task: &Task) -> bool {
-        self.versions.get(&task.id) == Some(&task.version)
+    fn is_from(&self, task: &Task, host: Option<Ipv4Addr>) -> bool {
+        self.sources.get(&task.id) == Some(&(task.version, host))
     }
 }
 

@@ -1,11 +1,13 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use hickory_proto::rr::RData;
 use serde_json::{Value, json};
 
 use super::super::Refused;
 use super::*;
-use crate::dns::{Zones, absolute};
+use crate::dns::{Known, Zones, absolute};
 use crate::task::{NetworkBinding, StopCode};
 use crate::task_definition::{PortRange, Protocol, TaskDefinition};
 
@@ -55,7 +57,7 @@ fn names() -> Arc<Names> {
 
 fn discovery(
     names: &Arc<Names>,
-    host_address: impl Fn() -> anyhow::Result<Option<Ipv4Addr>> + Send + Sync + 'static,
+    host_address: impl Fn() -> Option<Ipv4Addr> + Send + Sync + 'static,
 ) -> Discovery {
     Discovery {
         current: Mutex::default(),
@@ -91,7 +93,7 @@ fn other_services_take_effect_in_one_step() {
         let names = Arc::clone(&names);
         move || {
             saw.send(looks.map(|name| find(&names, name))).unwrap();
-            Ok(Some(HOST))
+            Some(HOST)
         }
     });
     let tasks = || [task("one", "f"), task("two", "g")].to_vec();
@@ -107,7 +109,8 @@ fn other_services_take_effect_in_one_step() {
             vec!["elsewhere"],
         ]
     );
-    assert_eq!(seen.try_iter().count(), 2);
+    // Where the host is, is asked once more for each task at the end.
+    assert_eq!(seen.try_iter().count(), 4);
     discovery.follow(file("b", &[("db", "g"), ("web", "f")]), tasks);
     assert_eq!(
         as_it_is(),
@@ -120,7 +123,7 @@ fn other_services_take_effect_in_one_step() {
     );
     assert_eq!(
         seen.try_iter().collect::<Vec<_>>(),
-        [before.clone(), before]
+        [(); 4].map(|()| before.clone())
     );
 }
 
@@ -129,23 +132,32 @@ fn tasks_come_and_go_while_other_services_are_made_ready() {
     let names = names();
     let (on_its_way, is_on_its_way) = mpsc::channel();
     let (go_on, goes_on) = mpsc::channel();
-    let goes_on = Mutex::new(goes_on);
-    let discovery = discovery(&names, move || {
-        on_its_way.send(()).unwrap();
-        // When nobody tells it any more, it goes on too.
-        goes_on.lock().unwrap().recv_timeout(PATIENCE).ok();
-        Ok(Some(HOST))
+    let goes_on: Mutex<mpsc::Receiver<()>> = Mutex::new(goes_on);
+    // When this many have been asked for.
+    let held_up = Arc::new(AtomicUsize::new(0));
+    let discovery = discovery(&names, {
+        let held_up = Arc::clone(&held_up);
+        let count_down = |count: usize| count.checked_sub(1);
+        move || {
+            if held_up.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down) == Ok(1) {
+                on_its_way.send(()).unwrap();
+                // Nobody sends anything: it goes on when the other end is gone.
+                goes_on.lock().unwrap().recv_timeout(PATIENCE).ok();
+            }
+            Some(HOST)
+        }
     });
     let (one, two) = (task("one", "f"), task("two", "f"));
-    let tasks = Mutex::new(vec![Arc::clone(&one)]);
+    // It is in no service, and the one before is read by then.
+    let other = task("other", "g");
+    let tasks = Mutex::new(vec![Arc::clone(&one), other]);
     let follow = || {
         let tasks = || tasks.lock().unwrap().clone();
         discovery.follow(file("local", &[("db", "f")]), tasks);
     };
-    go_on.send(()).unwrap();
     follow();
-    is_on_its_way.recv_timeout(PATIENCE).unwrap();
     assert_eq!(find(&names, "db.local"), ["one.db.local."]);
+    held_up.store(2, Ordering::Relaxed);
     std::thread::scope(|scope| {
         let follows = scope.spawn(follow);
         is_on_its_way.recv_timeout(PATIENCE).unwrap();
@@ -163,7 +175,7 @@ fn tasks_come_and_go_while_other_services_are_made_ready() {
 #[test]
 fn what_has_changed_is_looked_at_once_more_when_nobody_can_change_it() {
     let names = names();
-    let discovery = discovery(&names, || Ok(Some(HOST)));
+    let discovery = discovery(&names, || Some(HOST));
     let looks = Mutex::new(Vec::new());
     let tasks = || {
         let is_held = discovery.current.try_lock().is_err();
@@ -175,31 +187,26 @@ fn what_has_changed_is_looked_at_once_more_when_nobody_can_change_it() {
 }
 
 #[test]
-fn a_task_keeps_its_address_while_the_host_has_none() {
+fn a_task_is_registered_where_the_host_is_also_when_it_moves_while_names_are_made() {
     let names = names();
-    let address = Arc::new(Mutex::new(Ok(Some(HOST))));
-    let discovery = discovery(&names, {
-        let address = Arc::clone(&address);
-        move || {
-            address
-                .lock()
-                .unwrap()
-                .map_err(|text| anyhow::anyhow!("{text}"))
-        }
-    });
-    let tasks = || vec![task("one", "f")];
-    let addresses = || ["one.db.local", "one.web.local"].map(|name| find(&names, name));
-    let (one, both) = ([("db", "f")], [("db", "f"), ("web", "f")]);
-    discovery.follow(file("local", &one), tasks);
-    for none in [Ok(None), Err("netlink")] {
-        *address.lock().unwrap() = none;
-        // One that is new is there when the address can be told.
-        discovery.follow(file("local", &both), tasks);
-        assert_eq!(addresses(), [["192.0.2.7"], ["nothing"]]);
-        assert_eq!(find(&names, "db.local"), ["one.db.local."]);
-    }
     let other = Ipv4Addr::new(192, 0, 2, 8);
-    *address.lock().unwrap() = Ok(Some(other));
-    discovery.follow(file("local", &both), tasks);
-    assert_eq!(addresses(), [["192.0.2.8"], ["192.0.2.8"]]);
+    let (host, known) = watch::channel(None);
+    let discovery = discovery(&names, move || *known.borrow());
+    let task = task("one", "f");
+    let db = || file("local", &[("db", "f")]);
+    discovery.follow(db(), || vec![Arc::clone(&task)]);
+    assert_eq!(find(&names, "db.local"), ["nothing"]);
+    host.send_replace(Some(HOST));
+    discovery.register(&task);
+    assert_eq!(find(&names, "one.db.local"), ["192.0.2.7"]);
+    assert_eq!(find(&names, "db.local"), ["one.db.local."]);
+    // Between the names' making and their taking effect, whoever follows the host is done with this task.
+    let moves = || {
+        if discovery.current.try_lock().is_err() {
+            host.send_replace(Some(other));
+        }
+        vec![Arc::clone(&task)]
+    };
+    discovery.follow(db(), moves);
+    assert_eq!(find(&names, "one.db.local"), ["192.0.2.8"]);
 }

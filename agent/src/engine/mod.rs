@@ -11,6 +11,7 @@ mod etc;
 mod files;
 mod firewall;
 mod firewalld;
+mod host_address;
 mod host_ports;
 mod lifecycle;
 mod placement;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use anyhow::Context;
 use berth_netns::{Eni, EniId, NetnsName, Network, NetworkConfig, Subnet};
 use discovery::Discovery;
+use host_address::HostAddress;
 use host_ports::HostPorts;
 use ipnet::{IpNet, Ipv4Net};
 use lifecycle::Start;
@@ -66,6 +68,7 @@ struct Inner {
     public_addresses: Vec<Ipv4Net>,
     _firewall: WatchThread,
     _firewalld: firewalld::Guard,
+    host_address: HostAddress,
     /// What the tasks' resolver answers for.
     names: Arc<Names>,
     discovery: Discovery,
@@ -147,7 +150,9 @@ impl Engine {
         let engine = Self {
             inner: Arc::new(inner),
         };
+        let moves = engine.inner.host_address.known();
         engine.recover()?;
+        tokio::spawn(host_address::follow(Arc::downgrade(&engine.inner), moves));
         // What tasks of an earlier engine have asked meanwhile has waited: their names are there.
         tokio::spawn(resolver.serve());
         Ok(engine)
@@ -296,7 +301,8 @@ impl Inner {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("reading the boot id")?;
         let boot_id = boot_id.trim().to_owned();
-        let discovery = Discovery::load(&config, &names, &network, &boot_id)?;
+        let host_address = HostAddress::watch()?;
+        let discovery = Discovery::load(&config, &names, host_address.known(), &boot_id)?;
         let firewall = firewall::watch(Arc::clone(&network))?;
         let firewalld = firewalld::Guard::start(&network)?;
         let instance = store.identity("container-instance", id::random_128)?;
@@ -308,6 +314,7 @@ impl Inner {
             public_addresses,
             _firewall: firewall,
             _firewalld: firewalld,
+            host_address,
             names,
             discovery,
             images,

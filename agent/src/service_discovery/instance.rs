@@ -17,20 +17,21 @@ pub fn is_healthy(task: &Task, boot_id: &str) -> bool {
     task.last_status == LastStatus::Running && !task.desired_stopped && task.boot_id == boot_id
 }
 
-/// The records of a task in a service, those of Cloud Map's RegisterInstance. `host` is the host's address, where it has
-/// one. Fails where the task can't be registered as the service wants it, with the reason.
+/// The records of a task in a service, those of Cloud Map's RegisterInstance. `host` is the host's address, where that is
+/// known. Fails where the task can't be registered as the service wants it, with the reason.
 pub fn records(
     service: &Service,
     task: &Task,
-    host: impl FnOnce() -> anyhow::Result<Option<Ipv4Addr>>,
+    host: Option<Ipv4Addr>,
 ) -> anyhow::Result<Vec<Record>> {
     let mode = task.definition.network_mode;
     let (addresses, port) = match mode {
         NetworkMode::Awsvpc => (of_interface(task)?, container_port(service, task)?),
         NetworkMode::Bridge | NetworkMode::Host => {
             let port = host_port(service, task)?;
-            let host =
-                host()?.context("the host has no address to the outside, and so no route")?;
+            let host = host.context(
+                "the host has no address to the outside yet; when it has, the task is registered",
+            )?;
             (vec![host.into()], Some(port))
         }
         NetworkMode::None => bail!("it has network mode none, under which nothing reaches it"),
@@ -50,7 +51,7 @@ pub fn records(
 }
 
 /// The name of a task in a service, which an SRV record leads to.
-pub fn instance_name(service: &Service, task: &Task) -> anyhow::Result<Name> {
+fn instance_name(service: &Service, task: &Task) -> anyhow::Result<Name> {
     Ok(service.name.prepend_label(task.id.as_str())?)
 }
 

@@ -16,7 +16,7 @@ use hickory_proto::rr::Name;
 use crate::dns::{Namespaces, Zones};
 use crate::error::ApiError;
 
-pub use instance::{instance_name, is_healthy, records};
+pub use instance::{is_healthy, records};
 
 /// A file that defines no service discovery.
 #[derive(Debug, thiserror::Error)]

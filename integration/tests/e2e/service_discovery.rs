@@ -50,6 +50,11 @@ pub const CASES: &[Case] = &[
         uplink_down,
     ),
     Case(
+        "under_bridge_and_host_names_lead_to_where_the_host_is_now",
+        Needs::Kernel,
+        the_host_moves,
+    ),
+    Case(
         "a_service_is_answered_without_an_agent_too",
         Needs::Kernel,
         without_agent,
@@ -326,28 +331,28 @@ fn srv(host: &Host, asking: &str, name: &str) -> (u16, String) {
     (port, words.next().unwrap().to_owned())
 }
 
-/// Adds or deletes the host's way to the outside: to half of all addresses, beside a default route where the host has one.
-fn uplink(what: &str) {
-    ip(&["route", what, "128.0.0.0/1", "via", "192.168.77.2"]);
+/// Where the ways below lead: to half of all addresses, so as to stand beside a default route where the host has one.
+const OUTSIDE: &str = "128.0.0.0/1";
+
+/// Gives the host a way to the outside, in place of what is there.
+fn uplink() {
+    ip(&["route", "replace", OUTSIDE, "via", "192.168.77.2"]);
 }
 
-/// Takes the way to the outside away, until it is dropped, also where the host has another.
+/// Takes the way to the outside away, until it is dropped, also where the host has another: that one is at no moment
+/// the way.
 struct NoUplink;
 
 impl NoUplink {
-    const NOWHERE: &'static str = "unreachable";
-
     fn new() -> Self {
-        uplink("del");
-        ip(&["route", "add", Self::NOWHERE, "128.0.0.0/1"]);
+        ip(&["route", "replace", "unreachable", OUTSIDE]);
         Self
     }
 }
 
 impl Drop for NoUplink {
     fn drop(&mut self) {
-        ip(&["route", "del", Self::NOWHERE, "128.0.0.0/1"]);
-        uplink("add");
+        uplink();
     }
 }
 
@@ -368,7 +373,7 @@ fn of_port(name: &str, family: &str, port: u16, kinds: &[&str]) -> Value {
 
 fn ports_of_the_hosts(host: &Host) {
     let _outside = Outside::new();
-    uplink("add");
+    uplink();
     host.services(&local(json!([
         of_port("bridged", "bridged", 80, &["SRV"]),
         of_port("hosted", "hosted", 8080, &["SRV"]),
@@ -377,14 +382,7 @@ fn ports_of_the_hosts(host: &Host) {
     host.image();
     host.agent();
     let asking = start(host, &idle("api"));
-    let serve = |mode: &str, family: &str, port: u16| {
-        let server = modes::server("main", port, json!([{"containerPort": port}]));
-        let definition = of_family(family, modes::definition(mode, json!([server])));
-        let task = modes::start(host, &definition);
-        host.wait_status(&task, "RUNNING");
-        task
-    };
-    let hosted = serve("host", "hosted", 8080);
+    let hosted = serve(host, "host", "hosted", 8080);
     let target = format!("{}.hosted.local", id(&hosted));
     assert_eq!(srv(host, &asking, "hosted.local"), (8080, target.clone()));
     let found = look_up(host, &asking, &format!("-type=a {target}"));
@@ -395,7 +393,7 @@ fn ports_of_the_hosts(host: &Host) {
     let words = "network mode host, under which ECS has SRV records only";
     assert!(host.agent_log().contains(words), "{}", host.agent_log());
 
-    let bridged = serve("bridge", "bridged", 80);
+    let bridged = serve(host, "bridge", "bridged", 80);
     let task = host.describe(&bridged);
     let (port, target) = srv(host, &asking, "bridged.local");
     assert_eq!(port, modes::host_port_of(&task, 0), "{task}");
@@ -414,37 +412,81 @@ fn ports_of_the_hosts(host: &Host) {
     );
 }
 
+/// The addresses that the target of a service's SRV record has.
+fn addresses_of(host: &Host, asking: &str, service: &str) -> Vec<String> {
+    let (_, target) = srv(host, asking, service);
+    let found = look_up(host, asking, &format!("-type=a {target}"));
+    addresses(&found).into_iter().map(str::to_owned).collect()
+}
+
+/// Starts a task of that family, which serves at this port.
+fn serve(host: &Host, mode: &str, family: &str, port: u16) -> String {
+    let server = modes::server("main", port, json!([{"containerPort": port}]));
+    let definition = of_family(family, modes::definition(mode, json!([server])));
+    let task = modes::start(host, &definition);
+    host.wait_status(&task, "RUNNING");
+    task
+}
+
 fn uplink_down(host: &Host) {
     let _outside = Outside::new();
-    uplink("add");
-    let hosted = of_port("hosted", "hosted", 8080, &["SRV"]);
-    host.services(&local(json!([hosted])));
+    uplink();
+    let [old, new] = [("old", 8080), ("new", 8081)];
+    let of = |(family, port)| of_port(family, family, port, &["SRV"]);
+    let file = local(json!([of(old), of(new)]));
+    host.services(&file);
     host.image();
     host.agent();
     let asking = start(host, &idle("api"));
-    let server = modes::server("main", 8080, json!([{"containerPort": 8080}]));
-    let task = modes::start(
-        host,
-        &of_family("hosted", modes::definition("host", json!([server]))),
-    );
-    host.wait_status(&task, "RUNNING");
-    let found = srv(host, &asking, "hosted.local");
+    let first = serve(host, "host", old.0, old.1);
     let none = NoUplink::new();
-    let new = of_port("new", "hosted", 8080, &["SRV"]);
-    let both = local(json!([hosted, new]));
-    read_again(host, &both, "services=2");
-    assert_eq!(srv(host, &asking, "hosted.local"), found);
-    let address = look_up(host, &asking, &format!("-type=a {}", found.1));
-    assert_eq!(addresses(&address), ["192.168.77.1"], "{address}");
-    // What is new has to wait, and the log says what for.
-    assert!(look_up(host, &asking, "-type=srv new.local").contains("NXDOMAIN"));
-    let words = "isn't registered: the host has no address to the outside";
+    let second = serve(host, "host", new.0, new.1);
+    read_again(host, &file, "services=2");
+    for service in ["old.local", "new.local"] {
+        assert_eq!(addresses_of(host, &asking, service), ["192.168.77.1"]);
+    }
+    // Whoever doesn't know where the host was has to wait, and the log says what for.
+    host.kill_agent();
+    host.agent();
+    assert!(look_up(host, &asking, "-type=srv old.local").contains("NXDOMAIN"));
+    let words = "isn't registered: the host has no address to the outside yet";
     assert!(host.agent_log().contains(words), "{}", host.agent_log());
     drop(none);
-    read_again(host, &both, "services=2");
-    let target = format!("{}.new.local", id(&task));
-    assert_eq!(srv(host, &asking, "new.local"), (8080, target));
-    for task in [&task, &asking] {
+    host.until("the task is registered", || {
+        !look_up(host, &asking, "-type=srv old.local").contains("NXDOMAIN")
+    });
+    assert_eq!(addresses_of(host, &asking, "old.local"), ["192.168.77.1"]);
+    for task in [&first, &second, &asking] {
+        modes::stop(host, task);
+    }
+}
+
+fn the_host_moves(host: &Host) {
+    let _outside = Outside::new();
+    uplink();
+    let of = |(family, port)| of_port(family, family, port, &["SRV"]);
+    let [hosted, bridged] = [("hosted", 8080), ("bridged", 80)];
+    host.services(&local(json!([of(hosted), of(bridged)])));
+    host.image();
+    host.agent();
+    let asking = start(host, &idle("api"));
+    let hosted = serve(host, "host", hosted.0, hosted.1);
+    let bridged = serve(host, "bridge", bridged.0, bridged.1);
+    let found = || ["hosted.local", "bridged.local"].map(|name| addresses_of(host, &asking, name));
+    assert_eq!(found(), [["192.168.77.1"]; 2]);
+    ip(&["address", "add", "192.168.77.9/32", "dev", "up0"]);
+    let from_there = ["via", "192.168.77.2", "src", "192.168.77.9"];
+    ip(&[&["route", "replace", OUTSIDE][..], &from_there].concat());
+    host.until("names lead to the new address", || {
+        found() == [["192.168.77.9"]; 2]
+    });
+    // The kernel takes the route away with its address.
+    ip(&["address", "delete", "192.168.77.9/32", "dev", "up0"]);
+    uplink();
+    host.until("names lead to the old address", || {
+        found() == [["192.168.77.1"]; 2]
+    });
+    for task in [&hosted, &bridged, &asking] {
         modes::stop(host, task);
     }
 }

@@ -1,15 +1,17 @@
-//! The question which way a packet would take: the kernel's own answer, with its routing policy.
+//! The question which way a packet would take: the kernel's own answer, with its routing policy; and when to ask again.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
 
-use super::NetlinkError;
 use super::frame::Attributes;
 use super::route::{Request, RouteSocket};
+use super::{NetlinkError, Socket};
 
 /// A packet whose way is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,15 @@ pub(crate) enum RouteAnswer {
     None(Errno),
 }
 
+/// The socket's own troubles, which are none of the route's.
+const OF_THE_SOCKET: [Errno; 5] = [
+    Errno::ENOBUFS,
+    Errno::ENOMEM,
+    Errno::EPERM,
+    Errno::EAGAIN,
+    Errno::EBADMSG,
+];
+
 impl RouteSocket {
     /// Which way a packet would take.
     pub(crate) fn way(&mut self, question: &RouteQuestion) -> Result<RouteAnswer, NetlinkError> {
@@ -47,12 +58,42 @@ impl RouteSocket {
                 .first()
                 .and_then(|payload| read(payload))
                 .ok_or_else(|| NetlinkError::malformed("the answer names no way")),
-            // The socket's own troubles are none of the route's.
-            Err(error) if [Errno::ENOBUFS, Errno::ENOMEM, Errno::EPERM].contains(&error.errno) => {
-                Err(error)
-            }
+            Err(error) if OF_THE_SOCKET.contains(&error.errno) => Err(error),
             Err(error) => Ok(RouteAnswer::None(error.errno)),
         }
+    }
+}
+
+/// Hears when something changes that the ways of IPv4 depend on, but for neighbours that come and go. Of routes that go with
+/// their link or nexthop the kernel says nothing, only of these, and before it takes the routes away.
+#[derive(Debug)]
+pub(crate) struct WayWatch(Socket);
+
+impl WayWatch {
+    /// From now on, in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        let groups = [
+            libc::RTNLGRP_LINK,
+            libc::RTNLGRP_IPV4_ROUTE,
+            libc::RTNLGRP_IPV4_RULE,
+            // Whether links that have no carrier count.
+            libc::RTNLGRP_IPV4_NETCONF,
+            // Kernels without nexthops (before 5.3) don't mind.
+            libc::RTNLGRP_NEXTHOP,
+        ];
+        let groups = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        Ok(Self(Socket::subscribe(SockProtocol::NetlinkRoute, groups)?))
+    }
+
+    /// Whether anything has changed, or may have, as far as has been told.
+    pub(crate) fn has_heard(&mut self) -> Result<bool, NetlinkError> {
+        self.0.has_heard(|_| true)
+    }
+}
+
+impl AsFd for WayWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -30,7 +30,7 @@ pub use addressing::{add_address, add_route};
 pub(crate) use frame::{Attributes, Frame, align, flags};
 pub use link::{LOOPBACK, Link, NewBridge, NewVeth, bring_up};
 pub(crate) use link::{LinkWatch, bring_port_up, set_bridge, set_no_link_local, set_routed};
-pub(crate) use lookup::{RouteAnswer, RouteQuestion};
+pub(crate) use lookup::{RouteAnswer, RouteQuestion, WayWatch};
 pub use route::{Request, RouteSocket};
 pub(crate) use rule::PolicyWatch;
 pub use rule::{PolicyAction, PolicyFamily, PolicyRule};

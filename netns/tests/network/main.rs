@@ -17,6 +17,7 @@ mod docker;
 mod firewall;
 mod firewalld;
 mod host;
+mod host_address;
 mod isolated;
 mod leaks;
 mod lifecycle;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
             "SKIPPED: firewalld and its bus (packages firewalld and dbus) are not installed; none of their tests runs"
         );
     }
-    let groups: [(&str, Vec<Case>); 17] = [
+    let groups: [(&str, Vec<Case>); 18] = [
         ("reach", reach::cases()),
         ("security_groups", security_groups::cases()),
         ("published", published::cases()),
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         ("user_namespaces", user_namespaces::cases()),
         ("isolated", isolated::cases()),
         ("host", host::cases()),
+        ("host_address", host_address::cases()),
         ("crashes", crashes::cases()),
         ("firewall", firewall::cases()),
         ("watch", watch::cases()),
@@ -96,7 +98,9 @@ fn main() -> ExitCode {
     let trials = groups.into_iter().flat_map(|(group, cases)| {
         let modes: &[AttachmentMode] = match group {
             // What the tables are is the same in both, and what has no link.
-            "isolated" | "firewall" | "watch" | "docker" => &[AttachmentMode::Bridged],
+            "isolated" | "firewall" | "watch" | "docker" | "host_address" => {
+                &[AttachmentMode::Bridged]
+            }
             _ => &[AttachmentMode::Bridged, AttachmentMode::Routed],
         };
         cases
