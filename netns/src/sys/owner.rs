@@ -1,8 +1,8 @@
 //! A new user namespace that owns a new network namespace, made by a visitor.
 //!
 //! Its ids are given it from outside, by somebody who is in neither: so a process is born into both, which opens a socket as
-//! the way there, does nothing but hold them from then on, and ends when the visitor has come. All of them, and the caller, have their memory and their descriptors in
-//! common: it takes as long with much of that as with little.
+//! the way there, does nothing but hold them from then on, and ends when the visitor has come. All of them, and the caller,
+//! have their memory and their descriptors in common: it takes as long with much of that as with little.
 //!
 //! Who owns a user namespace may look into every process there, as far as its memory is the namespace's own. That of the
 //! holder is the caller's. It is kept from that owner by what keeps it from being dumped (ptrace(2), "ptrace access mode

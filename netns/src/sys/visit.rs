@@ -1,9 +1,9 @@
 //! A visit to a network namespace: somebody enters it for the caller, opens what is asked for, and ends.
 //!
-//! The visitor is a thread or a process to the kernel, and nothing to the C library. It has a stack, and for all else the caller's
-//! memory: the caller waits until it has let go of that, as after vfork(2). A thread that can do all that threads can, and
-//! that has to be woken and to wake, takes as long again as everything that is done there; and a process with a copy of
-//! the memory takes the longer the more of it the caller has.
+//! The visitor is a thread or a process to the kernel, and nothing to the C library. It has a stack, and for all else the
+//! caller's memory: the caller waits until it has let go of that, as after vfork(2). A thread that can do all that
+//! threads can, and that has to be woken and to wake, takes as long again as everything that is done there; and a process
+//! with a copy of the memory takes the longer the more of it the caller has.
 
 use std::ffi::CStr;
 use std::io;
