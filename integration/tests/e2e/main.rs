@@ -19,6 +19,7 @@ mod check;
 mod crash;
 mod firewalld;
 mod host;
+mod host_address;
 mod images;
 mod interfaces;
 mod leaks;
@@ -117,12 +118,13 @@ fn has_controllers() -> bool {
 }
 
 fn trials() -> Vec<Trial> {
-    let modules: [(&str, &[Case]); 16] = [
+    let modules: [(&str, &[Case]); 17] = [
         ("run", run::CASES),
         ("network", network::CASES),
         ("check", check::CASES),
         ("names", names::CASES),
         ("service_discovery", service_discovery::CASES),
+        ("host_address", host_address::CASES),
         ("modes", modes::CASES),
         ("naming", naming::CASES),
         ("ports", ports::CASES),
