@@ -24,6 +24,7 @@ crate::tests! {
     lifting_a_limit_enables_no_controller;
     only_needed_controllers_are_enabled needs "hugetlb", "memory";
     a_cgroup_with_processes_passes_no_controller_on needs "hugetlb";
+    a_controller_that_someone_else_is_enabling_is_waited_for needs "hugetlb";
     what_only_v1_has_is_warned_of;
 }
 
@@ -278,6 +279,27 @@ fn a_cgroup_with_processes_passes_no_controller_on() {
     assert_eq!(error.errno(), Some(nix::errno::Errno::EBUSY));
     group.0.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// The kernel says that it is enabled before its files are in all the cgroups that get them.
+fn a_controller_that_someone_else_is_enabling_is_waited_for() {
+    let limit = || resources(json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}));
+    // Not each time does one come in between.
+    for _ in 0..20 {
+        let group = Group::new("enabling");
+        let below = |number| Cgroup::create(group.0.path().join(format!("{number}"))).unwrap();
+        // They get their files in turn.
+        let all: Vec<Cgroup> = (0..100).map(below).collect();
+        std::thread::scope(|scope| {
+            let enabling = scope.spawn(|| all[0].apply(&limit(), Limits::Required).unwrap());
+            let last = &all[99];
+            let is_enabled = || last.read("cgroup.controllers").unwrap().trim() == "hugetlb";
+            while !is_enabled() && !enabling.is_finished() {}
+            last.apply(&limit(), Limits::Required).unwrap();
+            assert_eq!(last.read("hugetlb.2MB.max").unwrap().trim(), "0");
+            assert_eq!(last.read("hugetlb.2MB.rsvd.max").unwrap().trim(), "0");
+        });
+    }
 }
 
 fn what_only_v1_has_is_warned_of() {

@@ -69,12 +69,31 @@ fn write_one(cgroup: &Cgroup, write: &Write, missing: &[Missing]) -> Result<(), 
     {
         return Err(missing.error(&write.file));
     }
-    match files::write(cgroup, &write.file, &write.value) {
-        Err(error) if error.errno() == Some(Errno::ENOENT) => match &write.if_absent {
+    match write_file(cgroup, write) {
+        Err(error) if is_absent(&error) => match &write.if_absent {
             IfAbsent::Fail => Err(error),
             IfAbsent::Fine => Ok(()),
             IfAbsent::Write(other) => write_one(cgroup, other, missing),
         },
         other => other,
     }
+}
+
+/// Writes a controller's file. Where there is none, somebody else may be enabling the controller just now: it is tried
+/// again when nobody is.
+fn write_file(cgroup: &Cgroup, write: &Write) -> Result<(), Error> {
+    let outcome = files::write(cgroup, &write.file, &write.value);
+    match outcome {
+        Err(error) if is_absent(&error) && write.controller.is_some() => {
+            match controllers::wait_for_others(cgroup) {
+                Ok(()) => files::write(cgroup, &write.file, &write.value),
+                Err(_) => Err(error),
+            }
+        }
+        other => other,
+    }
+}
+
+fn is_absent(error: &Error) -> bool {
+    error.errno() == Some(Errno::ENOENT)
 }

@@ -7,6 +7,9 @@ use nix::errno::Errno;
 
 use super::{Cgroup, Error, files, tree};
 
+/// Which controllers the cgroups below one have.
+const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
+
 /// A controller that couldn't be enabled.
 #[derive(Debug)]
 pub(super) struct Missing {
@@ -57,16 +60,23 @@ pub(super) fn enable(cgroup: &Cgroup, wanted: &BTreeSet<&str>) -> Result<Vec<Mis
     Ok(missing)
 }
 
+/// Waits until whoever is enabling controllers above this cgroup has done it.
+///
+/// The kernel says that a controller is enabled before it makes the controller's files in all the cgroups that get them,
+/// and lets others look in between. Who changes something waits for it; so does this, which asks for no change.
+pub(super) fn wait_for_others(cgroup: &Cgroup) -> Result<(), Error> {
+    files::write(cgroup, SUBTREE_CONTROL, "\n")
+}
+
 fn words(text: &str) -> BTreeSet<&str> {
     text.split_whitespace().collect()
 }
 
 fn enable_in(cgroup: &Cgroup, wanted: &BTreeSet<&str>) -> Result<Vec<Missing>, Error> {
-    const FILE: &str = "cgroup.subtree_control";
     // Read before it is written: even a write that changes nothing takes the kernel's global lock.
-    let enabled = files::read(cgroup, FILE)?;
+    let enabled = files::read(cgroup, SUBTREE_CONTROL)?;
     let needed: Vec<&str> = wanted.difference(&words(&enabled)).copied().collect();
-    if needed.is_empty() || files::write(cgroup, FILE, &enabling(&needed)).is_ok() {
+    if needed.is_empty() || files::write(cgroup, SUBTREE_CONTROL, &enabling(&needed)).is_ok() {
         return Ok(Vec::new());
     }
     // All or nothing, for the kernel: one by one, to enable what can be and to name what can't.
@@ -75,7 +85,7 @@ fn enable_in(cgroup: &Cgroup, wanted: &BTreeSet<&str>) -> Result<Vec<Missing>, E
     for name in needed {
         let errno = match words(&available).contains(name) {
             false => None,
-            true => match files::write(cgroup, FILE, &enabling(&[name])) {
+            true => match files::write(cgroup, SUBTREE_CONTROL, &enabling(&[name])) {
                 Ok(()) => continue,
                 Err(error) => error.errno(),
             },
