@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -109,6 +109,9 @@ fn open_lock(path: &Path, run: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("opening {}", path.display()))
 }
 
+/// How long somebody who has the engine's lock may take to answer, or to give it back.
+const UNTIL_IT_ANSWERS: Duration = Duration::from_secs(10);
+
 /// Somebody who answers the API.
 pub struct Session {
     /// To call it.
@@ -119,8 +122,10 @@ pub struct Session {
 impl Session {
     /// The agent that runs, or the engine in this process.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
-        // Between taking the lock and listening lies one system call of another process.
-        for _ in 0..50 {
+        // Between taking the lock and listening lies one system call of another process; between its last answer and
+        // giving the lock back lies its end.
+        let end = Instant::now() + UNTIL_IT_ANSWERS;
+        while Instant::now() < end {
             // The socket before the lock: where systemd holds it, calling starts the agent.
             if let Some(client) = Client::of_agent(&config.socket()).await? {
                 return Ok(Self { client, host: None });
