@@ -37,6 +37,9 @@ pub fn test(berth: &Path, rootfs: &Path, tally: &mut Tally) -> anyhow::Result<()
     Ok(())
 }
 
+/// How long the agent may take to be there, and to end, in an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(480);
+
 const START: &str = r#"
 berth image import --name berth-demo /rootfs.tar || exit 1
 berth agent --api 0.0.0.0:8088 &
@@ -63,7 +66,7 @@ fn run(berth: &Path, rootfs: &Path) -> anyhow::Result<()> {
         forward: Some((port, 8088)),
         system: None,
     })?;
-    let key = vm.until(Duration::from_secs(60), |line| {
+    let key = vm.until(PATIENCE, |line| {
         println!("{line}");
         line.strip_prefix("RIG-KEY ").map(str::to_owned)
     })?;
@@ -72,7 +75,7 @@ fn run(berth: &Path, rootfs: &Path) -> anyhow::Result<()> {
     aws.wait_for_agent()?;
     aws.walk()?;
     vm.type_line("done")?;
-    let code = vm.finish(Duration::from_secs(60), |line| println!("{line}"))?;
+    let code = vm.finish(PATIENCE, |line| println!("{line}"))?;
     ensure!(code == 0, "the agent ended with {code}");
     Ok(())
 }
@@ -226,7 +229,7 @@ impl Aws {
                 "64",
                 "--container-definitions",
                 &format!(
-                    r#"[{{"name": "web", "image": "berth-demo", "command": ["sleep", "60"], "stopTimeout": 1,
+                    r#"[{{"name": "web", "image": "berth-demo", "command": ["sleep", "9999"], "stopTimeout": 1,
                          "portMappings": [{{"containerPort": 80, "hostPort": {port}}}]}}]"#
                 ),
             ])

@@ -15,7 +15,7 @@ use crate::vm::{Boot, Vm};
 use crate::{aws, build, image, packages, say, system, vm};
 
 /// How long all tests may take in one of the virtual machines.
-const PATIENCE: Duration = Duration::from_secs(45 * 60);
+const PATIENCE: Duration = Duration::from_secs(70 * 60);
 
 /// The tests that the machine runs: those that ask the kernel for something. The rest would only
 /// be slower there.

@@ -35,10 +35,10 @@ fn server_and_friend(host: &Host) -> [String; 2] {
     }));
     host.image();
     host.agent();
-    let server = "trap 'exit 0' TERM; httpd -p 80 -h /www; httpd -p 81 -h /www; sleep 300 & wait";
+    let server = "trap 'exit 0' TERM; httpd -p 81 -h /www; httpd -p 80 -h /www; sleep 9999 & wait";
     [
         (WEB, server),
-        (FRIEND, "trap 'exit 0' TERM; sleep 300 & wait"),
+        (FRIEND, "trap 'exit 0' TERM; sleep 9999 & wait"),
     ]
     .map(|(group, program)| {
         let registered = host
@@ -77,7 +77,7 @@ fn says_what_becomes_of_it(host: &Host) {
     let tasks = server_and_friend(host);
     let [server, friend] = [&tasks[0][..12], &tasks[1][..12]];
     let reaches = |address: &str, port: &str| {
-        let fetch = format!("timeout 1 wget -q -O - http://{address}:{port}/");
+        let fetch = format!("timeout 5 wget -q -O - http://{address}:{port}/");
         let exec = ["exec", &tasks[1], "--", "sh", "-c", &fetch];
         host.berth(&exec).output().unwrap().status.success()
     };

@@ -64,11 +64,21 @@ fn failpoints(host: &Host) -> (Vec<String>, Vec<String>) {
 
 fn steady() -> Value {
     definition(json!([
-        {"name": "main", "image": "box", "stopTimeout": 5, "dependsOn": [{"containerName": "side", "condition": "START"}],
+        {"name": "main", "image": "box", "stopTimeout": 60, "dependsOn": [{"containerName": "side", "condition": "START"}],
          "command": ["sh", "-c", "trap 'echo main stopped; exit 4' TERM; echo main up; while true; do sleep 0.1; done"]},
-        {"name": "side", "image": "box", "essential": false, "stopTimeout": 5,
-         "command": ["sh", "-c", "trap 'exit 6' TERM; while true; do sleep 0.1; done"]},
+        {"name": "side", "image": "box", "essential": false, "stopTimeout": 60,
+         "command": ["sh", "-c", "trap 'exit 6' TERM; echo side up; while true; do sleep 0.1; done"]},
     ]))
+}
+
+/// Waits until both of its containers would hear that they are to stop.
+fn until_steady(host: &Host, arn: &str) {
+    host.until("both containers are up", || {
+        let said = host.succeed(&["logs", arn]);
+        ["main up", "side up"]
+            .iter()
+            .all(|words| said.contains(words))
+    });
 }
 
 /// The only task there is.
@@ -128,10 +138,7 @@ fn starts(host: &Host) {
                 "{step}: {member} is lost: {task}"
             );
         }
-        // Its trap is set once it has said so.
-        host.until("the container is up", || {
-            host.succeed(&["logs", &arn]).contains("main up")
-        });
+        until_steady(&host, &arn);
         host.succeed(&["stop", &arn]);
         let task = host.describe(&arn);
         assert_eq!(exit_codes(&task), [4, 6], "{step}: {task}");
@@ -152,9 +159,7 @@ fn stops(host: &Host) {
         host.agent();
         let arn = host.start_task(&steady());
         host.wait_status(&arn, "RUNNING");
-        host.until("the container is up", || {
-            host.succeed(&["logs", &arn]).contains("main up")
-        });
+        until_steady(&host, &arn);
         host.kill_agent();
         host.agent_with(&[], Some(&step));
         host.try_call("StopTask", &json!({"task": arn, "reason": "enough"}))
@@ -194,6 +199,7 @@ fn without_network(host: &Host) {
         if !of_start.contains(&step) {
             let arn = the_task(&host);
             host.wait_status(&arn, "RUNNING");
+            until_steady(&host, &arn);
             host.try_call("StopTask", &json!({"task": arn})).ok();
         }
         host.wait_for_agents_death();
@@ -203,6 +209,7 @@ fn without_network(host: &Host) {
             host.wait_status(&arn, "RUNNING");
             let records = host.root().join("network/isolated");
             assert_eq!(std::fs::read_dir(records).unwrap().count(), 2, "{step}");
+            until_steady(&host, &arn);
             host.succeed(&["stop", &arn]);
         }
         host.wait_status(&arn, "STOPPED");
@@ -281,9 +288,13 @@ fn random(host: &Host) {
 fn exit_unseen(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("sleep 1; echo last words; exit 11"));
+    let arn = host.start_task(&script(
+        // Not before who makes the file has ended.
+        "until [ -e /end ]; do sleep 0.1; done; sleep 0.5; echo last words; exit 11",
+    ));
     host.wait_status(&arn, "RUNNING");
     host.kill_agent();
+    host.succeed(&["exec", &arn, "--", "touch", "/end"]);
     let id = arn.rsplit('/').next().unwrap().to_owned();
     let status = host
         .run_folder()

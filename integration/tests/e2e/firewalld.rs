@@ -114,10 +114,10 @@ const REACHES: &str = "greetings\nmetadata\nrouter\nresolver\n";
 
 /// The router and the resolver are .1 and .2 of its subnet.
 const LOOKS: &str = "\
-    nc -w 2 192.168.77.2 7000 < /dev/null 2>/dev/null; \
+    nc -w 20 192.168.77.2 7000 < /dev/null 2>/dev/null; \
     wget -q -O - $ECS_CONTAINER_METADATA_URI_V4 | grep -q DockerId && echo metadata; \
-    net=$(hostname -i | cut -d . -f 1-3); ping -c 1 -W 2 $net.1 > /dev/null && echo router; \
-    nc -w 2 $net.2 53 < /dev/null 2>/dev/null && echo resolver; ";
+    net=$(hostname -i | cut -d . -f 1-3); ping -c 1 -W 20 $net.1 > /dev/null && echo router; \
+    nc -w 20 $net.2 53 < /dev/null 2>/dev/null && echo resolver; ";
 
 fn without_an_agent(host: &Host) {
     host.image();
@@ -143,7 +143,7 @@ fn with_an_agent(host: &Host) {
     let outside = Outside::new();
     let _server = Server::start(&outside);
     let task = host.start_task(&script(&format!(
-        "httpd -p 80 -h /www; {LOOKS} trap exit TERM; sleep 600 & wait"
+        "httpd -p 80 -h /www; {LOOKS} trap exit TERM; sleep 9999 & wait"
     )));
     host.wait_status(&task, "RUNNING");
     let reaches = || inside(host, &task, "main", LOOKS);

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// How long anything may take before the test has failed: the emulated machine is slow.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The default subnet.
 pub const SUBNET: &str = "subnet-00000000000000001";

@@ -64,7 +64,7 @@ fn assert_nothing_stored(host: &Host) {
 fn in_use(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("trap exit TERM; sleep 300 & wait"));
+    let arn = host.start_task(&script("trap exit TERM; sleep 9999 & wait"));
     host.wait_status(&arn, "RUNNING");
     assert!(
         host.fail(&["image", "rm", "box"])

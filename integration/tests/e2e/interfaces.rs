@@ -1,7 +1,7 @@
 //! Interfaces of tasks: prepared ones, none left, and public addresses.
 
 use std::collections::BTreeSet;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use nix::unistd::Pid;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::crash::supervisor_of;
 use super::host::{Host, run_task, script};
-use super::{Case, Needs};
+use super::{Case, Needs, modes};
 
 pub const CASES: &[Case] = &[
     Case(
@@ -50,10 +50,17 @@ fn detail<'a>(task: &'a Value, name: &str) -> &'a str {
     found.unwrap()["value"].as_str().unwrap()
 }
 
+/// Starts an agent, and waits until it prepares interfaces, too: that begins when it listens for the API.
+fn preparing_agent(host: &Host) {
+    host.agent();
+    let api: SocketAddr = "127.0.0.1:8088".parse().unwrap();
+    host.until("the API answers", || modes::get(api).is_some());
+}
+
 /// A socket into a prepared interface's namespace, above all: it would lead into another task's.
 fn nothing_is_handed_on(host: &Host) {
     host.image();
-    host.agent();
+    preparing_agent(host);
     let agent = host.agent_pid();
     let one = host.start_task(&script("exec sleep 3000"));
     host.wait_status(&one, "RUNNING");
@@ -85,8 +92,8 @@ fn open_in(process: Pid) -> BTreeSet<String> {
 
 fn prepared(host: &Host) {
     host.image();
-    host.agent();
-    let sleep = script("trap exit TERM; sleep 300 & wait");
+    preparing_agent(host);
+    let sleep = script("trap exit TERM; sleep 9999 & wait");
     let first = host.start_task(&sleep);
     host.wait_status(&first, "RUNNING");
     host.until("others are prepared", || host_links().len() == 9);
@@ -134,7 +141,7 @@ fn exhausted(host: &Host) {
     }));
     host.image();
     host.agent();
-    let sleep = script("trap exit TERM; sleep 120 & wait");
+    let sleep = script("trap exit TERM; sleep 9999 & wait");
     let mut tasks = Vec::new();
     let mut of_instance = sleep.clone();
     of_instance["requiresCompatibilities"] = json!(["EC2"]);
@@ -185,7 +192,7 @@ fn public_address(host: &Host) {
     host.image();
     host.agent();
     let public = json!({"assignPublicIp": "ENABLED", "securityGroups": [GROUP]});
-    let mut serves = script("httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait");
+    let mut serves = script("httpd -p 80 -h /www; trap exit TERM; sleep 9999 & wait");
     let started = run_in(host, &serves, public.clone(), json!({}));
     let task = started["tasks"][0]["taskArn"].as_str().unwrap();
     host.wait_status(task, "RUNNING");

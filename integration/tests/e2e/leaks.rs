@@ -54,7 +54,7 @@ impl Snapshot {
     /// while for what the kernel removes when it comes to it: a namespace with its interface lives
     /// on while an orphaned TCP connection of it does.
     pub fn compare(&self) -> String {
-        let end = Instant::now() + Duration::from_secs(75);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             let (processes, now) = (processes(), Self::take());
             let left: Vec<&String> = now.0.difference(&self.0).collect();

@@ -142,7 +142,7 @@ fn as_defined(host: &Host) {
 fn task_cgroup(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("trap exit TERM; sleep 300 & wait"));
+    let arn = host.start_task(&script("trap exit TERM; sleep 9999 & wait"));
     host.wait_status(&arn, "RUNNING");
     let id = arn.rsplit('/').next().unwrap();
     let read =

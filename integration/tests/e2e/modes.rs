@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::host::{Host, run_task};
+use super::names::look_up_in;
 use super::network::Outside;
 use super::{Case, Needs};
 
@@ -113,6 +114,13 @@ pub fn until_says(host: &Host, address: &str, words: &str) {
     });
 }
 
+/// Waits until an outside host is told this by a web server.
+pub fn until_says_to(host: &Host, outside: &Outside, url: &str, words: &str) {
+    host.until(&format!("{url} says '{words}' to the outside"), || {
+        ask_from(outside, url) == format!("{words}\n")
+    });
+}
+
 /// What a web server says to an outside host; nothing where none answers.
 pub fn ask_from(outside: &Outside, url: &str) -> String {
     let busybox = std::env::var("BERTH_BUSYBOX").unwrap_or_else(|_| "/bin/busybox".into());
@@ -154,7 +162,7 @@ fn none(host: &Host) {
     host.image();
     host.agent();
     let looks = "ls /sys/class/net; env | grep -c ECS_CONTAINER; nc -w 1 169.254.170.2 80 < /dev/null 2>/dev/null && echo reached; \
-                 cat /etc/resolv.conf; wget -q -O - http://127.0.0.1/ 2>/dev/null || echo nothing here; trap exit TERM; sleep 300 & wait";
+                 cat /etc/resolv.conf; wget -q -O - http://127.0.0.1/ 2>/dev/null || echo nothing here; trap exit TERM; sleep 9999 & wait";
     let arn = start(
         host,
         &definition(
@@ -207,10 +215,7 @@ fn on_host(host: &Host) {
     assert_eq!(task["containers"][0]["networkInterfaces"], json!([]));
     assert_eq!(task["attachments"], json!([]));
     until_says(host, "127.0.0.1:18090", "hello of web");
-    assert_eq!(
-        ask_from(&outside, "http://192.168.77.1:18090/"),
-        "hello of web\n"
-    );
+    until_says_to(host, &outside, "http://192.168.77.1:18090/", "hello of web");
     let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     let seen = inside(host, &arn, "web", "readlink /proc/self/ns/net; hostname");
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
@@ -237,7 +242,17 @@ fn on_host(host: &Host) {
 }
 
 /// Reads the metadata of this address in a container.
-pub fn metadata(host: &Host, task: &str, container: &str, address: &str) -> Option<Value> {
+pub fn metadata(host: &Host, task: &str, container: &str, address: &str) -> Value {
+    let mut document = None;
+    host.until(&format!("{address} answers"), || {
+        document = ask_metadata(host, task, container, address);
+        document.is_some()
+    });
+    document.unwrap()
+}
+
+/// Asks once; nothing where that isn't answered.
+fn ask_metadata(host: &Host, task: &str, container: &str, address: &str) -> Option<Value> {
     let ask = format!("timeout 5 wget -q -O - {address} || true");
     serde_json::from_str(&inside(host, task, container, &ask)).ok()
 }
@@ -254,7 +269,11 @@ fn host_metadata(host: &Host) {
         let ports = json!([{"containerPort": 18099, "protocol": "udp"}]);
         definition(
             mode,
-            json!([container("main", ports, "trap exit TERM; sleep 300 & wait")]),
+            json!([container(
+                "main",
+                ports,
+                "trap exit TERM; sleep 9999 & wait"
+            )]),
         )
     };
     let on_host = start(host, &sleeping("host"));
@@ -262,17 +281,17 @@ fn host_metadata(host: &Host) {
     let on_bridge = start(host, &sleeping("bridge"));
     host.wait_status(&on_bridge, "RUNNING");
     let address = metadata_address(host, &on_host, "main");
-    let document = metadata(host, &on_host, "main", &address).unwrap();
+    let document = metadata(host, &on_host, "main", &address);
     assert_eq!(document["Networks"], json!([{"NetworkMode": "host"}]));
     assert_eq!(
         document["Ports"],
         json!([{"ContainerPort": 18099, "HostPort": 18099, "Protocol": "udp", "HostIp": "0.0.0.0"}])
     );
-    assert_eq!(metadata(host, &on_bridge, "main", &address), None);
+    assert_eq!(ask_metadata(host, &on_bridge, "main", &address), None);
     // And the other way round: an id is of no use from the host's network.
     let address = metadata_address(host, &on_bridge, "main");
-    assert!(metadata(host, &on_bridge, "main", &address).is_some());
-    assert_eq!(metadata(host, &on_host, "main", &address), None);
+    metadata(host, &on_bridge, "main", &address);
+    assert_eq!(ask_metadata(host, &on_host, "main", &address), None);
     stop(host, &on_host);
     stop(host, &on_bridge);
 }
@@ -300,24 +319,21 @@ fn own_localhost(host: &Host) {
         ("one", &one, &two, "hello of two\n"),
         ("two", &two, &one, "hello of one\n"),
     ] {
-        host.until("it serves", || ask(from, other) == answer);
-        assert_eq!(ask(from, "127.0.0.1"), format!("hello of {from}\n"));
-        assert_eq!(ask(from, own), format!("hello of {from}\n"));
+        let until = |whom: &str, answer: &str| {
+            host.until(&format!("{whom} answers"), || ask(from, whom) == answer);
+        };
+        until(other, answer);
+        let of_itself = format!("hello of {from}\n");
+        until("127.0.0.1", &of_itself);
+        until(own, &of_itself);
         let name = inside(host, &arn, from, "hostname; hostname -i");
         let dashed = own.replace('.', "-");
         assert_eq!(name, format!("ip-{dashed}.ec2.internal\n{own}\n"));
-        assert_eq!(
-            ask(from, &format!("ip-{dashed}.ec2.internal")),
-            format!("hello of {from}\n")
-        );
+        until(&format!("ip-{dashed}.ec2.internal"), &of_itself);
     }
     // From another task's resolver too.
-    let found = inside(
-        host,
-        &arn,
-        "one",
-        &format!("nslookup ip-{}.ec2.internal", two.replace('.', "-")),
-    );
+    let name = format!("ip-{}.ec2.internal", two.replace('.', "-"));
+    let found = look_up_in(host, &arn, "one", &name);
     assert!(found.contains(&format!("Address: {two}")), "{found}");
     stop(host, &arn);
 }
@@ -331,14 +347,14 @@ fn bridge_metadata(host: &Host) {
         &definition(
             "bridge",
             json!([
-                container("one", ports, "trap exit TERM; sleep 300 & wait"),
-                container("two", json!([]), "trap exit TERM; sleep 300 & wait"),
+                container("one", ports, "trap exit TERM; sleep 9999 & wait"),
+                container("two", json!([]), "trap exit TERM; sleep 9999 & wait"),
             ]),
         ),
     );
     let task = host.wait_status(&arn, "RUNNING");
     let address = metadata_address(host, &arn, "one");
-    let document = metadata(host, &arn, "one", &address).unwrap();
+    let document = metadata(host, &arn, "one", &address);
     assert_eq!(document["Name"], "one");
     assert_eq!(document["Networks"][0]["NetworkMode"], "bridge");
     assert_eq!(
@@ -349,12 +365,12 @@ fn bridge_metadata(host: &Host) {
         document["Ports"],
         json!([{"ContainerPort": 80, "HostPort": 18091, "Protocol": "tcp", "HostIp": "0.0.0.0"}])
     );
-    let whole = metadata(host, &arn, "one", &format!("{address}/task")).unwrap();
+    let whole = metadata(host, &arn, "one", &format!("{address}/task"));
     assert_eq!(
         whole["Containers"][1]["Networks"][0]["IPv4Addresses"],
         json!([address_of(&task, 1)])
     );
-    assert_eq!(metadata(host, &arn, "two", &address), None);
+    assert_eq!(ask_metadata(host, &arn, "two", &address), None);
     stop(host, &arn);
 }
 

@@ -7,7 +7,7 @@ use super::host::Host;
 use super::modes::{
     address_of, container, definition, inside, metadata, metadata_address, server, start, stop,
 };
-use super::names::Answering;
+use super::names::{Answering, look_up_in};
 use super::network::Outside;
 use super::{Case, Needs};
 
@@ -36,7 +36,7 @@ pub const CASES: &[Case] = &[
 
 /// A container that waits, with these members too.
 fn waiting(name: &str, members: Value) -> Value {
-    let mut container = container(name, json!([]), "trap exit TERM; sleep 300 & wait");
+    let mut container = container(name, json!([]), "trap exit TERM; sleep 9999 & wait");
     let map = container.as_object_mut().unwrap();
     map.extend(members.as_object().unwrap().clone());
     container
@@ -81,7 +81,7 @@ fn links(host: &Host) {
     assert_eq!(hosts, format!("127.0.0.1 localhost\n{db} db1\n"));
     let started = |container: &str| {
         let address = metadata_address(host, &arn, container);
-        let document = metadata(host, &arn, container, &address).unwrap();
+        let document = metadata(host, &arn, container, &address);
         // Without the zone, so that fractions of any length compare as text.
         let moment = document["StartedAt"].as_str().unwrap();
         moment.trim_end_matches('Z').to_owned()
@@ -127,7 +127,7 @@ fn under_bridge(host: &Host) {
         });
     }
     // And that server is who is asked.
-    let found = inside(host, &arn, "main", "nslookup -type=a www.example.com");
+    let found = look_up_in(host, &arn, "main", "-type=a www.example.com");
     assert!(found.contains("Address:\t192.168.77.2:53"), "{found}");
     assert!(found.contains("Address: 198.51.100.7"), "{found}");
     stop(host, &arn);
@@ -180,7 +180,7 @@ fn disabled(host: &Host) {
         assert_eq!(ids, "65536\n", "{mode}");
         // Its neighbour has what the mode gives.
         let address = metadata_address(host, &arn, "networked");
-        let whole = metadata(host, &arn, "networked", &format!("{address}/task")).unwrap();
+        let whole = metadata(host, &arn, "networked", &format!("{address}/task"));
         let networks = |i: usize| &whole["Containers"][i]["Networks"][0]["NetworkMode"];
         assert_eq!((networks(0), networks(1)), (&json!(mode), &json!("none")));
         stop(host, &arn);

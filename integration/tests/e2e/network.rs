@@ -71,7 +71,7 @@ fn metadata(host: &Host) {
     host.image();
     let ran = host.run(&script(
         // The agent may hear a moment after it that the container runs.
-        "i=0; while [ $i -lt 100 ] && ! wget -q -O - $ECS_CONTAINER_METADATA_URI_V4 | grep -q '\"KnownStatus\":\"RUNNING\"'; \
+        "i=0; while [ $i -lt 900 ] && ! wget -q -O - $ECS_CONTAINER_METADATA_URI_V4 | grep -q '\"KnownStatus\":\"RUNNING\"'; \
          do sleep 0.1; i=$((i+1)); done; \
          wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo; \
          wget -q -O - http://169.254.170.2/v4/0000 || echo refused; hostname -i; grep eth0 /proc/net/if_inet6",
@@ -135,7 +135,7 @@ fn foreign_metadata(host: &Host) {
     host.image();
     host.agent();
     let first = host.start_task(&script(
-        "echo $ECS_CONTAINER_METADATA_URI_V4; trap exit TERM; sleep 300 & wait",
+        "echo $ECS_CONTAINER_METADATA_URI_V4; trap exit TERM; sleep 9999 & wait",
     ));
     host.wait_status(&first, "RUNNING");
     let mut address = String::new();
@@ -182,7 +182,7 @@ pub struct Outside(Child);
 impl Outside {
     pub fn new() -> Self {
         let child = Command::new("unshare")
-            .args(["-n", "sleep", "300"])
+            .args(["-n", "sleep", "9999"])
             .spawn()
             .unwrap();
         let outside = Self(child);
@@ -261,7 +261,7 @@ fn outside(host: &Host) {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let ran = host.run(&script("for i in 1 2 3 4 5 6 7 8 9 10; do nc 192.168.77.2 7000 < /dev/null && exit 0; sleep 0.2; done; exit 1"));
+    let ran = host.run(&script("for i in $(seq 300); do nc 192.168.77.2 7000 < /dev/null && exit 0; sleep 0.2; done; exit 1"));
     server.kill().ok();
     server.wait().unwrap();
     assert_eq!(
@@ -282,7 +282,7 @@ fn outside(host: &Host) {
 
 fn publish(host: &Host) {
     host.image();
-    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 30 & wait");
+    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 9999 & wait");
     let child = host.start_run(&["-p", "18080:80"], &task);
     for address in ["127.0.0.1:18080", "[::1]:18080"] {
         let mut answer = String::new();
@@ -313,7 +313,7 @@ fn publish_to_everyone(host: &Host) {
     };
     host.image();
     on_loopback("add");
-    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait");
+    let task = script("httpd -p 80 -h /www; trap exit TERM; sleep 9999 & wait");
     let child = host.start_run(&["-p", "*:18083:80", "-p", "*:18083:53/udp"], &task);
     for address in [ADDRESS, "127.0.0.1"] {
         host.until("the port answers", || {
@@ -402,7 +402,7 @@ fn flushed_ruleset(host: &Host) {
     host.image();
     host.agent();
     let server = host.start_task(&script(
-        "httpd -p 80 -h /www; trap exit TERM; sleep 300 & wait",
+        "httpd -p 80 -h /www; trap exit TERM; sleep 9999 & wait",
     ));
     let task = host.wait_status(&server, "RUNNING");
     let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
@@ -414,7 +414,7 @@ fn flushed_ruleset(host: &Host) {
     });
     let _listener = std::net::TcpListener::bind("0.0.0.0:9999").unwrap();
     let asks = script(&format!(
-        "wget -q -O - http://{address}/ || exit 8; timeout 3 nc 10.231.0.1 9999 < /dev/null && exit 9; exit 0"
+        "i=0; until timeout 3 wget -q -O - http://{address}/; do [ $i -lt 100 ] || exit 8; i=$((i+1)); done; timeout 3 nc 10.231.0.1 9999 < /dev/null && exit 9; exit 0"
     ));
     let task = host.wait_status(&host.start_task(&asks), "STOPPED");
     assert_eq!(task["containers"][0]["exitCode"], 0, "{task}");
@@ -446,20 +446,22 @@ fn security_groups(host: &Host) {
     }));
     host.image();
     host.agent();
-    let server = script("httpd -p 80 -h /www; echo serving; trap exit TERM; sleep 300 & wait");
+    let server = script("httpd -p 80 -h /www; echo serving; trap exit TERM; sleep 9999 & wait");
     let server = start_in(host, web, &server);
     let task = host.wait_status(&server, "RUNNING");
     let address = task["containers"][0]["networkInterfaces"][0]["privateIpv4Address"].as_str();
     assert_eq!(address, Some("10.77.0.4"), "{task}");
     // It may take a moment to serve; who is let in gets there in the end.
-    let asks = script(
-        "i=0; while [ $i -lt 20 ]; do timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; i=$((i+1)); done; exit 9",
+    let may = script(
+        "i=0; while [ $i -lt 100 ]; do timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; i=$((i+1)); done; exit 9",
     );
-    let task = host.wait_status(&start_in(host, friend, &asks), "STOPPED");
-    assert_eq!(task["containers"][0]["exitCode"], 0, "{task}");
-    let asks = script("timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; exit 9");
-    let task = host.wait_status(&start_in(host, stranger, &asks), "STOPPED");
-    assert_eq!(task["containers"][0]["exitCode"], 9, "{task}");
+    let may_not = script("timeout 3 wget -q -O - http://10.77.0.4/ && exit 0; exit 9");
+    let asks = |group: &str, asks: &Value, code: i32| {
+        let task = host.wait_status(&start_in(host, group, asks), "STOPPED");
+        assert_eq!(task["containers"][0]["exitCode"], code, "{group}: {task}");
+    };
+    asks(friend, &may, 0);
+    asks(stranger, &may_not, 9);
     // The file changes, and the group that was let in is not any more; the other one is.
     let network = |group: &str| {
         json!({
@@ -483,10 +485,8 @@ fn security_groups(host: &Host) {
     host.until("the groups are as the file has them", || {
         host.agent_log().contains("groups=5")
     });
-    for (group, code) in [(friend, 9), (stranger, 0)] {
-        let task = host.wait_status(&start_in(host, group, &asks), "STOPPED");
-        assert_eq!(task["containers"][0]["exitCode"], code, "{group}: {task}");
-    }
+    asks(friend, &may_not, 9);
+    asks(stranger, &may, 0);
     assert!(!host.agent_log().contains("other subnets"));
     host.call("StopTask", json!({"task": server})).unwrap();
     host.wait_status(&server, "STOPPED");

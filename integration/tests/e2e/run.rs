@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::host::{Host, definition, script};
+use super::host::{Host, Ran, definition, script};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
@@ -102,7 +102,7 @@ fn localhost(host: &Host) {
     host.image();
     let ran = host.run(&definition(json!([
         {"name": "web", "image": "box", "essential": false, "stopTimeout": 2,
-         "command": ["sh", "-c", "httpd -p 8000 -h /www; trap exit TERM; sleep 300 & wait"]},
+         "command": ["sh", "-c", "httpd -p 8000 -h /www; trap exit TERM; sleep 9999 & wait"]},
         {"name": "client", "image": "box", "dependsOn": [{"containerName": "web", "condition": "START"}],
          "command": ["sh", "-c", "until wget -q -O - http://127.0.0.1:8000/; do sleep 0.1; done; echo err >&2"]},
     ])));
@@ -147,19 +147,38 @@ fn read_only(host: &Host) {
     assert_eq!(host.run(&task).stdout, "refused\nshm\n");
 }
 
+/// A command that says when something is, in seconds since the host was started.
+fn moment(what: &str) -> String {
+    format!("echo {what} $(cut -d' ' -f1 /proc/uptime)")
+}
+
+/// When a container said that it was.
+fn moment_of(ran: &Ran, container: &str, what: &str) -> f64 {
+    let moments = ran.stdout.lines().filter_map(|line| {
+        let (name, said) = line.split_once('|')?;
+        let moment = said.trim().strip_prefix(what)?.trim().parse().ok()?;
+        (name.trim() == container).then_some(moment)
+    });
+    let moments: Vec<f64> = moments.collect();
+    assert_eq!(moments.len(), 1, "{container} {what}: {ran:?}");
+    moments[0]
+}
+
 fn dependencies(host: &Host) {
     host.image();
+    // Lines of different containers are in no order: the moments are.
+    let (begin, end) = (moment("begin"), moment("end"));
+    let code = |code: u8| format!("{begin}; sleep 0.5; {end}; exit {code}");
     let ran = host.run(&definition(json!([
-        {"name": "third", "image": "box", "command": ["echo", "3"], "dependsOn": [
+        {"name": "third", "image": "box", "command": ["sh", "-c", begin], "dependsOn": [
             {"containerName": "second", "condition": "SUCCESS"}, {"containerName": "first", "condition": "COMPLETE"}]},
-        {"name": "second", "image": "box", "essential": false, "command": ["sh", "-c", "sleep 0.5; echo 2"],
+        {"name": "second", "image": "box", "essential": false, "command": ["sh", "-c", code(0)],
          "dependsOn": [{"containerName": "first", "condition": "COMPLETE"}]},
-        {"name": "first", "image": "box", "essential": false, "command": ["sh", "-c", "sleep 0.5; echo 1; exit 9"]},
+        {"name": "first", "image": "box", "essential": false, "command": ["sh", "-c", code(9)]},
     ])));
-    assert_eq!(
-        ran.stdout, "first  | 1\nsecond | 2\nthird  | 3\n",
-        "{ran:?}"
-    );
+    let at = |container: &str, what: &str| moment_of(&ran, container, what);
+    assert!(at("first", "end") <= at("second", "begin"), "{ran:?}");
+    assert!(at("second", "end") <= at("third", "begin"), "{ran:?}");
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
@@ -185,28 +204,28 @@ fn failed_dependency(host: &Host) {
 
 fn reverse_order(host: &Host) {
     host.image();
-    let stoppable =
-        "trap 'sleep 0.3; echo bye; exit 0' TERM; echo up; while true; do sleep 0.1; done";
+    let (told, bye) = (moment("told"), moment("bye"));
+    // Who serves has its trap.
+    let stoppable = |port: u16| {
+        format!(
+            "stop() {{ {told}; sleep 0.3; {bye}; exit 0; }}; trap stop TERM; httpd -p {port} -h /www; \
+             while true; do sleep 0.1; done"
+        )
+    };
+    let waits = "for port in 8001 8002; do \
+                 until wget -q -O /dev/null http://127.0.0.1:$port/; do sleep 0.1; done; done; exit 5";
     let ran = host.run_with(&["--json"], &definition(json!([
-        {"name": "app", "image": "box", "command": ["sh", "-c", "sleep 1; exit 5"],
+        {"name": "app", "image": "box", "command": ["sh", "-c", waits],
          "dependsOn": [{"containerName": "cache", "condition": "START"}]},
-        {"name": "cache", "image": "box", "essential": false, "command": ["sh", "-c", stoppable],
+        {"name": "cache", "image": "box", "essential": false, "command": ["sh", "-c", stoppable(8001)],
          "dependsOn": [{"containerName": "base", "condition": "START"}]},
-        {"name": "base", "image": "box", "essential": false, "command": ["sh", "-c", stoppable]},
+        {"name": "base", "image": "box", "essential": false, "command": ["sh", "-c", stoppable(8002)]},
     ])));
     assert_eq!(ran.code, 5, "{ran:?}");
-    let lines: Vec<&str> = ran.stdout.lines().collect();
-    let place = |text: &str| {
-        lines
-            .iter()
-            .position(|line| *line == text)
-            .unwrap_or_else(|| panic!("{text}: {ran:?}"))
-    };
-    assert!(
-        place("base  | up") < place("cache | bye") && place("cache | bye") < place("base  | bye"),
-        "{ran:?}"
-    );
-    let task: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    let at = |container: &str, what: &str| moment_of(&ran, container, what);
+    assert!(at("cache", "told") < at("cache", "bye"), "{ran:?}");
+    assert!(at("cache", "bye") <= at("base", "told"), "{ran:?}");
+    let task: serde_json::Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
     assert_eq!(task["stopCode"], "EssentialContainerExited", "{task}");
     assert_eq!(
         task["stoppedReason"], "Essential container in task exited",
@@ -239,12 +258,11 @@ fn deaf(host: &Host) {
 
 fn ctrl_c(host: &Host) {
     host.image();
-    let mut child = host.start_run(
-        &[],
-        &script(
-            "trap 'echo stopped properly; exit 3' TERM; echo up; while true; do sleep 0.1; done",
-        ),
+    let mut stoppable = script(
+        "trap 'echo stopped properly; exit 3' TERM; echo up; while true; do sleep 0.1; done",
     );
+    stoppable["containerDefinitions"][0]["stopTimeout"] = json!(60);
+    let mut child = host.start_run(&[], &stoppable);
     let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
@@ -278,7 +296,7 @@ fn no_command(host: &Host) {
 fn exec(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("echo mine > /mark; exec sleep 300"));
+    let arn = host.start_task(&script("echo mine > /mark; exec sleep 9999"));
     host.wait_status(&arn, "RUNNING");
     let seen = host.succeed(&[
         "exec",
@@ -286,7 +304,7 @@ fn exec(host: &Host) {
         "--",
         "sh",
         "-c",
-        "cat /mark; echo $$; ls -d /proc/[0-9]* | wc -l; hostname",
+        "until [ -s /mark ]; do sleep 0.1; done; cat /mark; echo $$; ls -d /proc/[0-9]* | wc -l; hostname",
     ]);
     let lines: Vec<&str> = seen.lines().collect();
     assert_eq!(lines[0], "mine", "{seen}");
@@ -309,7 +327,7 @@ fn exec(host: &Host) {
 fn exec_terminal(host: &Host) {
     host.image();
     host.agent();
-    let arn = host.start_task(&script("exec sleep 300"));
+    let arn = host.start_task(&script("exec sleep 9999"));
     host.wait_status(&arn, "RUNNING");
     let berth = super::host::berth_path();
     let inside = "tty; test -t 0 && test -t 1 && echo a terminal; echo $TERM; exit 4";
@@ -358,16 +376,41 @@ fn logs(host: &Host) {
     );
 }
 
+/// The tasks whose status is RUNNING; none where nobody answers yet.
+fn running_tasks(host: &Host) -> Vec<String> {
+    let Ok(Ok(listed)) = host.try_call("ListTasks", &json!({})) else {
+        return Vec::new();
+    };
+    let arns = listed["taskArns"].as_array().unwrap().iter();
+    let arns = arns.map(|arn| arn.as_str().unwrap().to_owned());
+    arns.filter(|arn| host.describe(arn)["lastStatus"] == "RUNNING")
+        .collect()
+}
+
 /// The second is a client of the first, and takes the engine up when the first is gone.
 fn two_runs(host: &Host) {
     host.image();
-    let first = host.start_run(&[], &script("sleep 3; exit 1"));
-    host.until("the first run answers", || {
-        host.run_folder().join("berth.sock").exists()
-    });
-    let second = host.start_run(&[], &script("sleep 6; echo done; exit 2"));
+    // Not before who makes the file has ended.
+    let wait = "until [ -e /end ]; do sleep 0.1; done; sleep 0.5";
+    let waiting = |words: &str| script(&format!("{wait}; {words}"));
+    let first = host.start_run(&[], &waiting("exit 1"));
+    let mut running = Vec::new();
+    let mut until_running = |count: usize| {
+        host.until("it runs", || {
+            running = running_tasks(host);
+            running.len() == count
+        });
+        running.clone()
+    };
+    let of_first = until_running(1).remove(0);
+    let second = host.start_run(&[], &waiting("echo done; exit 2"));
+    let mut both = until_running(2);
+    both.retain(|arn| *arn != of_first);
+    let end = |arn: &str| host.succeed(&["exec", arn, "--", "touch", "/end"]);
+    end(&of_first);
     let first = host.ran(first);
     assert_eq!(first.code, 1, "{first:?}");
+    end(&both[0]);
     let second = host.ran(second);
     assert_eq!(
         (second.code, second.stdout.as_str()),

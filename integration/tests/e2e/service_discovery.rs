@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::host::{Host, PATIENCE, definition, script};
-use super::names::look_up;
+use super::names::{ask_once, look_up};
 use super::{Case, Needs};
 
 pub const CASES: &[Case] = &[
@@ -58,7 +58,7 @@ fn db() -> Value {
 
 /// A task of a family that does nothing, and ends when it is told to.
 pub fn idle(family: &str) -> Value {
-    of_family(family, script("trap exit TERM; sleep 600 & wait"))
+    of_family(family, script("trap exit TERM; sleep 9999 & wait"))
 }
 
 pub fn of_family(family: &str, mut definition: Value) -> Value {
@@ -133,12 +133,22 @@ fn tasks_that_run(host: &Host) {
     stop(host, &asking);
 }
 
-/// What a container looks up when it is told to stop.
-const LOOKS_WHEN_TOLD: &str =
-    "trap 'echo told; nslookup -type=a db.local; exit' TERM; sleep 600 & wait";
+/// What a container looks up when it is told to stop, until somebody answers.
+const LOOKS_WHEN_TOLD: &str = "\
+    look() { while nslookup -type=a db.local > /tmp/said 2>&1; grep -q 'timed out' /tmp/said; do :; done; }; \
+    trap 'echo told; look; cat /tmp/said; exit' TERM; echo ready; sleep 9999 & wait";
 
-/// A container that ends when a file is there.
-const ENDS_WHEN_TOLD: &str = "until [ -e /tmp/end ]; do sleep 0.1; done";
+/// Starts a task that has such a container, and waits until that one would hear.
+fn start_looking(host: &Host, definition: &Value) -> String {
+    let task = start(host, definition);
+    host.until("it would hear", || {
+        host.succeed(&["logs", id(&task)]).contains("ready")
+    });
+    task
+}
+
+/// A container that ends when a file is there, not before who makes it has ended.
+const ENDS_WHEN_TOLD: &str = "until [ -e /tmp/end ]; do sleep 0.1; done; sleep 0.5";
 
 fn before_it_stops(host: &Host) {
     host.services(&local(json!([db()])));
@@ -147,7 +157,7 @@ fn before_it_stops(host: &Host) {
     let other = start(host, &idle("db"));
     let mut definition_of_one = script(LOOKS_WHEN_TOLD);
     definition_of_one["containerDefinitions"][0]["stopTimeout"] = json!(60);
-    let looks = start(host, &of_family("db", definition_of_one));
+    let looks = start_looking(host, &of_family("db", definition_of_one));
     let found = find(host, &other, "a");
     assert_eq!(addresses(&found), ["10.231.0.4", "10.231.0.5"], "{found}");
     stop(host, &looks);
@@ -160,7 +170,7 @@ fn before_it_stops(host: &Host) {
         {"name": "main", "image": "box", "command": ["sh", "-c", ENDS_WHEN_TOLD]},
         {"name": "looks", "image": "box", "command": ["sh", "-c", LOOKS_WHEN_TOLD], "stopTimeout": 60},
     ]);
-    let ends = start(host, &of_family("db", definition(containers)));
+    let ends = start_looking(host, &of_family("db", definition(containers)));
     let found = find(host, &other, "a");
     assert_eq!(addresses(&found), ["10.231.0.4", "10.231.0.6"], "{found}");
     host.succeed(&[
@@ -276,7 +286,7 @@ fn reload(host: &Host) {
     assert_eq!(addresses(&found), ["10.231.0.4"], "{found}");
     // Without the namespace, others are asked.
     reload(&json!({}), "services=0");
-    let found = look_up(host, &task, "-type=a other.local");
+    let found = ask_once(host, &task, "main", "-type=a other.local");
     assert!(!found.contains("10.231.0.4\n"), "{found}");
     stop(host, &task);
 }

@@ -180,8 +180,8 @@ fn tasks_differ(host: &Host) {
     host.image();
     host.agent();
     let sleep = definition(json!([
-        {"name": "one", "image": "box", "command": ["sh", "-c", "trap exit TERM; sleep 60 & wait"]},
-        {"name": "two", "image": "box", "command": ["sh", "-c", "trap exit TERM; sleep 60 & wait"]},
+        {"name": "one", "image": "box", "command": ["sh", "-c", "trap exit TERM; sleep 9999 & wait"]},
+        {"name": "two", "image": "box", "command": ["sh", "-c", "trap exit TERM; sleep 9999 & wait"]},
     ]));
     let start = || {
         let arn = host.start_task(&sleep);
@@ -257,8 +257,8 @@ const SIGNALS: u64 = 64;
 /// killed by the first.
 fn sending(name: &str, user: &str, times: u32) -> Value {
     let send = format!(
-        "sleep 300 & kill -STOP $!; until grep -q 'T (stopped)' /proc/$!/status; do :; done; \
-         for i in $(seq {times}); do kill -40 $!; done; trap exit TERM; sleep 300 & wait"
+        "sleep 9999 & kill -STOP $!; until grep -q 'T (stopped)' /proc/$!/status; do :; done; \
+         for i in $(seq {times}); do kill -40 $!; done; trap exit TERM; sleep 9999 & wait"
     );
     json!({
         "name": name, "image": "box", "user": user, "stopTimeout": 2, "command": ["sh", "-c", send],
