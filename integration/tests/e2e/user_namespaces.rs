@@ -244,7 +244,7 @@ fn first_ids(host: &Host, arn: &str) -> [u32; 2] {
 fn under_bridge(host: &Host) {
     host.image();
     host.agent();
-    let arn = start_two(host, "bridge", 60);
+    let arn = start_two(host, "bridge", 9998);
     let [one, two] = first_ids(host, &arn);
     assert!(one.abs_diff(two) >= 65_536, "{one} {two}");
     host.succeed(&["stop", &arn]);
