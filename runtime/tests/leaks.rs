@@ -37,18 +37,29 @@ impl Snapshot {
     }
 }
 
-/// Ours alone, which have this process's number in their names: the hierarchy is the whole machine's.
+/// Ours alone: the hierarchy is the whole machine's.
 fn collect_directories(directory: &Path, found: &mut BTreeSet<String>) {
-    let own = std::process::id().to_string();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             let path = entry.path().display().to_string();
-            if path.contains(&own) {
+            if is_ours(&path) {
                 found.insert(path);
             }
             collect_directories(&entry.path(), found);
         }
     }
+}
+
+/// Whether it has this process's number as bundles or the tests' own cgroups have it: a user's slice and others'
+/// scopes have numbers too.
+fn is_ours(path: &str) -> bool {
+    ["t", "berth-test-"].iter().any(|mark| {
+        let own = format!("{mark}{}", std::process::id());
+        let mut after = path
+            .match_indices(&own)
+            .map(|(at, _)| &path[at + own.len()..]);
+        after.any(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    })
 }
 
 /// Reaps the dead, and names the living: orphans come to us.

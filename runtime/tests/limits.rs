@@ -56,7 +56,7 @@ fn pids_are_limited() {
 }
 
 fn memory_beyond_the_limit_is_killed_and_counted() {
-    let path = format!("berth-test-oom-{}", std::process::id());
+    let path = format!("berth-test-{}-oom", std::process::id());
     let mut bundle = Bundle::new("dd if=/dev/zero of=/dev/null bs=64M count=1");
     bundle.args(&["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"]);
     bundle.set("/linux/cgroupsPath", json!(path));
@@ -78,7 +78,7 @@ fn memory_beyond_the_limit_is_killed_and_counted() {
 }
 
 fn a_tasks_cgroup_limits_its_containers() {
-    let task = format!("berth-test-task-{}", std::process::id());
+    let task = format!("berth-test-{}-task", std::process::id());
     let cgroup = Cgroup::create(&task).unwrap();
     let resources = resources(&json!({"memory": {"limit": 67_108_864}, "cpu": {"quota": 25000}}));
     assert!(
