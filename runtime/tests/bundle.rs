@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::machine::{busybox, runtime};
 
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 35] = [
     "sh", "cat", "ls", "echo", "id", "mount", "umount", "mkdir", "touch", "stat", "sleep", "true",
     "env", "grep", "hostname", "ip", "mknod", "head", "wc", "pwd", "readlink", "unshare", "dd",
-    "kill", "ps", "rm", "ln", "test", "tty", "stty", "chroot", "cp", "find", "cut",
+    "kill", "ps", "rm", "mv", "ln", "test", "tty", "stty", "chroot", "cp", "find", "cut",
 ];
 
 /// Of bundles and of commands, for their names.

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::bundle::Bundle;
+use crate::machine::wait_until;
 
 crate::tests! {
     exec_runs_in_all_of_the_containers_namespaces;
@@ -49,7 +50,7 @@ fn exec_has_the_containers_rights_and_no_more() {
         "/proc/self/status",
     ];
     let mut bundle = Bundle::new(
-        "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status > /tmp/init; sleep 1000",
+        "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status > /tmp/new; mv /tmp/new /tmp/init; sleep 1000",
     );
     let filter = berth_runtime::seccomp::default_profile(&[]);
     bundle.set("/linux/seccomp", serde_json::to_value(filter).unwrap());
@@ -57,12 +58,9 @@ fn exec_has_the_containers_rights_and_no_more() {
     let mut args = vec![bundle.id.as_str()];
     args.extend(show);
     let said = bundle.exec(&args).success();
-    assert_eq!(
-        said,
-        fs::read_to_string(bundle.rootfs().join("tmp/init"))
-            .unwrap()
-            .trim_end()
-    );
+    let init = bundle.rootfs().join("tmp/init");
+    wait_until(|| init.exists());
+    assert_eq!(said, fs::read_to_string(init).unwrap().trim_end());
     assert!(said.contains("Seccomp:\t2"), "{said}");
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use serde_json::json;
 
 use crate::bundle::Bundle;
+use crate::machine::wait_until;
 
 crate::tests! {
     the_default_mounts_are_there;
@@ -169,12 +170,7 @@ fn mounts_inside_do_not_show_outside() {
             .exec(&[&bundle.id, "grep", "-c", "inside-only", "/proc/mounts"])
             .stdout
     };
-    for _ in 0..200 {
-        if inside() == "1" {
-            break;
-        }
-    }
-    assert_eq!(inside(), "1");
+    wait_until(|| inside() == "1");
     assert!(
         !fs::read_to_string("/proc/self/mounts")
             .unwrap()

@@ -46,7 +46,7 @@ fn memory_limits_are_what_the_kernel_has() {
 
 fn pids_are_limited() {
     let mut bundle =
-        Bundle::new("cat /sys/fs/cgroup/pids.max; sleep 5 & sleep 5 & sleep 5 & sleep 5 & wait");
+        Bundle::new("cat /sys/fs/cgroup/pids.max; for i in 1 2 3 4; do sleep 1000 & done; wait");
     bundle.set("/linux/resources", json!({"pids": {"limit": 3}}));
     let said = bundle.run();
     assert!(

@@ -90,6 +90,22 @@ pub(crate) fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
+/// A number that must have stopped growing, and what it is. What a process did last before it stood still may be
+/// counted a little later.
+#[track_caller]
+pub(crate) fn stands_still(number: impl Fn() -> u64) -> u64 {
+    let a_while = Duration::from_millis(50);
+    wait_until(|| {
+        let before = number();
+        std::thread::sleep(a_while);
+        number() == before
+    });
+    let last = number();
+    std::thread::sleep(a_while);
+    assert_eq!(number(), last, "it goes on");
+    last
+}
+
 fn has_apparmor() -> bool {
     let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
     enabled.is_ok_and(|text| text.trim() == "Y") && Path::new("/sbin/apparmor_parser").exists()

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
-use std::time::Duration;
 
 use crate::bundle::Bundle;
+use crate::machine::PATIENCE;
 
 crate::tests! {
     a_service_manager_is_told_when_a_started_container_is_ready;
@@ -16,8 +16,7 @@ crate::tests! {
 /// A service manager's socket.
 fn manager(bundle: &Bundle) -> UnixDatagram {
     let socket = UnixDatagram::bind(bundle.host("manager")).unwrap();
-    let patience = Some(Duration::from_secs(60));
-    socket.set_read_timeout(patience).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
