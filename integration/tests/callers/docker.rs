@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::Case;
 use crate::place::{self, CGROUPS, DATA, SLICE};
-use crate::ran::{Ran, bounded, until};
+use crate::ran::{Ran, bounded, printing, until};
 
 /// The tests, by what a user does.
 pub const CASES: [&[Case<Docker>]; 4] = [run::CASES, life::CASES, limits::CASES, compose::CASES];
@@ -103,6 +103,11 @@ impl Docker {
     pub fn run(&self, options: &[&str], args: &[&str]) -> Ran {
         let words = [&["run", "--rm"], options, &["box"], args].concat();
         self.does(&words)
+    }
+
+    /// The same of what prints something.
+    pub fn prints(&self, options: &[&str], args: &[&str]) -> Ran {
+        printing(|| self.run(options, args))
     }
 
     /// Starts a container that goes on.

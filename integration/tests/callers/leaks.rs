@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::place::{CGROUPS, SLICE};
+use crate::ran::PATIENCE;
 
 /// Where engines let the runtime keep its records, and systemd its of the units that were asked for.
 const RECORDS: [&str; 7] = [
@@ -50,7 +51,7 @@ impl Snapshot {
 
     /// What is there now and wasn't, as lines. Waits a while for what goes when it comes to it.
     pub fn compare(&self) -> String {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         loop {
             let now = Self::take();
             let left: Vec<&String> = now.0.difference(&self.0).collect();

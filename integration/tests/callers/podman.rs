@@ -103,16 +103,11 @@ impl Podman {
     /// Runs a container to its end. What it printed is read from its log: on a busy machine conmon has been
     /// seen to hand on nothing of it.
     pub fn run(&self, options: &[&str], args: &[&str]) -> Ran {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let log = format!("{DATA}/podman-run-{number}.log");
+        let log = new_log(DATA);
         let path = format!("path={log}");
         let options = [&["--rm", "--log-opt", &path], options].concat();
         let mut ran = self.does(&self.words("run", &options, args));
-        if let Ok(lines) = std::fs::read_to_string(&log) {
-            ran.stdout = printed(&lines);
-            std::fs::remove_file(log).unwrap();
-        }
+        take_log(&log, &mut ran);
         ran
     }
 
@@ -127,17 +122,39 @@ impl Podman {
     }
 }
 
-/// What a container's log has of its standard output. Each line is a time, the stream, `F` or, where it has no
-/// end, `P`, and the text.
-fn printed(log: &str) -> String {
+/// Where a container's log is to be.
+pub fn new_log(folder: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("{folder}/podman-run-{number}.log")
+}
+
+/// Reads from a container's log what it printed, and removes it.
+pub fn take_log(log: &str, ran: &mut Ran) {
+    let Ok(lines) = std::fs::read_to_string(log) else {
+        return;
+    };
+    ran.stdout = printed(&lines, "stdout");
+    // Podman's own words are there, too.
+    let errors = printed(&lines, "stderr");
+    if !ran.stderr.contains(&errors) {
+        ran.stderr.push_str(&errors);
+    }
+    std::fs::remove_file(log).unwrap();
+}
+
+/// What a container's log has of a stream. Each line is a time, the stream, `F` or, where it has no end, `P`, and
+/// the text.
+fn printed(log: &str, stream: &str) -> String {
     let parts = log.lines().map(|line| line.splitn(4, ' '));
-    let lines = parts.filter_map(
-        |mut part| match (part.nth(1)?, part.next()?, part.next()?) {
-            ("stdout", "F", text) => Some(format!("{text}\n")),
-            ("stdout", "P", text) => Some(text.to_owned()),
-            _ => None,
-        },
-    );
+    let of_stream = parts.filter_map(|mut part| {
+        part.nth(1).filter(|name| *name == stream)?;
+        Some((part.next()?, part.next()?))
+    });
+    let lines = of_stream.map(|(end, text)| match end {
+        "F" => format!("{text}\n"),
+        _ => text.to_owned(),
+    });
     lines.collect()
 }
 

@@ -10,7 +10,11 @@ use std::time::{Duration, Instant};
 use nix::pty::openpty;
 
 /// How long a command may take: the emulated machine is slow.
-const PATIENCE: &str = "300";
+const LONGEST: &str = "300";
+
+/// How long something that must happen may take. Engines take seconds to tell in the emulated machine, and minutes
+/// where it shares its processors.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What a command left.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ pub struct Ran {
 pub fn bounded(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command
-        .args(["--foreground", "-k", "5", PATIENCE])
+        .args(["--foreground", "-k", "5", LONGEST])
         .arg(program)
         .stdin(Stdio::null());
     command
@@ -110,14 +114,37 @@ impl Ran {
     }
 }
 
-/// Waits until something holds. Engines take seconds to tell in the emulated machine, and minutes
-/// where it shares its processors.
+/// Waits until something holds.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(240);
+    let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Runs what must print something, again where it ends well and nothing of it comes: on a busy machine engines have been
+/// seen to hand on nothing of what was printed. Each time is told of, for it could be our doing.
+pub fn printing(mut run: impl FnMut() -> Ran) -> Ran {
+    let mut ran = run();
+    for _ in 0..2 {
+        if ran.code == 0 && ran.stdout.is_empty() {
+            println!("nothing came of what was printed: {ran:#?}");
+            ran = run();
+        }
+    }
+    ran
+}
+
+/// The value of something that no longer changes: what is on its way at first has come when two looks agree.
+pub fn settled<T: PartialEq>(mut look: impl FnMut() -> T) -> T {
+    let mut last = look();
+    until("nothing changes", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let before = std::mem::replace(&mut last, look());
+        last == before
+    });
+    last
 }
 
 /// What a web server answers; nothing, as long as there is none.

@@ -11,11 +11,16 @@ use std::sync::OnceLock;
 use nix::mount::{MsFlags, mount};
 
 use crate::place::{self, DATA};
-use crate::ran::{Ran, bounded};
+use crate::podman::{new_log, take_log};
+use crate::ran::{Ran, bounded, printing, until};
 use crate::{Case, Needs};
 
 /// The user's number: the rig's machine has one of it.
 const USER: u32 = 54321;
+
+/// Containers' logs are files, as with root's Podman here.
+const CONFIG: &str = "[containers]\nlog_driver = \"k8s-file\"\n\
+    default_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
 
 /// What runs everywhere.
 pub const CASES: &[Case<Rootless>] = &[
@@ -63,9 +68,7 @@ pub fn engine() -> &'static Rootless {
                 chown(&folder, Some(USER), Some(USER)).unwrap();
             }
         }
-        let config =
-            "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
-        give("containers.conf", config.as_bytes(), 0o644);
+        give("containers.conf", CONFIG.as_bytes(), 0o644);
         give("berth-runtime", &fs::read(place::runtime()).unwrap(), 0o755);
         give("box.tar", &fs::read(place::archive()).unwrap(), 0o644);
         // From here on a process of Podman's holds the user's namespace.
@@ -174,7 +177,7 @@ impl Rootless {
         Ran::of(&mut self.command(words))
     }
 
-    fn run(&self, options: &[&str], script: &str) -> Ran {
+    fn begins(&self, options: &[&str], script: &str) -> Ran {
         let words = [
             &["run", "--network", "none"],
             options,
@@ -183,10 +186,20 @@ impl Rootless {
         self.does(&words.concat())
     }
 
+    /// Runs a container to its end. What it printed is read from its log, as root's Podman does it here.
+    fn run(&self, options: &[&str], script: &str) -> Ran {
+        let log = new_log(&folder());
+        let path = format!("path={log}");
+        let options = [&["--rm", "--log-opt", &path], options].concat();
+        let mut ran = self.begins(&options, script);
+        take_log(&log, &mut ran);
+        ran
+    }
+
     /// Starts a container that goes on; removed with the value.
     fn start(&self, name: &'static str, options: &[&str], script: &str) -> Running<'_> {
         let options = [&["--detach", "--name", name], options].concat();
-        self.run(&options, script).ok();
+        self.begins(&options, script).ok();
         Running { podman: self, name }
     }
 }
@@ -206,7 +219,7 @@ impl Drop for Running<'_> {
 
 fn output(podman: &Rootless) {
     let script = "id -u; grep -c . /proc/self/uid_map; echo x > /dev/null; exit 7";
-    let ran = podman.run(&["--rm"], script);
+    let ran = podman.run(&[], script);
     ran.fails_with(7);
     assert_eq!(ran.stdout, "0\n2\n", "{ran:#?}");
 }
@@ -219,7 +232,7 @@ fn life(podman: &Rootless) {
         podman.does(&words).ok().to_owned()
     };
     assert_eq!(status("{{.State.Status}}"), "running");
-    let exec = podman.does(&[
+    let exec = [
         "exec",
         "--user",
         "web",
@@ -227,11 +240,14 @@ fn life(podman: &Rootless) {
         "sh",
         "-c",
         "id -un; exit 5",
-    ]);
+    ];
+    let exec = printing(|| podman.does(&exec));
     assert_eq!(exec.fails_with(5).stdout, "web\n");
-    podman.does(&["stop", container.name]).ok();
+    let logs = || podman.does(&["logs", container.name]).ok().to_owned();
+    until("it listens", || logs() == "begun");
+    podman.does(&["stop", "--time", "60", container.name]).ok();
     assert_eq!(status("{{.State.ExitCode}}"), "3");
-    assert_eq!(podman.does(&["logs", container.name]).ok(), "begun");
+    assert_eq!(logs(), "begun");
     podman.does(&["start", container.name]).ok();
     podman.does(&["kill", container.name]).ok();
     podman.does(&["wait", container.name]).ok();
@@ -244,13 +260,13 @@ fn volumes(podman: &Rootless) {
     chown(&shared, Some(USER), Some(USER)).unwrap();
     let volume = format!("{shared}:/shared");
     podman
-        .run(&["--rm", "--volume", &volume], "echo text > /shared/file")
+        .run(&["--volume", &volume], "echo text > /shared/file")
         .ok();
     let made = fs::metadata(format!("{shared}/file")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), USER);
     let readonly = format!("{shared}:/shared:ro");
     let ran = podman.run(
-        &["--rm", "--volume", &readonly],
+        &["--volume", &readonly],
         "cat /shared/file; touch /shared/file",
     );
     assert_eq!(ran.fails_with(1).stdout, "text\n");
@@ -258,12 +274,12 @@ fn volumes(podman: &Rootless) {
 }
 
 fn keep_id(podman: &Rootless) {
-    let ran = podman.run(&["--rm", "--userns", "keep-id"], "id -u");
+    let ran = podman.run(&["--userns", "keep-id"], "id -u");
     assert_eq!(ran.ok(), USER.to_string());
 }
 
 fn confinement(podman: &Rootless) {
-    let options = ["--rm", "--read-only", "--cap-drop", "all"];
+    let options = ["--read-only", "--cap-drop", "all"];
     let options = [&options[..], &["--security-opt", "no-new-privileges"]].concat();
     let script = "touch /file; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status";
     let ran = podman.run(&options, script);
@@ -282,7 +298,7 @@ fn confinement(podman: &Rootless) {
 
 fn limits(podman: &Rootless) {
     let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max";
-    let ran = podman.run(&["--rm", "--memory", "64m", "--pids-limit", "33"], script);
+    let ran = podman.run(&["--memory", "64m", "--pids-limit", "33"], script);
     assert_eq!(ran.ok(), "67108864\n33");
 }
 

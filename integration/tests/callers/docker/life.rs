@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Docker;
-use crate::ran::{Ran, until};
+use crate::ran::{Ran, printing, settled, until};
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Docker>] = &[
@@ -61,7 +61,8 @@ const SLEEP: [&str; 2] = ["sleep", "1000"];
 
 fn exec(docker: &Docker) {
     let running = docker.start("exec", &["--init"], &SLEEP);
-    let ran = running.exec(&[], &["sh", "-c", "echo out; echo err >&2; exit 9"]);
+    let args = ["sh", "-c", "echo out; echo err >&2; exit 9"];
+    let ran = printing(|| running.exec(&[], &args));
     ran.fails_with(9);
     assert_eq!(
         (ran.stdout.as_str(), ran.stderr.as_str()),
@@ -79,7 +80,8 @@ fn exec_process(docker: &Docker) {
         "--user",
         "33:40",
     ];
-    let ran = running.exec(&options, &["sh", "-c", "echo $WORD; pwd; id -u; id -g"]);
+    let args = ["sh", "-c", "echo $WORD; pwd; id -u; id -g"];
+    let ran = printing(|| running.exec(&options, &args));
     assert_eq!(ran.ok(), "hello\n/tmp\n33\n40");
 }
 
@@ -114,18 +116,25 @@ fn exec_privileged(docker: &Docker) {
     ];
     assert_ne!(running.exec(&[], &args).code, 0);
     // The filter is the container's own, but it lets those through who have the capability.
-    let ran = running.exec(&["--privileged"], &["grep", "CapEff", "/proc/self/status"]);
+    let args = ["grep", "CapEff", "/proc/self/status"];
+    let ran = printing(|| running.exec(&["--privileged"], &args));
     assert!(ran.ok().contains("ffffffff"), "{ran:#?}");
 }
 
 fn logs(docker: &Docker) {
-    let running = docker.start("logs", &[], &["sh", "-c", "echo one; echo two >&2"]);
+    // Docker waits for two seconds for what comes after the end, too few for a busy machine: the shell stays.
+    let script = "echo one; echo two >&2; until test -e /tmp/go; do sleep 0.1; done";
+    let running = docker.start("logs", &[], &["sh", "-c", script]);
+    let both = || {
+        let ran = docker.does(&["logs", &running.name]);
+        (ran.stdout, ran.stderr)
+    };
+    let expected = ("one\n".to_owned(), "two\n".to_owned());
+    until("both are in the log", || both() == expected);
+    // The container may end before Docker can tell how this did.
+    running.exec(&[], &["touch", "/tmp/go"]);
     running.until_status("exited");
-    let ran = docker.does(&["logs", &running.name]);
-    assert_eq!(
-        (ran.stdout.as_str(), ran.stderr.as_str()),
-        ("one\n", "two\n")
-    );
+    assert_eq!(both(), expected);
 }
 
 fn stop(docker: &Docker) {
@@ -161,9 +170,7 @@ fn pause(docker: &Docker) {
     until("it ticks", || running.logs().contains("tick"));
     docker.does(&["pause", &running.name]).ok();
     assert_eq!(running.inspect("{{.State.Status}}"), "paused");
-    // What it printed before may still be on its way to the log.
-    std::thread::sleep(Duration::from_millis(500));
-    let before = running.logs().len();
+    let before = settled(|| running.logs().len());
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(running.logs().len(), before, "it went on");
     docker.does(&["unpause", &running.name]).ok();

@@ -2,7 +2,7 @@
 
 use super::Docker;
 use crate::place::DATA;
-use crate::ran::{Ran, until, web_page};
+use crate::ran::{Ran, printing, until, web_page};
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Docker>] = &[
@@ -67,7 +67,7 @@ pub const CASES: &[Case<Docker>] = &[
 ];
 
 fn output(docker: &Docker) {
-    let ran = docker.run(&[], &["sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let ran = docker.prints(&[], &["sh", "-c", "echo out; echo err >&2; exit 7"]);
     ran.fails_with(7);
     assert_eq!(
         (ran.stdout.as_str(), ran.stderr.as_str()),
@@ -87,13 +87,14 @@ fn process(docker: &Docker) {
         "here",
     ];
     let script = "echo $WORD; pwd; id -un; id -gn; hostname; cat /etc/hostname";
-    let ran = docker.run(&options, &["sh", "-c", script]);
+    let ran = docker.prints(&options, &["sh", "-c", script]);
     assert_eq!(ran.ok(), "hello\n/tmp\nweb\nlog\nhere\nhere");
 }
 
 fn input(docker: &Docker) {
     let mut command = docker.command(&["run", "--rm", "-i", "box", "cat"]);
-    assert_eq!(Ran::with_input(&mut command, "one\ntwo\n").ok(), "one\ntwo");
+    let ran = printing(|| Ran::with_input(&mut command, "one\ntwo\n"));
+    assert_eq!(ran.ok(), "one\ntwo");
 }
 
 fn terminal(docker: &Docker) {
@@ -137,7 +138,7 @@ fn mounts(docker: &Docker) {
         "/own",
     ];
     let script = "cat /data/file; touch /scratch/yes /own/yes; touch /data/no; touch /no";
-    let ran = docker.run(&options, &["sh", "-c", script]);
+    let ran = docker.prints(&options, &["sh", "-c", script]);
     std::fs::remove_dir_all(folder).unwrap();
     ran.fails_with(1);
     assert_eq!(ran.stdout, "content\n");
@@ -159,7 +160,7 @@ fn confined(docker: &Docker) {
         "--cap-add",
         "chown",
     ];
-    let ran = docker.run(&option, &["sh", "-c", script]);
+    let ran = docker.prints(&option, &["sh", "-c", script]);
     assert_ne!(ran.code, 0, "{ran:#?}");
     let words: Vec<&str> = ran.stdout.split_whitespace().collect();
     let expected = [
@@ -175,14 +176,14 @@ fn confined(docker: &Docker) {
 
 fn privileged(docker: &Docker) {
     let script = "mount -t tmpfs none /tmp && grep Seccomp: /proc/self/status; ls /dev | wc -l";
-    let ran = docker.run(&["--privileged"], &["sh", "-c", script]);
+    let ran = docker.prints(&["--privileged"], &["sh", "-c", script]);
     let devices: u32 = ran.ok().lines().last().unwrap().parse().unwrap();
     assert!(devices > 15, "{ran:#?}");
 }
 
 fn device(docker: &Docker) {
     let script = "stat -c '%t %T' /dev/source && head -c 4 /dev/source | wc -c";
-    let ran = docker.run(
+    let ran = docker.prints(
         &["--device", "/dev/zero:/dev/source:r"],
         &["sh", "-c", script],
     );
@@ -230,8 +231,8 @@ fn joined(docker: &Docker) {
     );
     for (option, name) in [("--pid", "pid"), ("--ipc", "ipc"), ("--network", "net")] {
         let args = ["readlink", &format!("/proc/self/ns/{name}")];
-        let theirs = first.exec(&[], &args);
-        let ours = docker.run(&[option, "container:joined"], &args);
+        let theirs = printing(|| first.exec(&[], &args));
+        let ours = docker.prints(&[option, "container:joined"], &args);
         assert_eq!(ours.ok(), theirs.ok(), "{option}");
     }
 }

@@ -1,6 +1,7 @@
 //! What a container may not do, and what it may if it is told.
 
 use super::Podman;
+use crate::ran::printing;
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Podman>] = &[
@@ -125,7 +126,8 @@ fn user_namespace_exec(podman: &Podman) {
         &[&MAP[..], &["--init"]].concat(),
         &["sleep", "1000"],
     );
-    let ran = running.exec(&[], &["sh", "-c", "id -u; cat /proc/self/uid_map"]);
+    let args = ["sh", "-c", "id -u; cat /proc/self/uid_map"];
+    let ran = printing(|| running.exec(&[], &args));
     let words: Vec<&str> = ran.ok().split_whitespace().collect();
     assert_eq!(words, ["0", "0", "200000", "65536"]);
 }
@@ -192,7 +194,7 @@ fn joined(podman: &Podman) {
     let first = podman.start("joined", &options, &["sleep", "1000"]);
     for (option, name) in [("--pid", "pid"), ("--ipc", "ipc"), ("--userns", "user")] {
         let args = ["readlink", &format!("/proc/self/ns/{name}")];
-        let theirs = first.exec(&[], &args);
+        let theirs = printing(|| first.exec(&[], &args));
         let ours = podman.run(&[option, "container:joined"], &args);
         assert_eq!(ours.ok(), theirs.ok(), "{option}");
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Podman;
-use crate::ran::{Ran, until};
+use crate::ran::{Ran, printing, settled, until};
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Podman>] = &[
@@ -62,7 +62,8 @@ const SLEEP: [&str; 2] = ["sleep", "1000"];
 
 fn exec(podman: &Podman) {
     let running = podman.start("exec", &["--init"], &SLEEP);
-    let ran = running.exec(&[], &["sh", "-c", "echo out; echo err >&2; exit 9"]);
+    let args = ["sh", "-c", "echo out; echo err >&2; exit 9"];
+    let ran = printing(|| running.exec(&[], &args));
     ran.fails_with(9);
     assert_eq!(
         (ran.stdout.as_str(), ran.stderr.trim_end()),
@@ -80,7 +81,8 @@ fn exec_process(podman: &Podman) {
         "--user",
         "33:40",
     ];
-    let ran = running.exec(&options, &["sh", "-c", "echo $WORD; pwd; id -u; id -g"]);
+    let args = ["sh", "-c", "echo $WORD; pwd; id -u; id -g"];
+    let ran = printing(|| running.exec(&options, &args));
     assert_eq!(ran.ok(), "hello\n/tmp\n33\n40");
 }
 
@@ -157,7 +159,7 @@ fn pause(podman: &Podman) {
     until("it ticks", || running.logs().contains("tick"));
     podman.does(&["pause", &running.name]).ok();
     assert_eq!(running.inspect("{{.State.Status}}"), "paused");
-    let before = running.logs().len();
+    let before = settled(|| running.logs().len());
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(running.logs().len(), before, "it went on");
     podman.does(&["unpause", &running.name]).ok();
@@ -238,12 +240,13 @@ fn steps(podman: &Podman) {
 fn attach(podman: &Podman) {
     let script = "read a; echo got $a; exit 6";
     let words = podman.words("create", &["-i", "--name", "attach"], &["sh", "-c", script]);
-    podman.does(&words).ok();
-    let ran = Ran::with_input(
-        &mut podman.command(&["start", "-a", "-i", "attach"]),
-        "word\n",
-    );
-    podman.does(&["rm", "--force", "attach"]).ok();
+    let ran = printing(|| {
+        podman.does(&words).ok();
+        let mut start = podman.command(&["start", "-a", "-i", "attach"]);
+        let ran = Ran::with_input(&mut start, "word\n");
+        podman.does(&["rm", "--force", "attach"]).ok();
+        ran
+    });
     ran.fails_with(6);
     assert_eq!(ran.stdout, "got word\n");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Podman, Running};
 use crate::place::{self, DATA};
-use crate::ran::Ran;
+use crate::ran::{Ran, printing, until};
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Podman>] = &[
@@ -84,20 +84,22 @@ fn out_of_memory(podman: &Podman) {
 
 fn quota(podman: &Podman) {
     let script = "timeout 3 sh -c 'while true; do true; done'; cat /sys/fs/cgroup/cpu.stat";
-    let ran = podman.run(&["--cpus", "0.2"], &["sh", "-c", script]);
-    let field = |name: &str| -> u64 {
-        let line = ran.stdout.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("{ran:#?}"))
-            .trim()
-            .parse()
-            .unwrap()
-    };
-    assert!(field("nr_throttled") > 5, "{ran:#?}");
-    assert!(field("usage_usec") < 2_500_000, "{ran:#?}");
+    // To a busy machine's kernel it is usage, too, when the machine itself doesn't run.
+    until("it is held back", || {
+        let ran = podman.run(&["--cpus", "0.2"], &["sh", "-c", script]);
+        let field = |name: &str| -> u64 {
+            let line = ran.stdout.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{ran:#?}"))
+                .trim()
+                .parse()
+                .unwrap()
+        };
+        field("nr_throttled") > 5 && field("usage_usec") < 2_500_000
+    });
 }
 
 fn processes(podman: &Podman) {
-    let script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait";
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait";
     let ran = podman.run(&["--pids-limit", "5"], &["sh", "-c", script]);
     assert!(ran.stderr.contains("can't fork"), "{ran:#?}");
 }
@@ -114,10 +116,8 @@ fn update(podman: &Podman) {
             &running.name,
         ])
         .ok();
-    let ran = running.exec(
-        &[],
-        &["cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"],
-    );
+    let args = ["cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"];
+    let ran = printing(|| running.exec(&[], &args));
     assert_eq!(ran.ok(), "134217728\n25000 100000");
 }
 
@@ -134,6 +134,7 @@ fn stats(podman: &Podman) {
         "{{.MemLimit}} {{.PIDs}}",
         &running.name,
     ];
-    let ran = podman.does(&words);
-    assert_eq!(ran.ok(), "67108864 2");
+    until("its process is counted beside the init", || {
+        podman.does(&words).ok() == "67108864 2"
+    });
 }

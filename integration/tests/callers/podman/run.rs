@@ -2,7 +2,7 @@
 
 use super::Podman;
 use crate::place;
-use crate::ran::{Ran, bounded};
+use crate::ran::{Ran, bounded, printing};
 use crate::{Case, Needs};
 
 pub const CASES: &[Case<Podman>] = &[
@@ -63,7 +63,7 @@ fn process(podman: &Podman) {
 
 fn input(podman: &Podman) {
     let words = podman.words("run", &["--rm", "-i"], &["cat"]);
-    let ran = Ran::with_input(&mut podman.command(&words), "one\ntwo\n");
+    let ran = printing(|| Ran::with_input(&mut podman.command(&words), "one\ntwo\n"));
     assert_eq!(ran.ok(), "one\ntwo");
 }
 
@@ -108,5 +108,6 @@ fn descriptors(podman: &Podman) {
     for (name, value) in inner.get_envs() {
         outer.env(name, value.unwrap_or_default());
     }
-    assert!(Ran::of(&mut outer).ok().starts_with("root:x:0:"));
+    let ran = printing(|| Ran::of(&mut outer));
+    assert!(ran.ok().starts_with("root:x:0:"));
 }
