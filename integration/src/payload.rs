@@ -57,7 +57,7 @@ impl Payload {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
-        for path in ["usr/lib", "rig", "etc/systemd/system"] {
+        for path in ["usr/lib", "rig", "etc/systemd/system", "etc/criu"] {
             fs::create_dir_all(folder.join(path))?;
         }
         let payload = Self { folder };

@@ -74,6 +74,10 @@ TTYPath=/dev/ttyS0
 ExecStart=/bin/sh /rig/console
 ";
 
+/// CRIU's settings for containers, where the runtime has it look: the ten seconds that it gives processes to stop are
+/// too few for a busy emulated machine.
+const CRIU: &str = "timeout 300\n";
+
 const CONSOLE: &str = "
 for module in overlay bridge veth nf_tables; do modprobe $module; done
 echo RIG-UP
@@ -134,10 +138,11 @@ fn settle(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What makes a booted system do the payload's `rig/start`.
+/// What makes a booted system do the payload's `rig/start`, at a busy machine's pace.
 pub fn add_unit(payload: &Payload) -> anyhow::Result<()> {
     payload.script("rig/console", CONSOLE)?;
     payload.script("etc/systemd/system/rig.service", UNIT)?;
+    payload.script("etc/criu/runc.conf", CRIU)?;
     payload.link(
         "/etc/systemd/system/rig.service",
         "etc/systemd/system/multi-user.target.wants/rig.service",
