@@ -17,7 +17,9 @@ use nix::unistd::Pid;
 use crate::Case;
 use crate::check;
 use crate::watch::watched;
-use crate::world::{HOST, OUTSIDE, Reached, Task, World, connect, inside, listen_in};
+use crate::world::{
+    HOST, OUTSIDE, PATIENCE, Reached, Task, World, briefly, connect, inside, listen_in,
+};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -50,8 +52,6 @@ pub fn is_installed() -> bool {
                 .any(|path| PathBuf::from(path).join(program).exists())
         })
 }
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What iptables says of the chain with our rules in it, and Docker's own at its end.
 const CHAIN: &str = "-N DOCKER-USER\n\
@@ -266,7 +266,7 @@ impl Docker {
         let options = ["run", "-d", "--name", "web", "-p", "8080:80", "box"];
         self.does(&[&options[..], &serve].concat());
         let end = Instant::now() + PATIENCE;
-        while connect(CONTAINER, 80) != Reached::Yes {
+        while connect(CONTAINER, 80).within(briefly()) != Reached::Yes {
             assert!(Instant::now() < end, "the container does not serve");
         }
     }

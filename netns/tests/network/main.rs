@@ -10,6 +10,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod attempt;
 mod check;
 mod closed;
 mod crashes;

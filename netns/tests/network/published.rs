@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
 
 use berth_netns::{
     AttachRequest, AttachmentMode, Error, HostPort, METADATA_ADDRESS, METADATA_PORT, Network,
@@ -13,7 +12,8 @@ use berth_netns::{
 
 use crate::Case;
 use crate::world::{
-    HOST, HOST6, OUTSIDE, OUTSIDE6, Reached, Task, World, accept, connect, inside, receive, request,
+    HOST, HOST6, OUTSIDE, OUTSIDE6, PATIENCE, Reached, Task, World, accept, arrives, connect,
+    inside, receive, request,
 };
 
 /// IPv4 and IPv6.
@@ -103,7 +103,7 @@ fn outside_reaches_what_is_published(world: &World) {
         });
         socket.send_to(b"name?", (host, 5353)).expect("sent");
         assert_eq!(
-            receive(&datagrams).as_deref(),
+            arrives(&datagrams).as_deref(),
             Some(&b"name?"[..]),
             "{host}"
         );
@@ -152,7 +152,7 @@ fn everyone_else_does_too(world: &World) {
         accept(&server);
         let own = task.udp(task.addresses()[family], 0);
         own.send_to(b"myself", (host, 5353)).expect("sent");
-        assert_eq!(receive(&datagrams).as_deref(), Some(&b"myself"[..]));
+        assert_eq!(arrives(&datagrams).as_deref(), Some(&b"myself"[..]));
     }
     drop((server, datagrams));
     task.detach(&network);
@@ -208,7 +208,7 @@ fn the_hosts_own_stay(world: &World) {
         assert_eq!(accept(&over_tcp).ip(), asking.address);
         let socket = asking.udp(Ipv4Addr::UNSPECIFIED, 0);
         socket.send_to(b"name?", (resolver, 53)).expect("sent");
-        assert_eq!(receive(&datagrams).as_deref(), Some(&b"name?"[..]));
+        assert_eq!(arrives(&datagrams).as_deref(), Some(&b"name?"[..]));
         let router = Subnet::default_subnet().router();
         assert_eq!(asking.connect(router, 80), Reached::Silence);
     }
@@ -235,14 +235,14 @@ fn datagrams_go_to_the_next_task(world: &World) {
             let task = attach(&network, number, &[udp(5353, 53)]);
             let socket = task.udp(ANY, 53);
             send();
-            assert!(receive(&socket).is_some(), "{host}: task {number} gets it");
+            assert!(arrives(&socket).is_some(), "{host}: task {number} gets it");
             drop(socket);
             task.detach(&network);
         }
         let on_the_host = UdpSocket::bind((ANY, 5353)).expect("bound");
         send();
         assert!(
-            receive(&on_the_host).is_some(),
+            arrives(&on_the_host).is_some(),
             "{host}: it is the host's again"
         );
     }
@@ -295,8 +295,7 @@ fn the_hosts_connections_go_on(world: &World) {
         .expect("reconciled");
     for (host, inside) in &mut ends {
         inside.write_all(b"still here").expect("queued");
-        host.set_read_timeout(Some(Duration::from_secs(5)))
-            .expect("a timeout");
+        host.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut bytes = [0; 10];
         host.read_exact(&mut bytes).expect("it arrives");
         assert_eq!(&bytes, b"still here");
@@ -335,10 +334,10 @@ fn connections_end_with_the_interface(world: &World) {
     let first = open.addresses().map(|own| open.udp(own, 5000));
     send();
     for ((first, socket), own) in first.iter().zip(&sockets).zip(sender.addresses()) {
-        assert!(receive(first).is_some());
+        assert!(arrives(first).is_some());
         // An answer makes it a connection.
         first.send_to(b"yes", (own, 4000)).expect("sent");
-        assert!(receive(socket).is_some());
+        assert!(arrives(socket).is_some());
     }
     drop(first);
     open.detach(&network);

@@ -14,8 +14,8 @@ use ipnet::Ipv4Net;
 
 use crate::Case;
 use crate::world::{
-    HOST, HOST6, OUTSIDE, OUTSIDE6, Reached, Task, UPLINK_MTU, World, accept, connect, fetch,
-    inside, listen_in, reaches_at_last, receive,
+    HOST, HOST6, OUTSIDE, OUTSIDE6, Reached, Task, UPLINK_MTU, World, accept, arrives, connect,
+    fetch, inside, listen_in, reaches_at_last, receive,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -90,18 +90,19 @@ fn tasks_of_two_subnets_reach_each_other(world: &World) {
     two.detach(&network);
 }
 
-/// In both families, by TCP and by UDP, at once and without translation.
+/// In both families, by UDP and by TCP, at once and without translation.
 fn reach_each_other(one: &Task, two: &Task) {
     for (own, address) in one.addresses().into_iter().zip(two.addresses()) {
+        // Nobody sends it again if it is lost.
+        let (from, to) = (one.udp(own, 0), two.udp(address, 5000));
+        from.send_to(b"hello", (address, 5000)).expect("sent");
+        assert_eq!(arrives(&to).as_deref(), Some(&b"hello"[..]), "{address}");
+
         let server = two.listen(address, 8080);
         assert_eq!(one.connect(address, 8080), Reached::Yes, "{address}");
         assert_eq!(accept(&server).ip(), own, "no translation between tasks");
         let by_itself = one.connect(address, 8081);
         assert_eq!(by_itself, Reached::Refused, "by the task itself");
-
-        let (from, to) = (one.udp(own, 0), two.udp(address, 5000));
-        from.send_to(b"hello", (address, 5000)).expect("sent");
-        assert_eq!(receive(&to).as_deref(), Some(&b"hello"[..]), "{address}");
     }
 }
 
@@ -162,7 +163,7 @@ fn instance_metadata_is_out_of_reach(world: &World) {
         configure(&world.outside, |link| add_address(link, service, true));
         let _service = listen_in(&world.outside, service, 80);
         // The kernel makes an IPv6 address its own a moment after it was given.
-        reaches_at_last(service, 80, &Reached::Yes);
+        reaches_at_last(service, 80, Reached::Yes);
         let reached = task.connect(service, 80);
         assert_eq!(reached, Reached::Silence, "from the task: {service}");
     }
@@ -204,7 +205,7 @@ fn outside_sees_the_hosts_address(world: &World) {
         };
         let from = task.udp(unspecified, 0);
         from.send_to(b"hello", (outside, 5000)).expect("sent");
-        assert_eq!(receive(&datagrams).as_deref(), Some(&b"hello"[..]));
+        assert_eq!(arrives(&datagrams).as_deref(), Some(&b"hello"[..]));
     }
     task.detach(&network);
 }
@@ -284,7 +285,7 @@ fn a_task_reaches_its_resolver(world: &World) {
     let _over_tcp = TcpListener::bind((RESOLVER, 53)).expect("bound");
     let asking = task.udp(ANY, 0);
     asking.send_to(b"name?", (RESOLVER, 53)).expect("sent");
-    assert_eq!(receive(&resolver).as_deref(), Some(&b"name?"[..]));
+    assert_eq!(arrives(&resolver).as_deref(), Some(&b"name?"[..]));
     assert_eq!(task.connect(RESOLVER, 53), Reached::Yes);
     drop(asking);
     task.detach(&network);

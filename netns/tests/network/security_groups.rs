@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use berth_netns::{
     Error, METADATA_ADDRESS, METADATA_PORT, Network, NetworkConfig, Peer, Protocol, Rule,
@@ -15,7 +16,9 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::Case;
-use crate::world::{OUTSIDE, Reached, Task, World, inside, listen_in, receive, request};
+use crate::world::{
+    OUTSIDE, PATIENCE, Reached, Task, World, arrives, briefly, inside, listen_in, receive, request,
+};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// IPv4 and IPv6.
@@ -171,8 +174,8 @@ fn a_port_is_open_to_addresses(world: &World) {
     detach(&network, [first, second, server, third]);
 }
 
-/// Whether an echo request is answered soon, from the calling thread's namespace.
-pub fn ping(address: Ipv4Addr) -> bool {
+/// Whether an echo request is answered in that time, from the calling thread's namespace.
+pub fn ping(address: Ipv4Addr, patience: Duration) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC;
     let icmp = socket(
         AddressFamily::Inet,
@@ -181,7 +184,8 @@ pub fn ping(address: Ipv4Addr) -> bool {
         SockProtocol::Icmp,
     );
     let icmp = icmp.expect("everyone may ping");
-    setsockopt(&icmp, ReceiveTimeout, &TimeVal::milliseconds(300)).expect("a timeout");
+    let timeout = TimeVal::milliseconds(patience.as_millis().try_into().expect("short"));
+    setsockopt(&icmp, ReceiveTimeout, &timeout).expect("a timeout");
     let [a, b, c, d] = address.octets();
     let to = SockaddrIn::new(a, b, c, d, 0);
     // Type 8, code 0; the kernel fills in the rest.
@@ -213,12 +217,14 @@ fn udp_and_icmp_have_rules_of_their_own(world: &World) {
         from.send_to(b"hello", (talks.address, port)).expect("sent");
     }
     talks.serve(ANY, 5000);
-    assert_eq!(receive(&to).as_deref(), Some(&b"hello"[..]));
+    assert_eq!(arrives(&to).as_deref(), Some(&b"hello"[..]));
     assert_eq!(receive(&closed), None);
     assert_eq!(client.connect(talks.address, 5000), Reached::Silence);
     inside(&client.netns, || {
-        assert!(ping(echoes.address), "echo requests are let in");
-        assert!(!ping(talks.address), "other types aren't echo requests");
+        let echoed = ping(echoes.address, PATIENCE);
+        assert!(echoed, "echo requests are let in");
+        let echoed = ping(talks.address, briefly());
+        assert!(!echoed, "other types aren't echo requests");
     });
     drop((from, to, closed));
     detach(&network, [talks, echoes, client]);

@@ -3,13 +3,13 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_netns::netlink::{LOOPBACK, NewVeth, RouteSocket, add_address, add_route, bring_up};
 use berth_netns::{
@@ -20,6 +20,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+pub use crate::attempt::{Attempt, Reached, connect, reaches_at_last};
 use crate::leaks;
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -33,15 +34,19 @@ pub const BEFORE_REMOVAL: Duration = Duration::from_millis(500);
 /// How long something that must happen may take where its time is not what is looked at: while the kernel takes hundreds
 /// of another test's namespaces apart, it locks out who changes routes, for long in an emulated machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// How long we wait for something that must not happen; longer where the processor is an emulated one, which what
-/// must happen may take.
-fn briefly() -> Duration {
+/// How long we wait for something that must not happen; longer where the processor is an emulated one.
+pub fn briefly() -> Duration {
     Duration::from_millis(if in_machine() { 800 } else { 300 })
 }
 
 /// Whether the processor is an emulated one, whose time is not that of a real one.
 pub fn in_machine() -> bool {
     std::env::var_os("BERTH_RIG_MACHINE").is_some()
+}
+
+/// How long what is promised within that time may take.
+pub fn within(promised: Duration) -> Duration {
+    if in_machine() { PATIENCE } else { promised }
 }
 
 /// Stops a watch also when the test panics, which would otherwise wait for it for ever.
@@ -193,7 +198,7 @@ fn connect_to_outside(outside: &OwnedFd) {
     // Until the links carry packets and both ends have found each other.
     let outside: [IpAddr; 2] = [OUTSIDE.into(), OUTSIDE6.into()];
     for address in outside {
-        reaches_at_last(address, 1, &Reached::Refused);
+        reaches_at_last(address, 1, Reached::Refused);
     }
 }
 
@@ -283,7 +288,7 @@ impl Task {
         inside(netns, || UdpSocket::bind((address, port)).expect("bound"))
     }
 
-    pub fn connect(&self, address: impl Into<IpAddr>, port: u16) -> Reached {
+    pub fn connect(&self, address: impl Into<IpAddr>, port: u16) -> Attempt {
         let (netns, address) = (&self.netns, address.into());
         inside(netns, || connect(address, port))
     }
@@ -307,37 +312,6 @@ pub fn request(number: u32) -> AttachRequest {
 
 pub fn eni(number: u32) -> EniId {
     format!("eni-{number:017x}").parse().expect("valid")
-}
-
-/// What became of a connection.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Reached {
-    Yes,
-    Refused,
-    /// No answer: dropped on the way.
-    Silence,
-    /// The sender itself has no way there.
-    NoRoute,
-}
-
-/// Connects until that becomes of it.
-pub fn reaches_at_last(address: impl Into<IpAddr>, port: u16, expected: &Reached) {
-    let address = address.into();
-    let deadline = Instant::now() + PATIENCE;
-    while connect(address, port) != *expected {
-        assert!(Instant::now() < deadline, "{address} {port}: {expected:?}");
-    }
-}
-
-/// Connects from the calling thread's namespace.
-pub fn connect(address: impl Into<IpAddr>, port: u16) -> Reached {
-    let outcome = TcpStream::connect_timeout(&SocketAddr::new(address.into(), port), briefly());
-    match outcome.map_err(|error| error.kind()) {
-        Ok(_) => Reached::Yes,
-        Err(io::ErrorKind::ConnectionRefused) => Reached::Refused,
-        Err(io::ErrorKind::TimedOut) => Reached::Silence,
-        Err(_) => Reached::NoRoute,
-    }
 }
 
 /// Listens in a namespace. Connections are accepted by the kernel, also when nobody takes them.
@@ -365,9 +339,18 @@ pub fn fetch(address: impl Into<IpAddr>, port: u16) -> String {
     text
 }
 
-/// The next datagram, if one comes soon.
+/// The next datagram, which must come.
+pub fn arrives(socket: &UdpSocket) -> Option<Vec<u8>> {
+    receive_within(socket, PATIENCE)
+}
+
+/// The next datagram, if one comes soon: where none must.
 pub fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
-    socket.set_read_timeout(Some(briefly())).expect("a timeout");
+    receive_within(socket, briefly())
+}
+
+pub fn receive_within(socket: &UdpSocket, patience: Duration) -> Option<Vec<u8>> {
+    socket.set_read_timeout(Some(patience)).expect("a timeout");
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer).ok()?;
     Some(buffer[..length].to_vec())
