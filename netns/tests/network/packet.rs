@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use berth_netns::MacAddress;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socket};
 
-use crate::world::{Task, inside};
+use crate::world::{PATIENCE, Task, briefly, inside};
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -174,9 +176,20 @@ impl Capture {
         }
     }
 
-    /// The frames that have come so far, after a while for those on their way.
-    pub fn frames(&self) -> Vec<Vec<u8>> {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+    /// The frames that come: as many as that are waited for with patience, and more of them briefly.
+    pub fn frames(&self, expected: usize) -> Vec<Vec<u8>> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut frames = self.so_far();
+        while frames.len() < expected && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+            frames.extend(self.so_far());
+        }
+        thread::sleep(briefly());
+        frames.extend(self.so_far());
+        frames
+    }
+
+    fn so_far(&self) -> Vec<Vec<u8>> {
         const MULTICAST_ROUTERS: [u8; 6] = [0x33, 0x33, 0, 0, 0, 0x16];
         let mut frames = Vec::new();
         let mut buffer = [0; 2048];
