@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use berth_netns::netlink::RouteSocket;
 use berth_netns::{AttachmentMode, Network};
@@ -132,12 +133,15 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 pub fn nft_is_installed() -> bool {
-    let silent = Command::new("nft")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    silent.is_ok_and(|status| status.success())
+    static IS_INSTALLED: OnceLock<bool> = OnceLock::new();
+    *IS_INSTALLED.get_or_init(|| {
+        let silent = Command::new("nft")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        silent.is_ok_and(|status| status.success())
+    })
 }
 
 /// What nft says, of the calling thread's namespace.
