@@ -9,7 +9,7 @@ use berth_netns::{Network, Subnet};
 
 use crate::Case;
 use crate::firewall::plain;
-use crate::leaks::nft;
+use crate::leaks::{nft, nft_at_last};
 use crate::world::{
     HOST, OUTSIDE, OUTSIDE6, Reached, Task, World, connect, inside, listen_in, receive,
 };
@@ -49,7 +49,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn remove_rules() {
-    nft(&["delete", "table", "inet", "berth"]);
+    nft_at_last(&["delete", "table", "inet", "berth"]);
     nft(&["delete", "table", "bridge", "berth"]);
 }
 

@@ -223,12 +223,6 @@ fn a_failed_removal_can_be_repeated(world: &World) {
     task.detach(&network);
 }
 
-/// What `nft` answers to a change.
-fn is_allowed(arguments: &[&str]) -> bool {
-    let outcome = std::process::Command::new("nft").args(arguments).output();
-    outcome.expect("nft runs").status.success()
-}
-
 /// What is in the table, with the numbers that it would have anew in a table that is made anew.
 fn numbered() -> Vec<String> {
     let table = leaks::nft(&["-a", "list", "table", "inet", "berth"]);
@@ -260,7 +254,7 @@ fn nobody_else_changes_owned_tables(world: &World) {
         &["flush", "set", "inet", "berth", "bridges"],
         &["add", "rule", "inet", "berth", "forward", "accept"],
     ] {
-        assert!(!is_allowed(change), "{change:?}");
+        assert!(!leaks::nft_may(change), "{change:?}");
     }
     assert_eq!(numbered(), before);
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
@@ -280,7 +274,7 @@ fn the_next_start_takes_the_tables(world: &World) {
     assert!(network.firewall_is_owned());
     // What someone did in between is undone.
     drop(network);
-    leaks::nft(&["flush", "chain", "inet", "berth", "input"]);
+    leaks::nft_at_last(&["flush", "chain", "inet", "berth", "input"]);
     leaks::nft(&[
         "add",
         "element",
@@ -298,8 +292,8 @@ fn the_next_start_takes_the_tables(world: &World) {
     };
     let (now, before) = (contents(&numbered()), contents(&before));
     assert_eq!(now, before, "they are as they were");
-    assert!(!is_allowed(&["delete", "table", "inet", "berth"]));
-    assert!(!is_allowed(&["delete", "table", "bridge", "berth"]));
+    assert!(!leaks::nft_may(&["delete", "table", "inet", "berth"]));
+    assert!(!leaks::nft_may(&["delete", "table", "bridge", "berth"]));
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
     one.detach(&network);
     two.detach(&network);
@@ -313,7 +307,7 @@ fn plain_tables_become_owned(world: &World) {
     drop(network);
     let network = world.network();
     assert!(network.firewall_is_owned());
-    assert!(!is_allowed(&["delete", "table", "inet", "berth"]));
+    assert!(!leaks::nft_may(&["delete", "table", "inet", "berth"]));
     assert_eq!(one.connect(two.address, 80), Reached::Yes);
     assert_eq!(leaks::elements("set bridge berth sources"), 2);
     drop(network);

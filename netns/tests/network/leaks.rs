@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use berth_netns::netlink::RouteSocket;
 use berth_netns::{AttachmentMode, Network};
 
-use crate::world::{self, World};
+use crate::world::{self, PATIENCE, World};
 
 /// Takes the network down and compares what is there with what was there before the test.
 pub fn check(world: &World) {
@@ -144,18 +146,37 @@ pub fn nft_is_installed() -> bool {
     })
 }
 
+fn run_nft(arguments: &[&str]) -> Output {
+    let output = Command::new("nft").args(arguments).output();
+    output.expect("nft runs")
+}
+
+/// Whether nft may do that, in the calling thread's namespace; then it has.
+pub fn nft_may(arguments: &[&str]) -> bool {
+    run_nft(arguments).status.success()
+}
+
 /// What nft says, of the calling thread's namespace.
 pub fn nft(arguments: &[&str]) -> String {
-    let output = Command::new("nft")
-        .args(arguments)
-        .output()
-        .expect("nft runs");
+    let output = run_nft(arguments);
     assert!(
         output.status.success(),
         "nft {arguments:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).expect("text")
+}
+
+/// Changes tables whose owner is gone: a child that another test is just making has its descriptors, too, until it runs
+/// its program.
+pub fn nft_at_last(change: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    while !nft_may(change) {
+        if Instant::now() >= deadline {
+            nft(change);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How many elements of the sets are tasks'.
