@@ -242,7 +242,7 @@ mod tests {
         let mut bus = Bus {
             stream,
             serial: 0,
-            deadline: Instant::now() + Duration::from_secs(20),
+            deadline: Instant::now() + Duration::from_secs(90),
             member: String::new(),
         };
         let sender = thread::spawn(move || {

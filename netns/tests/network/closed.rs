@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
 
 use berth_netns::{Network, Subnet};
 
@@ -11,7 +10,8 @@ use crate::Case;
 use crate::firewall::plain;
 use crate::leaks::{nft, nft_at_last};
 use crate::world::{
-    HOST, OUTSIDE, OUTSIDE6, Reached, Task, World, connect, inside, listen_in, receive,
+    HOST, OUTSIDE, OUTSIDE6, PATIENCE, Reached, Task, World, briefly, connect, inside, listen_in,
+    receive,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -142,14 +142,13 @@ fn a_connection_outlives_the_gap(world: &World) {
     let mut byte = [0];
     remove_rules();
     client.write_all(b"x").expect("queued");
-    let wait = |server: &TcpStream, milliseconds| {
-        let timeout = Some(Duration::from_millis(milliseconds));
-        server.set_read_timeout(timeout).expect("a timeout");
+    let wait = |server: &TcpStream, patience| {
+        server.set_read_timeout(Some(patience)).expect("a timeout");
     };
-    wait(&server, 300);
+    wait(&server, briefly());
     assert!(server.read(&mut byte).is_err(), "it passed");
     network.restore_firewall().expect("restored");
-    wait(&server, 10_000);
+    wait(&server, PATIENCE);
     server.read_exact(&mut byte).expect("it passes");
     drop((client, server, listener));
     one.detach(&network);

@@ -12,7 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::Case;
 use crate::leaks;
-use crate::world::{BEFORE_REMOVAL, Reached, Task, World, eni, inside, new_namespace, request};
+use crate::world::{
+    BEFORE_REMOVAL, PATIENCE, Reached, Task, World, eni, inside, new_namespace, request,
+};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -126,7 +128,7 @@ fn goes_with_its_process(world: &World) {
     network.prepare_interfaces(&subnet(), 2).expect("prepared");
     drop(network);
     // The kernel ends namespaces of the whole host one after the other.
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + 2 * PATIENCE;
     while !prepared_links().is_empty() {
         assert!(Instant::now() < deadline, "{:?}", prepared_links());
         std::thread::sleep(Duration::from_millis(5));

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use berth_netns::{Attachment, Error, IdRange, Network, NetworkConfig, Subnet};
 use caps::{CapSet, Capability};
@@ -17,7 +17,7 @@ use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::Case;
-use crate::world::{BEFORE_REMOVAL, Reached, Task, World, request};
+use crate::world::{BEFORE_REMOVAL, PATIENCE, Reached, Task, World, request};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -235,7 +235,7 @@ pub fn look_at_memory(of: &str, owner: &str) -> ExitCode {
         let children = children.split_whitespace().map(str::to_owned);
         children.collect::<Vec<String>>()
     };
-    let (mut refused, deadline) = (0, Instant::now() + Duration::from_secs(60));
+    let (mut refused, deadline) = (0, Instant::now() + 4 * PATIENCE);
     while refused < OFTEN {
         for holder in children(of).iter().flat_map(|child| children(child)) {
             match File::open(format!("/proc/{holder}/mem")) {
@@ -248,7 +248,7 @@ pub fn look_at_memory(of: &str, owner: &str) -> ExitCode {
             }
         }
         if Instant::now() > deadline {
-            eprintln!("only {refused} processes were seen in a minute");
+            eprintln!("only {refused} processes were seen in all that time");
             return ExitCode::FAILURE;
         }
     }
