@@ -189,13 +189,12 @@ fn a_chain_before_the_watch(world: &World) {
 struct Docker {
     daemon: Child,
     folder: PathBuf,
+    /// Where the container's files of cgroups are: a hierarchy is the whole machine's, and other tests have a daemon, too.
+    cgroup: String,
 }
 
 /// The address of the first container.
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
-
-/// Where the container's files of cgroups are: a hierarchy is the whole machine's.
-const CGROUP: &str = "/berth-netns-tests-docker";
 
 impl Docker {
     fn start(world: &World) -> Self {
@@ -206,6 +205,8 @@ impl Docker {
         let folder = world.folder().join("docker");
         fs::create_dir_all(&folder).expect("made");
         let file = |name: &str| folder.join(name).display().to_string();
+        let of_world = world.folder().file_name().expect("it has one");
+        let cgroup = format!("/{}-docker", of_world.display());
         fs::write(file("daemon.json"), "{}").expect("written");
         let log = File::create(file("log")).expect("made");
         let daemon = Command::new("dockerd")
@@ -214,13 +215,17 @@ impl Docker {
             .args(["--data-root", &file("data")])
             .args(["--exec-root", &file("exec")])
             .args(["--pidfile", &file("pid")])
-            .args(["--storage-driver", "vfs", "--cgroup-parent", CGROUP])
+            .args(["--storage-driver", "vfs", "--cgroup-parent", &cgroup])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a copy"))
             .stderr(log)
             .spawn()
             .expect("dockerd runs");
-        let docker = Self { daemon, folder };
+        let docker = Self {
+            daemon,
+            folder,
+            cgroup,
+        };
         let end = Instant::now() + PATIENCE;
         while !docker
             .client(&["version"])
@@ -281,7 +286,7 @@ impl Drop for Docker {
         )
         .ok();
         self.daemon.wait().ok();
-        fs::remove_dir(format!("/sys/fs/cgroup{CGROUP}")).ok();
+        fs::remove_dir(format!("/sys/fs/cgroup{}", self.cgroup)).ok();
         umount2(&self.folder.join("exec/netns"), MntFlags::MNT_DETACH).ok();
         fs::remove_dir_all(&self.folder).ok();
         RouteSocket::open()
