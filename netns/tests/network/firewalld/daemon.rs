@@ -23,7 +23,7 @@ pub fn is_installed() -> bool {
 }
 
 /// How long something that must happen may take; an emulated processor takes its time for a program in Python.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 pub fn firewall_cmd(arguments: &[&str]) -> Output {
     let output = Command::new("firewall-cmd").args(arguments).output();
