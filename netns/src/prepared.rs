@@ -29,8 +29,8 @@ use crate::sysctls;
 /// The name of a task's interface, as on ECS.
 pub(crate) const INTERFACE: &str = "eth0";
 
-/// How long the kernel may take to notice that a link is up.
-const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to notice that a link is up: a bound, where something is wrong with it.
+const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An interface that is whole but for its addresses. It goes when it is dropped, unless its namespace is mounted.
 #[derive(Debug)]
