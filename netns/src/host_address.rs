@@ -13,9 +13,9 @@ use crate::watch_stop::{WatchStop, Woken};
 /// How long what is told is let gather: an uplink comes up in several steps, and tasks' links are among what is told.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// How long after a change, or a failure, it is looked once more: the kernel tells of a link that goes down before it takes
-/// the routes away.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How long after a change, or a failure, it is looked once more, and after that for the last time: the kernel tells of a
+/// link that goes down before it takes the routes away, and may be kept from that for long.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
 /// A watch over the host's IPv4 address, the one that it sends from to the outside, as the kernel chooses it. It hears
 /// what happens from when it is opened.
@@ -53,17 +53,18 @@ impl HostAddressWatch {
     /// Tells the address after each change that it may depend on, until it is stopped. It may be the same as before. A
     /// failure is told once, and it is tried again after a second.
     pub fn run(mut self, mut tell: impl FnMut(Result<Option<Ipv4Addr>>)) {
-        let (mut failing, mut is_final) = (false, false);
+        let (mut failing, mut again) = (false, AGAIN.into_iter());
         loop {
-            let patience = (!is_final).then_some(AGAIN);
-            let woken = self.stop.wait([self.changes.as_fd()], patience);
+            let woken = self.stop.wait([self.changes.as_fd()], again.next());
             if woken == Ok(Woken::Stopped) || self.stop.comes_within(GATHER) {
                 return;
             }
             let looked = woken
                 .map_err(|errno| Error::io("wait for changes to the host's routes", errno))
                 .and_then(|_| self.look_anew());
-            is_final = matches!(looked, Ok((false, _)));
+            if !matches!(looked, Ok((false, _))) {
+                again = AGAIN.into_iter();
+            }
             let was_failing = std::mem::replace(&mut failing, looked.is_err());
             if !(failing && was_failing) {
                 tell(looked.map(|(_, address)| address));
